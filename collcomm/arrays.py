@@ -1,0 +1,131 @@
+"""What users hand in, as flat numpy arrays without a copy where memory allows, and results in the form they expect.
+
+Anything with the buffer protocol, ``__array_interface__`` or DLPack on the host, and CPU torch tensors. torch itself is
+never imported here: a tensor brings its module with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .engine.reduction import is_supported
+from .errors import UnsupportedTransport
+
+Array = np.ndarray[Any, Any]
+
+_TORCH_BITS = {
+    "torch.bfloat16": ("int16", ml_dtypes.bfloat16),
+    "torch.float8_e4m3fn": ("uint8", ml_dtypes.float8_e4m3fn),
+    "torch.float8_e5m2": ("uint8", ml_dtypes.float8_e5m2),
+}
+
+
+class HostArray:
+    """An array argument. ``flat``: contiguous, one axis, sharing the caller's memory where that is contiguous."""
+
+    __slots__ = ("_original", "flat", "shape", "value")
+
+    def __init__(self, value: Any, what: str = "array"):
+        self.value = value
+        array = value if type(value) is np.ndarray else _as_numpy(value, what)
+        if not is_supported(array.dtype):
+            raise TypeError(f"{what}: dtype {array.dtype} cannot be sent; convert it to a number type first")
+        self.shape = array.shape
+        self._original = array
+        self.flat: Array = array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._original.dtype
+
+    @property
+    def is_copy(self) -> bool:
+        return not self._original.flags.c_contiguous
+
+    def require_writable(self, what: str) -> None:
+        if not self._original.flags.writeable:
+            raise ValueError(f"{what} is read-only; give an array that can be written")
+
+    def write_back(self) -> None:
+        """Copy ``flat`` to where the caller's non-contiguous array lies."""
+        if self.is_copy:
+            self._original[...] = self.flat.reshape(self.shape)
+
+    def like(self, flat: Array, shape: tuple[int, ...]) -> Any:
+        """``flat`` in ``shape``, as the kind of array that the caller uses."""
+        return convert_like(self.value, flat.reshape(shape))
+
+
+def convert_like(template: Any, array: Array) -> Any:
+    """``array`` as a torch tensor (sharing memory) when ``template`` is one; else as it is."""
+    if not _is_torch(template):
+        return array
+    torch = sys.modules["torch"]
+    for name, (bits, dtype) in _TORCH_BITS.items():
+        if array.dtype == dtype:
+            return torch.from_numpy(array.view(bits)).view(getattr(torch, name.removeprefix("torch.")))
+    return torch.from_numpy(array)
+
+
+def _is_torch(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
+
+
+def _as_numpy(value: Any, what: str) -> Array:
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if _is_torch(value):
+        return _from_torch(value, what)
+    if hasattr(value, "__cuda_array_interface__"):
+        raise UnsupportedTransport(f"{what} lies in GPU memory; the TCP transport needs host memory: copy it first")
+    for accept in (_from_interface, _from_dlpack, _from_buffer):
+        array = accept(value)
+        if array is not None:
+            return array
+    raise TypeError(f"{what} must be an array (numpy, torch, buffer, DLPack), not {type(value).__name__}")
+
+
+def _from_torch(value: Any, what: str) -> Array:
+    if value.device.type != "cpu":
+        raise UnsupportedTransport(
+            f"{what} lies on {value.device}; the TCP transport needs host memory: pass {what}.cpu() and copy back"
+        )
+    tensor = value.detach()
+    special = _TORCH_BITS.get(str(tensor.dtype))
+    if special is not None:
+        bits, dtype = special
+        array: Array = tensor.view(getattr(sys.modules["torch"], bits)).numpy().view(dtype)
+        return array
+    array = tensor.numpy()
+    return array
+
+
+def _from_interface(value: Any) -> Array | None:
+    return np.asarray(value) if hasattr(value, "__array_interface__") else None
+
+
+def _from_dlpack(value: Any) -> Array | None:
+    if not hasattr(value, "__dlpack__"):
+        return None
+    try:
+        array: Array = np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError):
+        return None
+    return array
+
+
+def _from_buffer(value: Any) -> Array | None:
+    try:
+        view = memoryview(value)
+    except TypeError:
+        return None
+    try:
+        return np.asarray(view)
+    except (TypeError, ValueError):
+        return None

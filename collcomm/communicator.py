@@ -1,0 +1,482 @@
+"""The synchronous face: collectives on arrays over a group whose members come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from .arrays import Array, HostArray
+from .engine import Group, Operation, Request, Session
+from .engine.reduction import finisher_for, ufunc_for
+from .errors import CommunicatorClosed
+from .objects import decode, encode
+from .pointtopoint import PointToPoint
+from .types import View
+
+LEAVE_SECONDS = 5.0
+
+
+class Communicator:
+    """One peer's place in a group; `collcomm.join` makes the first, `split` smaller ones.
+
+    All collectives: every member makes the same calls in the same order. Results have the caller's kind of array (numpy
+    or torch). ``out=None`` makes a new array; ``out=x`` works in place. ``async_op=True`` returns a `Handle` at once;
+    the arrays belong to the operation until it has ended. ``timeout``: seconds, the communicator's ``op_timeout`` if
+    None. Uneven sizes count elements along the first axis.
+
+    A peer that dies inside a collective is dropped and the collective is run again over the survivors with everybody's
+    original input; afterwards ``view``, ``rank`` and ``size`` show the new membership. They change inside calls only.
+
+    Errors of every collective: `CollectiveMismatch` when peers called different things, `CollectiveTimeout`, `PeerLost`
+    (the root is gone, or ``on_failure="raise"``), `CoordinatorUnavailable` when a failure cannot be settled.
+    """
+
+    def __init__(self, session: Session, group: Group, name: str, op_timeout: float):
+        self._session = session
+        self._group = group
+        self._timeout = op_timeout
+        self._point = PointToPoint(session, group)
+        self._synced = -1
+        self.name = name
+
+    # -- who is here ----------------------------------------------------------------------------------------------------
+
+    @property
+    def view(self) -> View:
+        """The membership in which the last call ran."""
+        return self._group.view
+
+    @property
+    def rank(self) -> int:
+        """This peer's position in ``view``, 0 to size - 1."""
+        rank = self._group.view.rank_of(self._session.member)
+        assert rank is not None
+        return rank
+
+    @property
+    def size(self) -> int:
+        return self._group.view.size
+
+    @property
+    def pending(self) -> int:
+        """Peers that wait to be admitted at the next ``step()``."""
+        return self._session.agent.pending
+
+    @property
+    def closed(self) -> bool:
+        return self._session.failure is not None
+
+    def stats(self) -> dict[str, float]:
+        """Since joining: bytes_sent and bytes_received (with headers, all communicators of this peer), operations, retries,
+        seconds_lost (from the moment a failure was noticed to the end of the operation it hit)."""
+        sent, received = self._session.transport.traffic()
+        group = self._group
+        return {
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "operations": group.operations,
+            "retries": group.retries,
+            "seconds_lost": group.seconds_lost,
+        }
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.leave()
+        else:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"rank {self.rank} of {self.size}, view {self.view.epoch}"
+        return f"<Communicator {self.name}: {state}>"
+
+    # -- membership -----------------------------------------------------------------------------------------------------
+
+    def step(self, timeout: float | None = None) -> View:
+        """A safe point: admit those who wait, and return the view that the next calls run in. Every member calls it.
+
+        With nobody waiting it costs one small all_reduce; the coordinator is not asked.
+        """
+        if self._group.gid:
+            raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
+        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        flag = np.array([self.pending > 0], np.uint8)
+        waiting = self.all_reduce(flag, op="max", timeout=timeout)
+        if waiting[0]:
+            self._group.show(self._session.wait_admission(self._group.view, deadline))
+        return self._group.view
+
+    def split(self, ranks: Sequence[int]) -> Communicator | None:
+        """A communicator of ``ranks`` of this one; None at the others. Every member calls it with the same ranks."""
+        chosen = list(ranks)
+        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= rank < self.size for rank in chosen):
+            raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {chosen}")
+        view = self.view
+        extra = f"ranks {sorted(chosen)}"
+        self._run(Request("split", np.dtype(np.uint8), extra=extra), None, None)
+        made = self._group.splits = self._group.splits + 1
+        members = [view.ids[rank] for rank in chosen]
+        if self._session.member not in members:
+            return None
+        gid = xxhash.xxh32_intdigest(f"{self._group.gid}/{made}/{sorted(members)}".encode()) or 1
+        group = self._session.make_group(gid, members, self.view)
+        return Communicator(self._session, group, self.name, self._timeout)
+
+    def leave(self, timeout: float = LEAVE_SECONDS) -> None:
+        """Leave the group in good order: the others go on without this peer, and know that it meant to go."""
+        if self._group.gid:
+            return
+        if self._session.failure is None:
+            self._session.agent.leave(time.monotonic() + timeout)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once. The others will find out by themselves; prefer ``leave()``."""
+        self._point.close()
+        if self._group.gid == 0:
+            self._session.close()
+
+    # -- reductions -----------------------------------------------------------------------------------------------------
+
+    def all_reduce(
+        self,
+        x: Any,
+        op: str = "sum",
+        out: Any = None,
+        codec: None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Combine everybody's ``x`` elementwise; all get the same bits, in ``x``'s shape.
+
+        ``op``: sum, avg (sum / number of contributors, floating types), prod, min, max, band, bor, bxor.
+        """
+        _no_codec(codec)
+        given = HostArray(x, "x")
+        request = Request("all_reduce", given.dtype, given.flat.size, op=op)
+        return self._reduce(request, given, out, given.shape, async_op, timeout)
+
+    def reduce(
+        self,
+        x: Any,
+        root: int = 0,
+        op: str = "sum",
+        out: Any = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """As `all_reduce`, but only ``root`` gets the result; the others get None."""
+        given = HostArray(x, "x")
+        request = Request("reduce", given.dtype, given.flat.size, op=op, root=self._root(root))
+        return self._reduce(request, given, out, given.shape, async_op, timeout)
+
+    def reduce_scatter(
+        self,
+        x: Any,
+        op: str = "sum",
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Combine everybody's ``x`` elementwise and leave to each rank its block along the first axis.
+
+        ``counts``: rows of each rank's block; equal blocks if None.
+        """
+        given = HostArray(x, "x")
+        rows = self._rows(given, counts, divided=True)
+        request = Request(
+            "reduce_scatter", given.dtype, op=op, counts=_elements(rows, given.shape)
+        )
+        shape = (rows[self.rank], *given.shape[1:])
+        return self._reduce(request, given, out, shape, async_op, timeout)
+
+    def _reduce(
+        self,
+        request: Request,
+        given: HostArray,
+        out: Any,
+        shape: tuple[int, ...],
+        async_op: bool,
+        timeout: float | None,
+    ) -> Any:
+        ufunc = ufunc_for(request.op, request.dtype)
+        finish = finisher_for(request.op, request.dtype)
+        target = self._target(out, given, shape, request)
+        return self._run(request, given, target, shape, async_op, timeout, ufunc, finish)
+
+    # -- gathering and scattering ---------------------------------------------------------------------------------------
+
+    def all_gather(
+        self,
+        x: Any,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Everybody's ``x``, one behind the other by rank along the first axis. ``counts``: rows that each rank
+        gives, where they differ."""
+        given = HostArray(x, "x")
+        rows = self._rows(given, counts, divided=False)
+        request = Request("all_gather", given.dtype, counts=_elements(rows, given.shape))
+        shape = (sum(rows), *given.shape[1:])
+        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+
+    def gather(
+        self,
+        x: Any,
+        root: int = 0,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """As `all_gather`, but only ``root`` gets the result; the others get None."""
+        given = HostArray(x, "x")
+        rows = self._rows(given, counts, divided=False)
+        request = Request("gather", given.dtype, root=self._root(root), counts=_elements(rows, given.shape))
+        shape = (sum(rows), *given.shape[1:])
+        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+
+    def scatter(
+        self,
+        x: Any = None,
+        root: int = 0,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """To each rank its block of ``root``'s ``x`` along the first axis.
+
+        The root gives ``x``; every other rank gives ``out``, an array of the size of its block.
+        """
+        root = self._root(root)
+        if (x if self.rank == root else out) is None:
+            raise ValueError("scatter: the root gives x, every other rank gives out to receive its block")
+        given = HostArray(x, "x") if self.rank == root else None
+        model = HostArray(out, "out") if out is not None else None
+        like = given or model
+        assert like is not None
+        if given is not None:
+            rows = self._rows(given, counts, divided=True)
+            shape = (rows[self.rank], *given.shape[1:])
+        else:
+            assert model is not None
+            rows = [(model.shape or (1,))[0]] * self.size if counts is None else self._counted(counts)
+            shape = model.shape
+        request = Request("scatter", like.dtype, root=root, counts=_elements(rows, like.shape))
+        target = self._target(out, like, shape, request)
+        return self._run(request, given, target, shape, async_op, timeout)
+
+    def all_to_all(
+        self,
+        x: Any,
+        out: Any = None,
+        send_counts: Sequence[int] | None = None,
+        recv_counts: Sequence[int] | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Block j of ``x`` goes to rank j; the result holds the block that each rank had for this one, by rank.
+
+        ``send_counts`` and ``recv_counts``: rows of each block; equal blocks if None. Both or neither.
+        """
+        given = HostArray(x, "x")
+        if (send_counts is None) != (recv_counts is None):
+            raise ValueError("all_to_all: give both send_counts and recv_counts, or neither")
+        sends = self._rows(given, send_counts, divided=True)
+        receives = sends if recv_counts is None else self._counted(recv_counts)
+        request = Request(
+            "all_to_all",
+            given.dtype,
+            size=given.flat.size if send_counts is None else 0,
+            sends=_elements(sends, given.shape),
+            receives=_elements(receives, given.shape),
+        )
+        shape = (sum(receives), *given.shape[1:])
+        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+
+    def broadcast(
+        self, x: Any, root: int = 0, out: Any = None, async_op: bool = False, timeout: float | None = None
+    ) -> Any:
+        """``root``'s ``x`` at every rank. The others' ``x`` tells shape and dtype; ``out=x`` receives into it."""
+        given = HostArray(x, "x")
+        request = Request("broadcast", given.dtype, given.flat.size, root=self._root(root))
+        target = self._target(out, given, given.shape, request)
+        return self._run(request, given, target, given.shape, async_op, timeout)
+
+    def barrier(self, async_op: bool = False, timeout: float | None = None) -> Any:
+        """Returns when every member has called it."""
+        return self._run(Request("barrier", np.dtype(np.uint8)), None, None, (), async_op, timeout)
+
+    # -- objects --------------------------------------------------------------------------------------------------------
+
+    def all_gather_object(self, value: Any, pickle: bool = False, timeout: float | None = None) -> list[Any]:
+        """Everybody's ``value``, by rank. msgpack-able values; anything else only with ``pickle=True``, which runs
+        code that peers send: for peers that you trust."""
+        data = encode(value, pickle)
+        while True:
+            view = self.view
+            lengths = self.all_gather(np.array([data.size], np.int64), timeout=timeout)
+            if self.view is not view:
+                continue
+            joined = self.all_gather(data, counts=lengths, timeout=timeout)
+            counts = [n for member, n in zip(view.ids, lengths, strict=True) if self.view.rank_of(member) is not None]
+            edges = np.concatenate(([0], np.cumsum(counts)))
+            return [decode(joined[a:b], pickle) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+    def broadcast_object(
+        self, value: Any = None, root: int = 0, pickle: bool = False, timeout: float | None = None
+    ) -> Any:
+        """``root``'s ``value`` at every rank; see `all_gather_object` for what it may be."""
+        owner = self.view.ids[self._root(root)]
+        mine = owner == self._session.member
+        data = encode(value, pickle) if mine else np.empty(0, np.uint8)
+        length = self.broadcast(np.array([data.size], np.int64), root=root, timeout=timeout)
+        new_root = self.view.rank_of(owner)
+        if not mine:
+            data = np.empty(int(length[0]), np.uint8)
+        return decode(self.broadcast(data, root=-1 if new_root is None else new_root, timeout=timeout), pickle)
+
+    # -- point to point -------------------------------------------------------------------------------------------------
+
+    def send(self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
+        """Send ``x`` to rank ``dst``, which calls `recv`. Returns when ``x`` may be changed again."""
+        given = HostArray(x, "x")
+        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout))
+
+    def recv(self, out: Any, src: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
+        """Receive into ``out`` what rank ``src`` sends with ``tag``; returns ``out``."""
+        target = HostArray(out, "out")
+        target.require_writable("out")
+
+        def arrived(_: Any) -> Any:
+            target.write_back()
+            return out
+
+        return self._point.receive(target.flat, src, tag, async_op, self._seconds(timeout), arrived)
+
+    # -- shared state ---------------------------------------------------------------------------------------------------
+
+    def sync(self, state: Mapping[str, Any], revision: int | None) -> Any:
+        """Make ``state`` (name -> array, written in place) bit-identical at all members; see `collcomm.state`."""
+        from .state import synchronise
+
+        report, self._synced = synchronise(self, state, revision, self._synced)
+        return report
+
+    # -- common ---------------------------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        request: Request,
+        given: HostArray | None,
+        target: HostArray | None,
+        shape: tuple[int, ...] = (),
+        async_op: bool = False,
+        timeout: float | None = None,
+        ufunc: np.ufunc | None = None,
+        finish: Callable[[Array, int], None] | None = None,
+    ) -> Any:
+        group = self._group
+        operation = Operation(
+            request,
+            group.view,
+            self._session.member,
+            None if given is None else given.flat,
+            None if target is None else target.flat,
+            ufunc,
+            finish,
+        )
+
+        def conclude(flat: Array | None) -> Any:
+            group.show(operation.view)
+            if flat is None:
+                return None
+            if target is not None:
+                target.write_back()
+                whole = flat.size == target.flat.size
+                return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
+            assert given is not None
+            return given.like(flat, shape if flat.size == _count(shape) else (-1, *shape[1:]))
+
+        seconds = self._seconds(timeout)
+        if async_op:
+            return group.submit(operation, seconds, conclude)
+        return conclude(group.run(operation, seconds))
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._timeout
+        if not timeout > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        return timeout
+
+    def _target(self, out: Any, given: HostArray, shape: tuple[int, ...], request: Request) -> HostArray | None:
+        if self._session.failure is not None:
+            raise self._session.failure
+        if out is None:
+            return None
+        target = given if out is given.value else HostArray(out, "out")
+        target.require_writable("out")
+        if target.dtype != given.dtype:
+            raise TypeError(f"{request.kind}: out has dtype {target.dtype}, the data {given.dtype}")
+        if target.flat.size != _count(shape):
+            raise ValueError(f"{request.kind}: out has shape {target.shape}, the result {shape}")
+        return target
+
+    def _root(self, root: int) -> int:
+        if not isinstance(root, int | np.integer) or not 0 <= root < self.size:
+            raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
+        return int(root)
+
+    def _counted(self, counts: Sequence[int]) -> list[int]:
+        rows = [int(count) for count in counts]
+        if len(rows) != self.size or min(rows) < 0:
+            raise ValueError(f"counts must be {self.size} numbers, none negative, not {list(counts)}")
+        return rows
+
+    def _rows(self, given: HostArray, counts: Sequence[int] | None, divided: bool) -> list[int]:
+        """Rows of each rank's block. ``divided``: ``given`` holds all blocks; else it is this rank's."""
+        length = given.shape[0] if given.shape else 1
+        if counts is not None:
+            rows = self._counted(counts)
+            expected = sum(rows) if divided else rows[self.rank]
+            if length != expected:
+                raise ValueError(f"x has {length} rows along its first axis, counts say {expected}")
+            return rows
+        if not divided:
+            return [length] * self.size
+        if length % self.size:
+            raise ValueError(
+                f"x has {length} rows, which {self.size} ranks cannot share equally; give counts, one per rank"
+            )
+        return [length // self.size] * self.size
+
+
+def _no_codec(codec: None) -> None:
+    if codec is not None:
+        raise ValueError(f"codec {codec!r} is not available in this release; leave it None")
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def _elements(rows: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
+    width = _count(shape[1:])
+    return tuple(count * width for count in rows)
+
+
+__all__ = ["Communicator", "CommunicatorClosed"]

@@ -1,0 +1,11 @@
+"""The engine: runs schedules on transports, commits what they computed, and settles what a failure leaves open."""
+
+from __future__ import annotations
+
+from .group import Group
+from .handle import Handle
+from .operation import Operation
+from .request import Request
+from .session import Session
+
+__all__ = ["Group", "Handle", "Operation", "Request", "Session"]

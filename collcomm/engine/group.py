@@ -1,0 +1,274 @@
+"""One communicator's engine: takes requests in order, runs them in the current view, settles what a failure leaves open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..collectives import generate
+from ..errors import (
+    CollcommError,
+    CollectiveMismatch,
+    CollectiveTimeout,
+    CommunicatorClosed,
+    CoordinatorUnavailable,
+    PeerLost,
+    ViewChanged,
+)
+from ..planner import choose
+from ..transports.base import Link, LinkBroken
+from ..transports.frames import HEADER_BYTES
+from ..types import Outcome, Verdict, View
+from .attempt import Attempt, Mismatch, Staging
+from .inline import run_commit, run_inline
+from .operation import Operation, Scratch
+from .plan import INLINE_BYTES, Plan, compile_plan
+from .progress import Halted, Progress
+from .queue import OperationQueue
+from .request import Request
+from .streaming import run_streaming
+
+if TYPE_CHECKING:
+    from .session import Session
+
+COLLECTIVE_LINKS = 0  # purpose of a link, as in a greeting
+DATALESS_KINDS = frozenset({"barrier", "split"})  # the commit round is all they need
+NOTHING = Plan("", (), {}, inline=True, itemsize=1, peers=())
+MAX_PLANS = 512
+GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
+_ERRORS: dict[str, type[CollcommError]] = {
+    "lost": PeerLost,
+    "mismatch": CollectiveMismatch,
+    "timeout": CollectiveTimeout,
+    "link": PeerLost,
+}
+
+
+class Group:
+    """Operations of one communicator. ``view`` is what the user has been shown; it changes only inside his calls."""
+
+    def __init__(self, session: Session, gid: int, view: View, consumed: int):
+        self.gid = gid
+        self.view = view
+        self.session = session
+        self.progress = Progress(gid, view.epoch, view.ids, consumed)
+        self.queue = OperationQueue(f"collcomm-engine-{gid}")
+        self.splits = 0
+        self.retries = 0
+        self.operations = 0
+        self.seconds_lost = 0.0
+        self._current = view  # of progress.epoch
+        self._links: list[Link | None] = [None] * view.size
+        self._links_epoch = view.epoch
+        self._plans: dict[tuple[Request, bool, int], Plan] = {}
+        self._plans_epoch = view.epoch
+        self._scratch = Scratch()
+        self._staging = Staging(HEADER_BYTES + INLINE_BYTES)
+
+    # -- called by the session, on the agent's thread -----------------------------------------------------------------
+
+    def adopt(self, view: View, outcome: Outcome | None) -> None:
+        ids = set(self.progress.members)
+        mine = view if self.gid == 0 else View(view.epoch, tuple(m for m in view.members if m.id in ids))
+        with self.progress.changed:
+            if outcome is None:  # nobody has done anything here yet
+                outcome = Outcome(self.progress.complete, self.progress.complete)
+            self._current = mine
+            self.progress.adopt(view.epoch, mine.ids, outcome)
+
+    # -- calls ----------------------------------------------------------------------------------------------------------
+
+    def run(self, operation: Operation, timeout: float) -> Any:
+        """Run to the end in the caller's thread (or behind what is queued); returns the flat result."""
+        return self.queue.run(lambda: self._numbered(operation, timeout), operation.request.kind)
+
+    def submit(self, operation: Operation, timeout: float, on_result: Callable[[Any], Any]) -> Any:
+        """Queue it; the handle's result is what ``on_result`` makes of the flat result."""
+        return self.queue.submit(
+            lambda: self._numbered(operation, timeout), operation.request.call.text, on_result
+        )
+
+    def show(self, view: View) -> None:
+        """The user learns of ``view``."""
+        if view.epoch > self.view.epoch:
+            self.view = view
+
+    def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
+        seq = self.progress.take()
+        deadline = time.monotonic() + timeout
+        return lambda: self._perform(operation, seq, deadline)
+
+    def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+        self.operations += 1
+        failed_at = 0.0
+        while True:
+            epoch = -1
+            try:
+                attempt = self._begin(operation, seq, deadline)
+                epoch = attempt.epoch
+                self._attempt(operation, attempt)
+                break
+            except Halted:
+                pass
+            except Mismatch:
+                self._report(epoch, lambda: self.session.mismatch(self, attempt))
+            except LinkBroken as broken:
+                self._report(epoch, lambda error=broken: self.session.broken(epoch, error))
+            except BaseException:
+                operation.restore()
+                self.session.abandon(f"{operation.request.call.text} was interrupted")
+                raise
+            failed_at = failed_at or time.monotonic()
+            fate = self._fate(operation, seq, epoch, deadline)
+            if fate is True:
+                break
+            operation.restore()
+            if isinstance(fate, Verdict):
+                raise self._error(operation, fate)
+            self.retries += 1
+        if failed_at:
+            self.seconds_lost += time.monotonic() - failed_at
+        return self._settle(operation)
+
+    def _begin(self, operation: Operation, seq: int, deadline: float) -> Attempt:
+        with self.progress.changed:
+            view = self._current
+            asked = self.progress.enter(seq, operation.request.call)
+        if view.epoch != self._links_epoch:
+            self._links = [None] * view.size
+            self._links_epoch = view.epoch
+        operation.view = view
+        attempt = Attempt(
+            self.progress,
+            view.epoch,
+            seq,
+            operation.request.fingerprint,
+            view.ids.index(self.session.member),
+            view.size,
+            deadline,
+            self._link,
+            self._stalled,
+            self._staging,
+        )
+        if asked:
+            self.session.entered(self, view.epoch, seq, operation.request.call)
+        return attempt
+
+    def _attempt(self, operation: Operation, attempt: Attempt) -> None:
+        """The data phase and the commit round. An operation that has lost its meaning in this view has no data: all
+        survivors find the same, pass over it together, and raise the same error afterwards."""
+        plan = self._plan(operation, attempt.rank)
+        operation.bind(plan.sizes, self._scratch)
+        dtype, ufunc = operation.request.dtype, operation.ufunc
+        if plan.inline:
+            run_inline(plan, operation.buffers, dtype, ufunc, attempt)
+        else:
+            run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams)
+        self.progress.finish(attempt.seq)
+        run_commit(attempt)
+        self.progress.commit(attempt.seq)
+
+    def _settle(self, operation: Operation) -> Any:
+        """The operation is committed: finish its result."""
+        lost = operation.lost(operation.view)
+        if lost is not None:
+            operation.restore()
+            raise lost
+        operation.settle()
+        result = operation.result
+        if operation.finish is not None and result is not None:
+            operation.finish(result, operation.view.size)
+        return result
+
+    # -- plans ----------------------------------------------------------------------------------------------------------
+
+    def _plan(self, operation: Operation, rank: int) -> Plan:
+        view = operation.view
+        if operation.lost(view) is not None:
+            return NOTHING
+        if view.epoch != self._plans_epoch or len(self._plans) >= MAX_PLANS:
+            self._plans.clear()
+            self._plans_epoch = view.epoch
+        key = (operation.request, operation.in_place, operation.base.epoch)
+        plan = self._plans.get(key)
+        if plan is None:
+            alive = operation.alive(view)
+            plan = self._plans[key] = make_plan(operation.request, alive, rank, operation.in_place)
+        return plan
+
+    # -- links ----------------------------------------------------------------------------------------------------------
+
+    def _link(self, rank: int, attempt: Attempt) -> Link:
+        link = self._links[rank]
+        if link is None:
+            with self.progress.changed:
+                attempt.check()
+                member = self._current[rank]
+            transport = self.session.transport
+            link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,), linked=False))
+            self._links[rank] = link
+        return link
+
+    # -- failures -------------------------------------------------------------------------------------------------------
+
+    def _report(self, epoch: int, tell: Callable[[], None]) -> None:
+        """Tell the coordinator, unless the view is changing already (then the trouble is most likely of its making)."""
+        if not self.progress.halted and self.progress.epoch == epoch:
+            tell()
+
+    def _stalled(self, attempt: Attempt, ranks: Sequence[int]) -> None:
+        with self.progress.changed:
+            attempt.check()
+            waiting_on = [self._current.ids[rank] for rank in ranks]
+            call = self.progress.call
+        assert call is not None
+        expired = time.monotonic() > attempt.deadline
+        if time.monotonic() > attempt.deadline + GRACE_SECONDS:
+            raise self._give_up(call.text)
+        self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
+
+    def _fate(self, operation: Operation, seq: int, epoch: int, deadline: float) -> Verdict | bool:
+        """What the group's next view makes of an attempt in ``epoch`` that cannot go on."""
+        began = time.monotonic()
+        told = 0.0
+
+        def patience() -> None:
+            nonlocal told
+            now = time.monotonic()
+            silent = self.session.agent.coordinator_silent_for
+            if (silent > GRACE_SECONDS and now - began > GRACE_SECONDS) or now > max(began, deadline) + GRACE_SECONDS:
+                raise self._give_up(operation.request.call.text)
+            if now > deadline and now - told > 1.0 and epoch >= 0 and self.progress.epoch == epoch:
+                told = now
+                self.session.stalled(self, epoch, seq, operation.request.call, [], True)
+
+        return self.progress.resolve(seq, epoch, patience)
+
+    def _give_up(self, text: str) -> CoordinatorUnavailable:
+        silent = self.session.agent.coordinator_silent_for
+        error = CoordinatorUnavailable(
+            f"{text} cannot go on and the coordinator has not settled it (last heard of {silent:.0f} s ago); this "
+            f"communicator is closed, join again when the coordinator is back"
+        )
+        self.session.fail(error)
+        return error
+
+    def _error(self, operation: Operation, verdict: Verdict) -> CollcommError:
+        kind = _ERRORS.get(verdict.kind, ViewChanged)
+        return kind(f"{operation.request.call.text}: {verdict.text}; inputs are intact")
+
+    def close(self, error: CollcommError | None = None) -> None:
+        self.progress.fail(error or CommunicatorClosed("this communicator was closed; join again to get a new one"))
+        self.queue.close()
+
+
+def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> Plan:
+    """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view."""
+    if request.kind in DATALESS_KINDS:
+        return NOTHING
+    choice = choose(request.kind, len(alive), request.nbytes())
+    root = alive.index(request.root) if request.root >= 0 else 0
+    schedule = generate(request.kind, choice.algorithm, len(alive), rank, root, **choice.parameters)
+    bounds = request.bounds(schedule.chunks, alive, alive[rank])
+    return compile_plan(schedule, bounds, request.dtype.itemsize, in_place)

@@ -1,0 +1,151 @@
+"""How far one peer has got in one communicator, and what a view change makes of it.
+
+States of the operation with sequence number ``s`` at one peer:
+
+    event                          before                after                 allowed
+    -----------------------------  --------------------  --------------------  ----------------------------------
+    enter(s)                       committed = s-1       entered = s           not halted; s not consumed by a view
+    finish(s)                      entered = s           complete = s          not halted
+    commit(s)                      complete = s          committed = s         not halted, and all members told us that
+                                                                               they are complete at s
+    halt()                         any                   halted                freezes the three numbers and reports them
+    adopt(epoch, outcome)          halted                not halted            complete = committed = outcome.decided
+
+Why all survivors agree. The coordinator hands out ``decided`` = min over the survivors of the reported ``complete``.
+(1) Whoever committed s knew that every member was complete at s, and complete never shrinks before an adopt; so every
+survivor reports complete >= s, and decided >= s: what anybody has returned, everybody returns, also if the peer that
+returned it is dead by now. (2) For s > decided some survivor was not complete when it froze, so nobody has ever
+committed s, and nobody will: commit is refused from the freeze on, and frames of the old epoch are dropped after it.
+(3) A survivor's complete is at most committed + 1, so at most one operation per communicator is open to decision.
+Inputs stay intact on abort because an executor never writes them (or restores them before the call goes on).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from ..types import Call, GroupReport, Outcome, Verdict
+
+
+class Halted(Exception):
+    """The group is changing its view; the operation must wait for the outcome."""
+
+
+class Progress:
+    """Thread-safe record of one communicator. ``changed`` is notified at every adopt and close."""
+
+    def __init__(self, gid: int, epoch: int, members: Sequence[int], consumed: int):
+        self.gid = gid
+        self.changed = threading.Condition()
+        self.epoch = epoch
+        self.members = tuple(members)
+        self.halted = False
+        self.failure: Exception | None = None  # set once: this communicator can do nothing any more
+        self.called = consumed  # highest seq handed out to a call of the user
+        self.entered = consumed
+        self.complete = consumed
+        self.committed = consumed
+        self.call: Call | None = None  # what `entered` stands for
+        self._asked = 0  # a seq that the coordinator wants to hear of once it is entered
+        self._failed: list[tuple[int, int, Verdict]] = []  # (first, last, why), ascending
+
+    def take(self) -> int:
+        """The sequence number of the next call. Callers hold the communicator's order of calls."""
+        self.called += 1
+        return self.called
+
+    def enter(self, seq: int, call: Call) -> bool:
+        """Begin ``seq`` (again, after an abort). True when the coordinator has asked for it. Raises Halted."""
+        with self.changed:
+            if self.halted or self.failure or self.committed >= seq:
+                raise Halted  # `resolve` tells what has become of seq
+            assert self.committed == self.complete == seq - 1, (self.committed, self.complete, seq)
+            self.entered = seq
+            self.call = call
+            asked = self._asked == seq
+            self._asked = 0
+            return asked
+
+    def finish(self, seq: int) -> None:
+        """The data phase of ``seq`` is done here. Raises Halted."""
+        with self.changed:
+            if self.halted or self.failure:
+                raise Halted
+            assert self.entered == seq and self.complete == seq - 1
+            self.complete = seq
+
+    def commit(self, seq: int) -> None:
+        """All members are complete at ``seq``: it may be returned. Raises Halted."""
+        with self.changed:
+            if self.halted or self.failure:
+                raise Halted
+            assert self.complete == seq and self.committed == seq - 1
+            self.committed = seq
+
+    def halt(self) -> GroupReport:
+        with self.changed:
+            self.halted = True
+            self.changed.notify_all()
+            return GroupReport(self.complete, self.entered, self.members)
+
+    def inquire(self, seq: int) -> Call | None:
+        """What seq stands for here, or None and a note to tell when it is entered."""
+        with self.changed:
+            if self.entered >= seq:
+                return self.call
+            self._asked = seq
+            return None
+
+    def adopt(self, epoch: int, members: Sequence[int], outcome: Outcome) -> None:
+        with self.changed:
+            assert epoch > self.epoch, (epoch, self.epoch)
+            assert self.committed <= outcome.decided <= self.complete, (self, outcome)
+            self.epoch = epoch
+            self.members = tuple(members)
+            if outcome.consumed > outcome.decided:
+                verdict = outcome.verdict or Verdict("lost", "the view changed")
+                self._failed.append((outcome.decided + 1, outcome.consumed, verdict))
+            self.committed = self.complete = self.entered = outcome.consumed
+            self.halted = False
+            self.changed.notify_all()
+
+    def fail(self, failure: Exception) -> None:
+        """Nothing will ever be decided here again: every call raises ``failure``."""
+        with self.changed:
+            if self.failure is None:
+                self.failure = failure
+            self.changed.notify_all()
+
+    def resolve(self, seq: int, epoch: int, patience: Callable[[], None]) -> Verdict | bool:
+        """Wait until a view after ``epoch`` has been adopted, then tell about ``seq``.
+
+        True: it is committed; a Verdict: it has failed; False: run it (again). ``patience`` is called now and then
+        while waiting and ends the wait by raising, as does a failure of the whole communicator.
+        """
+        while True:
+            with self.changed:
+                fate = self._fate(seq, epoch)
+                if fate is None:
+                    self.changed.wait(0.1)
+                    fate = self._fate(seq, epoch)
+            if fate is not None:
+                return fate
+            patience()  # without the lock: it may end the whole communicator
+
+    def _fate(self, seq: int, epoch: int) -> Verdict | bool | None:
+        if self.failure is not None:
+            raise self.failure
+        while self._failed and self._failed[0][1] < seq:
+            self._failed.pop(0)
+        if self._failed and self._failed[0][0] <= seq:
+            return self._failed[0][2]
+        if seq <= self.committed:
+            return True
+        return False if self.epoch > epoch and not self.halted else None
+
+    def __repr__(self) -> str:
+        return (
+            f"Progress(gid={self.gid}, epoch={self.epoch}, entered={self.entered}, complete={self.complete}, "
+            f"committed={self.committed}, halted={self.halted})"
+        )

@@ -1,0 +1,109 @@
+"""What a user asked of a communicator, in terms of the view in which the call was made.
+
+Sizes are in elements. A block of an uneven or per-rank collective belongs to a *member*, not to a position: when members die
+and the operation is retried, the blocks of the dead drop out and all others keep their owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from ..types import Call
+
+EVEN_KINDS = frozenset({"all_reduce", "broadcast", "reduce"})  # one size everywhere, split as the algorithm likes
+ROOTED_KINDS = frozenset({"broadcast", "reduce", "gather", "scatter"})
+ALIGNMENT = 64  # elements; chunk borders fall on it where chunks are large
+
+
+@dataclass(frozen=True)
+class Request:
+    """``counts``: elements of each rank's block (all_gather, reduce_scatter, gather, scatter). ``sends`` and ``receives``:
+    of all_to_all, per rank, and known to this peer only. ``extra``: anything else that peers must agree on."""
+
+    kind: str
+    dtype: np.dtype[Any]
+    size: int = 0
+    op: str = ""
+    root: int = -1
+    counts: tuple[int, ...] = ()
+    sends: tuple[int, ...] = ()
+    receives: tuple[int, ...] = ()
+    extra: str = ""
+
+    @cached_property
+    def call(self) -> Call:
+        """The part that all peers must have in common, as a fingerprint and in words."""
+        words = [self.op] if self.op else []
+        words.append(self.dtype.name)
+        if self.counts and len(set(self.counts)) > 1:
+            words.append(f"blocks of {', '.join(map(str, self.counts[:8]))}{', ...' * (len(self.counts) > 8)} elements")
+        elif self.counts:
+            words.append(f"{len(self.counts)} blocks of {self.counts[0]} elements")
+        elif self.kind in EVEN_KINDS:
+            words.append(f"{self.size} elements")
+        if self.root >= 0:
+            words.append(f"root {self.root}")
+        if self.extra:
+            words.append(self.extra)
+        identity = (self.kind, self.op, self.dtype.name, self.size, self.root, self.counts, self.extra)
+        return Call(xxhash.xxh32_intdigest(repr(identity).encode()), f"{self.kind}({', '.join(words)})")
+
+    @cached_property
+    def fingerprint(self) -> int:
+        return self.call.fingerprint
+
+    def nbytes(self) -> int:
+        """Bytes by which an algorithm is chosen; the same at every rank."""
+        if self.kind in EVEN_KINDS:
+            return self.size * self.dtype.itemsize
+        return sum(self.counts) * self.dtype.itemsize
+
+    def input_counts(self) -> tuple[int, ...]:
+        """Sizes of the per-rank blocks of the input; empty where the input is one piece."""
+        if self.kind in ("reduce_scatter", "scatter"):
+            return self.counts
+        return self.sends
+
+    def bounds(self, chunks: dict[str, int], alive: Sequence[int], me: int) -> dict[str, list[int]]:
+        """Where the chunks of each buffer start and end, for the ranks ``alive`` of the call's view, as rank ``me`` of it."""
+        if self.kind in EVEN_KINDS:
+            return {buffer: _even(self.size, count) for buffer, count in chunks.items()}
+        whole = {buffer: count for buffer, count in chunks.items() if count}
+        found = {}
+        for buffer, count in whole.items():
+            if self.kind == "all_to_all":
+                sizes = [(self.sends if buffer == "in" else self.receives)[rank] for rank in alive]
+            elif count == len(alive) and not self._own_only(buffer):
+                sizes = [self.counts[rank] for rank in alive]
+            else:
+                sizes = [self.counts[me]]
+            found[buffer] = _edges(sizes)
+        return found
+
+    def _own_only(self, buffer: str) -> bool:
+        """Whether a buffer holds this rank's block only (a group of one cannot tell by counting)."""
+        single = "in" if self.kind in ("all_gather", "gather") else "out"
+        return buffer == single
+
+
+def _edges(sizes: Sequence[int]) -> list[int]:
+    edges = [0]
+    for size in sizes:
+        edges.append(edges[-1] + size)
+    return edges
+
+
+@lru_cache(maxsize=1024)
+def _split(size: int, chunks: int) -> tuple[int, ...]:
+    grain = ALIGNMENT if size >= chunks * ALIGNMENT * 4 else 1
+    return (*(index * size // chunks // grain * grain for index in range(chunks)), size)
+
+
+def _even(size: int, chunks: int) -> list[int]:
+    return list(_split(size, max(1, chunks)))

@@ -1,0 +1,159 @@
+"""One peer's membership of one group: joins agent (who is in the view), transport (how bytes move) and communicators.
+
+The agent's thread calls the observer methods (`halt`, `adopt`, ...); the threads that run operations call the others.
+Locks are taken in the order session, then progress.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from ..errors import CollcommError, CommunicatorClosed
+from ..membership import Agent
+from ..transports import TcpTransport
+from ..transports.base import LinkBroken
+from ..types import Call, GroupReport, Outcome, View
+from .attempt import Attempt
+from .group import Group
+
+
+class Session:
+    """Made by `join`; ``view`` is the newest view that the coordinator has announced."""
+
+    def __init__(self, transport: TcpTransport, streams: int, on_pending: Callable[[int], None] | None = None):
+        self.transport = transport
+        self.streams = streams
+        self.agent: Agent  # set by join, before anything can happen
+        self.member = -1
+        self.view = View(-1, ())
+        self.groups: dict[int, Group] = {}
+        self.failure: CollcommError | None = None
+        self._lock = threading.RLock()
+        self._admitted = threading.Condition(self._lock)
+        self._admitted_view: View | None = None
+        self._first: dict[int, Outcome] = {}
+        self._halted = False
+        self._closed = False
+
+    def admit(self, member: int, view: View) -> Group:
+        """The first view that has us: make the world's communicator."""
+        with self._lock:
+            self.member = member
+            if self.failure is not None:
+                raise self.failure
+            return self._make(0, view, self._first.get(0, Outcome(0, 0)).consumed)
+
+    def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Group:
+        """A communicator of some members of ``epoch_view``."""
+        with self._lock:
+            chosen = set(members)
+            view = View(epoch_view.epoch, tuple(m for m in epoch_view.members if m.id in chosen))
+            return self._make(gid, view, 0)
+
+    def _make(self, gid: int, view: View, consumed: int) -> Group:
+        group = self.groups[gid] = Group(self, gid, view, consumed)
+        if self.view.epoch > view.epoch:
+            group.adopt(self.view, None)
+        if self._halted:
+            group.progress.halt()
+        if self.failure is not None:
+            group.progress.fail(self.failure)
+        return group
+
+    # -- observer of the agent ------------------------------------------------------------------------------------
+
+    def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
+        with self._lock:
+            self._halted = True
+            return {gid: group.progress.halt() for gid, group in self.groups.items()}
+
+    def adopt(
+        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        with self._lock:
+            for pair in broken:
+                if self.member in pair:
+                    self.transport.drop_member(sum(pair) - self.member)
+            self.transport.keep_only(view.ids)
+            self.view = view
+            self._halted = False
+            if not self.groups:
+                self._first = outcomes
+            for gid, group in self.groups.items():
+                group.adopt(view, outcomes.get(gid))
+            if admitted:
+                self._admitted_view = view
+            self._admitted.notify_all()
+
+    def dismissed(self, error: CollcommError) -> None:
+        self.fail(error)
+
+    def pending_changed(self, count: int) -> None:
+        pass  # whoever wants to know asks the agent
+
+    def inquire(self, epoch: int, gid: int, seq: int) -> Call | None:
+        with self._lock:
+            group = self.groups.get(gid)
+        return group.progress.inquire(seq) if group is not None else None
+
+    # -- for the communicators ------------------------------------------------------------------------------------
+
+    def broken(self, epoch: int, error: LinkBroken) -> None:
+        self.agent.accuse(error.member, epoch, error.evidence, error.text)
+
+    def mismatch(self, group: Group, attempt: Attempt) -> None:
+        call = group.progress.call
+        assert call is not None
+        self.agent.mismatch(attempt.epoch, group.gid, attempt.seq, call, group.progress.members)
+
+    def stalled(
+        self, group: Group, epoch: int, seq: int, call: Call, waiting_on: Sequence[int], expired: bool
+    ) -> None:
+        tell = self.agent.expired if expired else self.agent.stalled
+        tell(epoch, group.gid, seq, call, group.progress.members, tuple(waiting_on))
+
+    def entered(self, group: Group, epoch: int, seq: int, call: Call) -> None:
+        self.agent.entered(epoch, group.gid, seq, call)
+
+    def wait_admission(self, view: View, deadline: float) -> View:
+        """At the safe point, ready for newcomers: wait for the view that has them. ``view``: where we are."""
+        with self._lock:
+            asked = -1
+            while True:
+                if self.failure is not None:
+                    raise self.failure
+                admitted = self._admitted_view
+                if admitted is not None and admitted.epoch > view.epoch:
+                    return admitted
+                if self.view.epoch != asked and not self._halted:
+                    asked = self.view.epoch
+                    self.agent.ready(asked)
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                self._admitted.wait(0.1)
+
+    def abandon(self, why: str) -> None:
+        """This peer stopped in the middle of an operation; the others see its connections close and go on without it."""
+        self.close(CommunicatorClosed(f"{why}; this peer has left the group, join again"))
+
+    def fail(self, error: CollcommError) -> None:
+        """Every present and future call raises ``error``."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+            for group in self.groups.values():
+                group.progress.fail(self.failure)
+            self._admitted.notify_all()
+
+    def close(self, error: CollcommError | None = None) -> None:
+        self.fail(error or CommunicatorClosed("this communicator was closed; join again to get a new one"))
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.agent.close()
+        self.transport.close()
+        for group in self.groups.values():
+            group.queue.close()

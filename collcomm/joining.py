@@ -1,0 +1,114 @@
+"""`join`: from "host:port" to a communicator."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+
+from .communicator import Communicator
+from .engine import Session
+from .errors import CoordinatorUnavailable, UnsupportedTransport
+from .membership import Agent
+from .transports import TcpTransport, host_identity, local_address_towards, parse_address
+
+TRANSPORTS = ("tcp",)
+DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
+
+
+def join(
+    coordinator: str,
+    *,
+    group: str = "default",
+    name: str | None = None,
+    min_size: int = 1,
+    timeout: float = 60.0,
+    transports: Sequence[str] | None = None,
+    advertise: str | None = None,
+    on_failure: str = "retry",
+    op_timeout: float = DEFAULT_OPERATION_SECONDS,
+    streams: int = 1,
+) -> Communicator:
+    """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
+
+    :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
+    :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
+    :param timeout: seconds to wait for admission.
+    :param transports: names in order of preference; None: the best that both ends have.
+    :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
+        on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
+    :param on_failure: "retry": a collective in which a peer dies is run again over the survivors; "raise": PeerLost.
+    :param op_timeout: seconds that one operation may take, unless the call says otherwise.
+    :param streams: TCP connections per pair of peers; several fill long fat pipes.
+    :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
+    :raises JoinRejected: the coordinator says no, and why.
+    """
+    host, port = parse_address(coordinator)
+    _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
+    deadline = time.monotonic() + timeout
+    if name is None:
+        name = f"{socket.gethostname()}-{secrets.token_hex(3)}"
+    try:
+        own_host = local_address_towards(host, port)
+    except OSError as error:
+        raise CoordinatorUnavailable(f"no way to the coordinator at {coordinator}: {error}") from None
+    listen_host, listen_port, shown_host = own_host, 0, own_host
+    if advertise is not None:
+        shown_host, listen_port = _advertised(advertise)
+        listen_host = ""
+    transport = TcpTransport(listen_host, listen_port, streams)
+    session = Session(transport, streams)
+    try:
+        session.agent = Agent(
+            coordinator,
+            group=group,
+            name=name,
+            host=shown_host,
+            port=transport.port,
+            host_id=host_identity(),
+            min_size=min_size,
+            on_failure=on_failure,
+            observer=session,
+        )
+        session.agent.start()
+        welcome = session.agent.wait_welcome(deadline)
+        transport.introduce(welcome.token, welcome.member_id)
+        session.member = welcome.member_id
+        view = session.agent.wait_admitted(deadline)
+        return Communicator(session, session.admit(welcome.member_id, view), name, op_timeout)
+    except BaseException:
+        session.close()
+        raise
+
+
+def _check(
+    name: str | None,
+    group: str,
+    min_size: int,
+    timeout: float,
+    transports: Sequence[str] | None,
+    on_failure: str,
+    op_timeout: float,
+) -> None:
+    for what, text in (("group", group), ("name", name)):
+        if text is not None and (not isinstance(text, str) or not 0 < len(text) <= 128):
+            raise ValueError(f"{what} must be a string of 1 to 128 characters, not {text!r}")
+    if not isinstance(min_size, int) or not 1 <= min_size <= 10_000:
+        raise ValueError(f"min_size must be from 1 to 10000, not {min_size!r}")
+    for what, seconds in (("timeout", timeout), ("op_timeout", op_timeout)):
+        if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+            raise ValueError(f"{what} must be a positive number of seconds, not {seconds!r}")
+    if on_failure not in ("retry", "raise"):
+        raise ValueError(f"on_failure must be 'retry' or 'raise', not {on_failure!r}")
+    if transports is not None:
+        wanted = [transports] if isinstance(transports, str) else list(transports)
+        if not any(transport in TRANSPORTS for transport in wanted):
+            raise UnsupportedTransport(f"of {wanted} none is available here; there is: {', '.join(TRANSPORTS)}")
+
+
+def _advertised(text: str) -> tuple[str, int]:
+    if text.count(":") == 1 or text.startswith("["):
+        return parse_address(text if not text.endswith("]") else f"{text}:0")
+    return text, 0

@@ -1,0 +1,437 @@
+"""The coordinator's state machine for one group. Events in (each with the time), effects out; no sockets, no clock.
+
+    state        event                                        to           effects
+    -----------  -------------------------------------------  -----------  ------------------------------------------
+    forming      join; as many wait as min_size               steady       view to all who wait
+    steady       join                                         steady       welcome; pending to the members
+    steady       ready from all members, somebody waits       changing     halt to all members
+    steady       a member dies, leaves; a verdict; a broken   changing     halt to all members
+                 link between two live ones
+    changing     state from a survivor, others missing        changing     (none)
+    changing     a survivor dies                              changing     (it is no longer awaited)
+    changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
+                                                                           wait if all survivors were ready
+    changing     nobody survives                              forming      as forming
+
+Invariants, asserted below: an epoch is announced once, and each is higher than the last; nobody is in a view who has
+not asked to be; who was declared dead gets no later view; a round's outcome uses survivors' reports only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+
+from ..types import Call, GroupReport, Member, Outcome, Verdict, View
+from .disputes import Dispute
+from .effects import CoordinatorEffect, Note, Ping, Send
+from .messages import Message
+from .presets import LAN, Limits
+from .round import Round, decide
+from .suspicion import Health
+
+MAX_DISPUTES = 64
+MAX_HISTORY = 1000
+LINK_FAULTS = 3  # so many times in LINK_SECONDS, and the link is the fault of whoever more peers complain about
+LINK_SECONDS = 10.0
+LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
+
+
+class State(Enum):
+    FORMING = "forming"
+    STEADY = "steady"
+    CHANGING = "changing"
+
+
+@dataclass
+class Peer:
+    """Somebody who has joined; a member once it is in the view."""
+
+    key: bytes
+    member: Member
+    health: Health
+    is_member: bool = False
+    ready: bool = False
+
+
+class GroupMachine:
+    """``token``: eight bytes that name this run of the group on data connections."""
+
+    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN):
+        self.name = name
+        self.state = State.FORMING
+        self.view = View(0, ())
+        self.history: deque[tuple[float, int, str, str]] = deque(maxlen=MAX_HISTORY)  # time, epoch, who, cause
+        self.options: tuple[int, str] | None = None
+        self._incarnation = incarnation
+        self._token = token
+        self._limits = limits
+        self._peers: dict[bytes, Peer] = {}
+        self._ids: dict[int, bytes] = {}
+        self._next_id = 1
+        self._rounds = 0
+        self._round: Round | None = None
+        self._disputes: dict[tuple[int, int], Dispute] = {}
+        self._unstuck: set[tuple[int, int]] = set()
+        self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
+        self._faults: dict[tuple[int, int], list[float]] = {}
+        self._pulse = 0
+        self._pulse_at = 0.0
+        self._ticked_at: float | None = None
+        self._out: list[CoordinatorEffect] = []
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
+        """A valid message from the connection ``key``."""
+        kind = message["t"]
+        peer = self._peers.get(key)
+        if kind == "join":
+            self._join(now, key, message)
+        elif peer is None:
+            cause = self._gone.get(key)
+            if kind == "leave":
+                self._send(key, {"t": "left"})
+            else:
+                self._send(key, {"t": "unknown"} if cause is None else {"t": "evicted", "cause": cause})
+        else:
+            peer.health.spoke(now)
+            if kind == "here":
+                self._send(key, {"t": "alive"})
+            elif kind == "leave":
+                self._remove(now, peer, "left", announce=True)
+            elif message.get("epoch") == self.view.epoch and peer.is_member:
+                self._member_message(now, peer, message)
+        return self._drain()
+
+    def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
+        """The control connection of ``key`` has closed."""
+        peer = self._peers.get(key)
+        if peer is not None and peer.health.disconnected_at is None:
+            peer.health.disconnected_at = now
+            self._examine(now, peer)
+        return self._drain()
+
+    def echo(self, now: float, key: bytes, number: int) -> list[CoordinatorEffect]:
+        """A peer's pulse came back."""
+        peer = self._peers.get(key)
+        if peer is not None and peer.health.echoed(number, now):
+            self._blame_link(now, peer)
+        return self._drain()
+
+    def tick(self, now: float) -> list[CoordinatorEffect]:
+        """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
+        late = 0.0 if self._ticked_at is None else now - self._ticked_at - self.tick_seconds
+        self._ticked_at = now
+        if late > LATE_SECONDS:
+            for peer in self._peers.values():
+                peer.health.excuse(late)
+        if now - self._pulse_at >= self._limits.pulse:
+            self._pulse_at = now
+            for peer in self._peers.values():
+                self._ping(now, peer)
+        for peer in list(self._peers.values()):
+            self._examine(now, peer)
+        for dispute in list(self._disputes.values()):
+            self._judge(now, dispute)
+        return self._drain()
+
+    @property
+    def tick_seconds(self) -> float:
+        return min(0.05, self._limits.pulse / 2)
+
+    @property
+    def empty(self) -> bool:
+        return not self._peers
+
+    @property
+    def waiting(self) -> list[Peer]:
+        return [peer for peer in self._peers.values() if not peer.is_member]
+
+    # -- joining ----------------------------------------------------------------------------------------------------
+
+    def _join(self, now: float, key: bytes, message: Message) -> None:
+        if key in self._peers:  # said again because our answer was slow or lost
+            self._peers[key].health.spoke(now)
+            self._welcome(self._peers[key])
+            return
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._send(key, {"t": "rejected", "text": refusal})
+            return
+        self.options = (message["min_size"], message["on_failure"])
+        member = Member(self._next_id, message["name"], message["host"], message["port"], message["host_id"])
+        self._next_id += 1
+        peer = self._peers[key] = Peer(key, member, Health(now))
+        self._ids[member.id] = key
+        self._gone.pop(key, None)
+        self._welcome(peer)
+        self._ping(now, peer)
+        if self.state is State.FORMING:
+            self._form()
+        else:
+            self._tell_pending()
+
+    def _refusal(self, message: Message) -> str | None:
+        for peer in self._peers.values():
+            if peer.member.name == message["name"]:
+                return (
+                    f"a peer called {message['name']!r} is in group {self.name!r} already ({peer.member}); "
+                    f"choose another name=, or wait until the old one has left"
+                )
+        if self.options is None or self.empty:
+            return None
+        min_size, on_failure = self.options
+        if message["min_size"] != min_size:
+            return f"group {self.name!r} was begun with min_size={min_size}, you gave {message['min_size']}"
+        if message["on_failure"] != on_failure:
+            return f"group {self.name!r} was begun with on_failure={on_failure!r}, you gave {message['on_failure']!r}"
+        return None
+
+    def _welcome(self, peer: Peer) -> None:
+        self._send(
+            peer.key,
+            {
+                "t": "welcome",
+                "member": peer.member.id,
+                "incarnation": self._incarnation,
+                "token": self._token,
+            },
+        )
+
+    def _form(self) -> None:
+        assert self.state is State.FORMING and self.options is not None
+        if len(self.waiting) >= self.options[0]:
+            self._announce({0: Outcome(0, 0)}, admitted=True, broken=[])
+
+    def _tell_pending(self) -> None:
+        count = len(self.waiting)
+        for peer in self._peers.values():
+            if peer.is_member:
+                self._send(peer.key, {"t": "pending", "count": count})
+
+    # -- what members say -------------------------------------------------------------------------------------------
+
+    def _member_message(self, now: float, peer: Peer, message: Message) -> None:
+        kind = message["t"]
+        if kind == "ready":
+            peer.ready = True
+            if self.state is State.STEADY and self._all_ready():
+                self._change(now)
+        elif kind == "state":
+            if self._round is not None and message["round"] == self._round.number:
+                self._round.states[peer.member.id] = {
+                    gid: GroupReport(complete, entered, tuple(members))
+                    for gid, (complete, entered, members) in message["groups"].items()
+                }
+                self._conclude(now)
+        elif kind == "accuse":
+            self._accuse(now, peer, message)
+        elif kind == "call":
+            dispute = self._disputes.get((message["gid"], message["seq"]))
+            if dispute is not None:
+                dispute.calls[peer.member.id] = Call(*message["call"])
+                self._judge(now, dispute)
+        elif kind in ("stalled", "expired", "mismatch"):
+            self._dispute(now, peer, message)
+
+    def _all_ready(self) -> bool:
+        members = [peer for peer in self._peers.values() if peer.is_member]
+        return bool(members) and all(peer.ready for peer in members)
+
+    # -- death ------------------------------------------------------------------------------------------------------
+
+    def _ping(self, now: float, peer: Peer) -> None:
+        self._pulse += 1
+        peer.health.pinged(self._pulse, now)
+        self._out.append(Ping(peer.key, self._pulse))
+
+    def _accuse(self, now: float, accuser: Peer, message: Message) -> None:
+        accused = self._peers.get(self._ids.get(message["member"], b""))
+        if accused is None or accused is accuser or not accused.is_member:
+            return
+        what = f"{accuser.member.name} reports: {message['text'] or message['evidence']}"
+        accused.health.accusers.setdefault(accuser.member.id, what)
+        if not self._examine(now, accused):
+            self._ping(now, accused)
+            if accused.health.asked is None:
+                accused.health.asked = self._pulse
+
+    def _examine(self, now: float, peer: Peer) -> bool:
+        cause = peer.health.cause_of_death(now, self._limits)
+        if cause is not None and peer.key in self._peers:
+            self._remove(now, peer, cause, announce=False)
+        return cause is not None
+
+    def _blame_link(self, now: float, accused: Peer) -> None:
+        """``accused`` is alive, so it is the link to its accusers that is broken."""
+        accusers = sorted(accused.health.accusers)
+        accused.health.acquit()
+        for accuser in accusers:
+            if accuser not in self._ids or accused.key not in self._peers:
+                continue
+            pair = (min(accuser, accused.member.id), max(accuser, accused.member.id))
+            recent = [at for at in self._faults.get(pair, ()) if now - at < LINK_SECONDS]
+            self._faults[pair] = [*recent, now]
+            if len(recent) + 1 >= LINK_FAULTS:
+                self._sever(now, pair)
+            else:
+                self._change(now, broken=pair)
+
+    def _sever(self, now: float, pair: tuple[int, int]) -> None:
+        """Two live members cannot talk to each other: the one in more broken links goes, of equals the later one."""
+        del self._faults[pair]
+        counts = {member: sum(member in other for other in self._faults) for member in pair}
+        worse = max(pair, key=lambda member: (counts[member], member))
+        other = self._peers[self._ids[sum(pair) - worse]].member.name
+        self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+
+    def _remove(self, now: float, peer: Peer, cause: str, announce: bool) -> None:
+        """``announce``: it asked to leave and gets an answer."""
+        del self._peers[peer.key]
+        del self._ids[peer.member.id]
+        self.history.append((now, self.view.epoch, peer.member.name, cause))
+        self._out.append(Note(f"{peer.member} is out of view {self.view.epoch}: {cause}"))
+        if announce:
+            self._send(peer.key, {"t": "left"})
+        else:
+            text = f"evicted from view {self.view.epoch}: {cause}"
+            self._gone[peer.key] = text
+            while len(self._gone) > MAX_HISTORY:
+                del self._gone[next(iter(self._gone))]
+            self._send(peer.key, {"t": "evicted", "cause": text})
+        if not peer.is_member:
+            if self.state is not State.FORMING:
+                self._tell_pending()
+            return
+        self._change(now, lost=f"{peer.member.name} {cause}")
+
+    # -- the view change ---------------------------------------------------------------------------------------------
+
+    def _change(
+        self,
+        now: float,
+        lost: str | None = None,
+        verdict: tuple[int, int, Verdict] | None = None,
+        broken: tuple[int, int] | None = None,
+    ) -> None:
+        """Begin a round, or add to the one under way."""
+        if self._round is None:
+            self._rounds += 1
+            self._round = Round(self._rounds)
+            self.state = State.CHANGING
+            for peer in self._peers.values():
+                if peer.is_member:
+                    self._send(peer.key, {"t": "halt", "epoch": self.view.epoch, "round": self._rounds})
+        if lost is not None:
+            self._round.lost.append(lost)
+        if verdict is not None:
+            self._round.verdicts.append(verdict)
+        if broken is not None:
+            self._round.broken.add(broken)
+        self._conclude(now)
+
+    def _conclude(self, now: float) -> None:
+        round = self._round
+        assert round is not None
+        survivors = {peer.member.id for peer in self._peers.values() if peer.is_member}
+        if not round.complete(survivors):
+            return
+        self._round = None
+        if not survivors:
+            self.state = State.FORMING
+            self.options = None if self.empty else self.options
+            self.view = View(self.view.epoch + 1, ())
+            self._disputes.clear()
+            if not self.empty:
+                self._form()
+            return
+        assert self.options is not None
+        outcomes = decide(round, survivors, self.options[1] == "raise")
+        broken = [pair for pair in sorted(round.broken) if set(pair) <= survivors]
+        self._announce(outcomes, admitted=self._all_ready(), broken=broken)
+
+    def _announce(self, outcomes: dict[int, Outcome], admitted: bool, broken: list[tuple[int, int]]) -> None:
+        members = [peer for peer in self._peers.values() if peer.is_member or admitted]
+        members.sort(key=lambda peer: peer.member.id)
+        new = [peer.member.name for peer in members if not peer.is_member]
+        epoch = self.view.epoch + 1
+        self.view = View(epoch, tuple(peer.member for peer in members))
+        self.state = State.STEADY
+        self._disputes.clear()
+        self._unstuck.clear()
+        message = {
+            "t": "view",
+            "epoch": epoch,
+            "members": [[m.id, m.name, m.host, m.port, m.host_id] for m in self.view.members],
+            "admitted": admitted,
+            "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
+            "broken": [list(pair) for pair in broken],
+        }
+        for peer in members:
+            peer.is_member, peer.ready = True, False
+            self._send(peer.key, message)
+        came = f"; new: {', '.join(new)}" if new else ""
+        self._out.append(Note(f"view {epoch} of group {self.name!r}: {len(members)} members{came}"))
+        for name in new:
+            self.history.append((self._ticked_at or 0.0, epoch, name, "joined"))
+        self._tell_pending()
+
+    # -- disputes ----------------------------------------------------------------------------------------------------
+
+    def _dispute(self, now: float, peer: Peer, message: Message) -> None:
+        place = (message["gid"], message["seq"])
+        dispute = self._disputes.get(place)
+        if dispute is None:
+            if len(self._disputes) >= MAX_DISPUTES or self.state is not State.STEADY:
+                return
+            dispute = self._disputes[place] = Dispute(*place, tuple(message["members"]), now)
+            inquiry = {"t": "inquire", "epoch": self.view.epoch, "gid": place[0], "seq": place[1]}
+            for member in dispute.members:
+                if member in self._ids:
+                    self._send(self._ids[member], inquiry)
+        dispute.calls[peer.member.id] = Call(*message["call"])
+        if message["t"] == "mismatch":
+            dispute.mismatch = peer.member.id if dispute.mismatch is None else dispute.mismatch
+        else:
+            dispute.waiting_on[peer.member.id] = tuple(message["waiting_on"])
+        if message["t"] == "expired" and dispute.expired is None:
+            dispute.expired = now
+        self._judge(now, dispute)
+
+    def _judge(self, now: float, dispute: Dispute) -> None:
+        if self.state is not State.STEADY:
+            return
+        names = {member.id: member.name for member in self.view.members if member.id in self._ids}
+        verdict = dispute.verdict(now, names, self._limits.answer)
+        place = (dispute.gid, dispute.seq)
+        if verdict is not None:
+            del self._disputes[place]
+            self._out.append(Note(f"operation {dispute.seq} of communicator {dispute.gid}: {verdict.text}"))
+            self._change(now, verdict=(*place, verdict))
+        elif now - dispute.opened > self._limits.unstick and self._stuck(dispute, names):
+            self._unstuck.add(place)
+            dispute.opened = now
+            for member, others in sorted(dispute.waiting_on.items()):
+                for other in others:
+                    if other in names and member in names:
+                        self._change(now, broken=(min(member, other), max(member, other)))
+
+    def _stuck(self, dispute: Dispute, names: dict[int, str]) -> bool:
+        """Everybody is in the same call, all say that nothing moves, and it was not tried before to mend the links."""
+        members = {member for member in dispute.members if member in names}
+        return (dispute.gid, dispute.seq) not in self._unstuck and members <= set(dispute.waiting_on)
+
+    def _send(self, key: bytes, message: Message) -> None:
+        self._out.append(Send(key, message))
+
+    def _drain(self) -> list[CoordinatorEffect]:
+        effects, self._out = self._out, []
+        return effects
+
+
+def _as_row(outcome: Outcome) -> list[object]:
+    verdict = outcome.verdict
+    row = None if verdict is None else [verdict.kind, verdict.text[:4000], list(verdict.culprits)]
+    return [outcome.decided, outcome.consumed, row]

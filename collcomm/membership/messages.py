@@ -1,0 +1,164 @@
+"""The control messages: msgpack maps with a version and a type, checked field by field at the border."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+
+VERSION = 1
+MAX_BYTES = 1 << 20
+MAX_TEXT = 1024
+MAX_MEMBERS = 10_000
+MAX_GROUPS = 10_000
+
+Message = dict[str, Any]
+
+
+class BadMessage(ValueError):
+    """Bytes on a control connection that are no message of this version."""
+
+
+Check = Callable[[Any], bool]
+
+
+def _integer(low: int, high: int) -> Check:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _text(most: int = MAX_TEXT, least: int = 0) -> Check:
+    return lambda value: isinstance(value, str) and least <= len(value) <= most
+
+
+def _list_of(check: Check, most: int) -> Check:
+    return lambda value: isinstance(value, list) and len(value) <= most and all(check(item) for item in value)
+
+
+def _row(*checks: Check) -> Check:
+    return lambda value: (
+        isinstance(value, list)
+        and len(value) == len(checks)
+        and all(check(item) for check, item in zip(checks, value, strict=True))
+    )
+
+
+def _map_of(key: Check, check: Check, most: int) -> Check:
+    return lambda value: (
+        isinstance(value, dict) and len(value) <= most and all(key(k) and check(v) for k, v in value.items())
+    )
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_number = _integer(0, 2**62)
+_gid = _integer(0, 2**32 - 1)
+_id = _integer(0, 2**31)
+_ids = _list_of(_id, MAX_MEMBERS)
+_port = _integer(1, 65535)
+_member = _row(_id, _text(128, 1), _text(256, 1), _port, _text(128))
+_verdict = _row(_text(16), _text(4096), _list_of(_text(128), MAX_MEMBERS))
+_outcome = _row(_number, _number, _optional(_verdict))
+_call = _row(_gid, _text())  # fingerprint, text
+_operation: dict[str, Check] = {"epoch": _number, "gid": _gid, "seq": _number}
+
+FIELDS: dict[str, dict[str, Check]] = {
+    # peer to coordinator
+    "join": {
+        "group": _text(128, 1),
+        "name": _text(128, 1),
+        "host": _text(256, 1),
+        "port": _port,
+        "host_id": _text(128),
+        "min_size": _integer(1, MAX_MEMBERS),
+        "on_failure": lambda value: value in ("retry", "raise"),
+    },
+    "here": {},
+    "ready": {"epoch": _number},
+    "leave": {},
+    "state": {
+        "epoch": _number,
+        "round": _number,
+        "groups": _map_of(_gid, _row(_number, _number, _ids), MAX_GROUPS),
+    },
+    "accuse": {
+        "epoch": _number,
+        "member": _id,
+        "evidence": lambda value: value in ("closed", "unacked"),
+        "text": _text(),
+    },
+    "stalled": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
+    "expired": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
+    "mismatch": {**_operation, "call": _call, "members": _ids},
+    "call": {**_operation, "call": _call},
+    # coordinator to peer
+    "welcome": {"member": _id, "incarnation": _text(64), "token": lambda value: isinstance(value, bytes) and len(value) == 8},
+    "rejected": {"text": _text(4096)},
+    "pending": {"count": _number},
+    "halt": {"epoch": _number, "round": _number},
+    "view": {
+        "epoch": _number,
+        "members": _list_of(_member, MAX_MEMBERS),
+        "admitted": _flag,
+        "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
+        "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
+    },
+    "inquire": _operation,
+    "evicted": {"cause": _text(4096)},
+    "left": {},
+    "alive": {},
+    "unknown": {},
+}
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """``message``: "t" and its fields."""
+    data: bytes = msgpack.packb({"v": VERSION, **message})
+    if len(data) > MAX_BYTES:
+        raise BadMessage(f"a {message['t']} message of {len(data)} bytes is longer than {MAX_BYTES}")
+    return data
+
+
+def decode(data: bytes) -> Message:
+    """The fields of a message, all present and in range. Raises BadMessage, whatever ``data`` is."""
+    if len(data) > MAX_BYTES:
+        raise BadMessage(f"{len(data)} bytes are more than {MAX_BYTES}")
+    try:
+        found = msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            max_str_len=8192,
+            max_bin_len=64,
+            max_array_len=MAX_MEMBERS,
+            max_map_len=MAX_GROUPS,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack raises many kinds, also RecursionError-like ones of its own
+        raise BadMessage(f"not msgpack: {type(error).__name__}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("t"), str):
+        raise BadMessage("not a map with a type")
+    kind = found["t"]
+    if found.get("v") != VERSION:
+        raise BadMessage(f"control protocol version {found.get('v')!r:.20}, this side speaks {VERSION}")
+    fields = FIELDS.get(kind)
+    if fields is None:
+        raise BadMessage(f"unknown type {kind[:32]!r}")
+    for name, check in fields.items():
+        if name not in found or not check(found[name]):
+            raise BadMessage(f"{kind}: field {name!r} is missing or out of range")
+    return {"t": kind, **{name: found[name] for name in fields}}
+
+
+def is_other_version(data: bytes) -> bool:
+    """Whether ``data`` is a join of another protocol version, which deserves an answer."""
+    try:
+        found = msgpack.unpackb(data, max_str_len=8192, max_array_len=1024, max_map_len=1024, max_ext_len=0)
+    except Exception:
+        return False
+    return isinstance(found, dict) and found.get("t") == "join" and found.get("v") != VERSION

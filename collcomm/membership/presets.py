@@ -1,0 +1,35 @@
+"""Time limits of failure detection, by kind of network. Seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    pulse: float  # between two pulses to a peer
+    silence_floor: float  # no echo for that long is death, however fast the network is
+    silence_ceiling: float  # ... and however slow it was measured to be
+    reconnect: float  # a dropped control connection may take that long to come back
+    answer: float  # who has not answered an inquiry by then counts as "has not entered"
+    unstick: float  # all entered the same call, nothing moves: make the links anew
+
+
+LAN = Limits(
+    pulse=0.2,  # six chances within the floor
+    silence_floor=1.2,  # a busy machine starves a thread for some hundred ms; a stopped peer is out within 2 s
+    silence_ceiling=10.0,  # beyond that users reach for ctrl-C
+    reconnect=1.0,  # libzmq tries again after 0.1 s
+    answer=0.3,  # a peer answers from its own thread, in ms unless something holds its GIL
+    unstick=5.0,  # ten stall reports
+)
+LOCAL = LAN  # one machine is no more punctual than a LAN: its cores are shared
+WAN = Limits(
+    pulse=0.5,  # less chatter over thin links
+    silence_floor=3.0,  # a route change takes seconds
+    silence_ceiling=20.0,
+    reconnect=5.0,
+    answer=1.0,
+    unstick=15.0,
+)
+PRESETS = {"local": LOCAL, "lan": LAN, "wan": WAN}

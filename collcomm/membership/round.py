@@ -1,0 +1,54 @@
+"""The view change: one round in which all survivors freeze, say how far they got, and are told what that decides.
+
+Why the outcome is the same for everybody. A survivor's report is frozen when it is sent, so the coordinator decides on
+facts. It decides alone and once per epoch, and tells all survivors the same. See `collcomm.engine.progress` for
+why ``decided = min(complete)`` neither loses an operation that somebody has returned nor keeps one that somebody could not finish.
+A survivor that dies during the round is dropped from the awaited; what it reported is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from ..types import GroupReport, Outcome, Verdict
+
+Groups = Mapping[int, GroupReport]
+
+
+@dataclass
+class Round:
+    """A view change under way. ``verdicts``: operations that are to fail, as (gid, seq, why)."""
+
+    number: int
+    states: dict[int, Groups] = field(default_factory=dict)
+    verdicts: list[tuple[int, int, Verdict]] = field(default_factory=list)
+    broken: set[tuple[int, int]] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)  # how members were lost in this round, in words
+
+    def complete(self, survivors: Iterable[int]) -> bool:
+        return all(member in self.states for member in survivors)
+
+
+def decide(round: Round, survivors: set[int], raise_on_loss: bool) -> dict[int, Outcome]:
+    """The outcome of every communicator that a survivor has reported."""
+    outcomes: dict[int, Outcome] = {}
+    states = {member: round.states[member] for member in survivors}
+    for gid in sorted({gid for groups in states.values() for gid in groups}):
+        reports = {member: groups[gid] for member, groups in states.items() if gid in groups}
+        members = {member for report in reports.values() for member in report.members} & survivors
+        # a member that has not made the communicator yet has completed nothing in it
+        decided = min(reports[member].complete if member in reports else 0 for member in members | set(reports))
+        entered = max(report.entered for report in reports.values())
+        assert all(report.complete <= decided + 1 for report in reports.values()), (gid, reports)
+        outcomes[gid] = _outcome(gid, decided, entered, round, raise_on_loss)
+    return outcomes
+
+
+def _outcome(gid: int, decided: int, entered: int, round: Round, raise_on_loss: bool) -> Outcome:
+    for verdict_gid, seq, verdict in round.verdicts:
+        if verdict_gid == gid and seq > decided:
+            return Outcome(decided, max(entered, seq), verdict)
+    if raise_on_loss and round.lost and entered > decided:
+        return Outcome(decided, entered, Verdict("lost", "; ".join(round.lost)))
+    return Outcome(decided, decided)

@@ -1,0 +1,208 @@
+"""send and recv: messages between two members, on links of their own, so that they never queue behind a collective."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from .arrays import Array
+from .engine import Group, Session
+from .engine.handle import Handle
+from .engine.queue import OperationQueue
+from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
+from .transports.base import Link, LinkBroken, Stream
+from .transports.frames import HEADER_BYTES, BadFrame, Header, Kind, pack, unpack
+from .types import Member
+
+POINT_LINKS = 1  # purpose of a link, as in a greeting
+FRAME_BYTES = 1 << 20
+MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
+
+
+class PointToPoint:
+    """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent."""
+
+    def __init__(self, session: Session, group: Group):
+        self._session = session
+        self._group = group
+        self._lanes: dict[tuple[str, int], OperationQueue] = {}
+        self._stashed: dict[int, deque[tuple[int, int, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def send(self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float) -> Any:
+        member = self._member(dst, tag)
+        deadline = time.monotonic() + timeout
+        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline), None)
+
+    def receive(
+        self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Callable[[Any], Any]
+    ) -> Any:
+        member = self._member(src, tag)
+        deadline = time.monotonic() + timeout
+        return self._go("recv", member, async_op, lambda: self._receive(flat, member, tag, deadline), arrived)
+
+    def close(self) -> None:
+        with self._lock:
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.close()
+
+    def _member(self, rank: int, tag: int) -> Member:
+        view = self._group.view
+        if self._session.failure is not None:
+            raise self._session.failure
+        if not isinstance(rank, int | np.integer) or not 0 <= rank < view.size:
+            raise ValueError(f"rank must be from 0 to {view.size - 1}, not {rank!r}")
+        if view.ids[rank] == self._session.member:
+            raise ValueError(f"rank {rank} is this peer itself")
+        if not isinstance(tag, int) or not 0 <= tag < 2**32:
+            raise ValueError(f"tag must be from 0 to 4294967295, not {tag!r}")
+        return view[int(rank)]
+
+    def _go(
+        self,
+        direction: str,
+        member: Member,
+        async_op: bool,
+        work: Callable[[], Any],
+        arrived: Callable[[Any], Any] | None,
+    ) -> Any:
+        with self._lock:
+            name = f"collcomm-{direction}-{member.id}"
+            lane = self._lanes.setdefault((direction, member.id), OperationQueue(name))
+        text = f"{direction} with {member.name}"
+        if async_op:
+            handle: Handle = lane.submit(lambda: work, text, arrived)
+            return handle
+        value = lane.run(lambda: work, text)
+        return value if arrived is None else arrived(value)
+
+    # -- on the lane's thread ------------------------------------------------------------------------------------------
+
+    def _send(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
+        data = flat.view(np.uint8)
+        kind = _dtype_code(flat)
+        watch = _Watch(self._session, self._group, member, "send to", deadline)
+        try:
+            stream = self._stream(member, watch)
+            for offset in range(0, max(1, data.size), FRAME_BYTES):
+                part = data[offset : offset + FRAME_BYTES]
+                header = pack(Kind.DATA, 0, tag, kind, data.size, part.size, offset // FRAME_BYTES)
+                _push(stream, header, part, watch)
+        except LinkBroken as broken:
+            raise self._lost(member, broken) from None
+
+    def _receive(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
+        kind = _dtype_code(flat)
+        target = flat.view(np.uint8)
+        for index, (found, found_kind, data) in enumerate(self._stashed.get(member.id, ())):
+            if found == tag:
+                del self._stashed[member.id][index]
+                _fits(member, target.size, kind, data.size, found_kind)
+                target[:] = data
+                return
+        watch = _Watch(self._session, self._group, member, "recv from", deadline)
+        try:
+            stream = self._stream(member, watch)
+            while True:
+                header = _read_header(stream, watch)
+                if header.seq == tag:
+                    break
+                self._stash(member, header, stream, watch)
+            _fits(member, target.size, kind, header.offset, header.fingerprint)
+            _fill(stream, header, target, watch)
+        except LinkBroken as broken:
+            raise self._lost(member, broken) from None
+
+    def _stash(self, member: Member, header: Header, stream: Stream, watch: _Watch) -> None:
+        stashed = self._stashed.setdefault(member.id, deque())
+        if header.offset + sum(data.size for _, _, data in stashed) > MAX_STASHED:
+            raise CollectiveMismatch(
+                f"{member.name} has sent more than {MAX_STASHED >> 20} MiB with tags that nobody here asks for "
+                f"(tag {header.seq})"
+            )
+        data = np.empty(header.offset, np.uint8)
+        _fill(stream, header, data, watch)
+        stashed.append((header.seq, header.fingerprint, data))
+
+    def _stream(self, member: Member, watch: _Watch) -> Stream:
+        link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, watch.check)
+        return link.streams[0]
+
+    def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
+        self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
+        return PeerLost(f"the message with {member} was lost: {broken.text}; look at comm.view and send it again")
+
+
+class _Watch:
+    """Ends a wait when the peer has gone or time is up."""
+
+    def __init__(self, session: Session, group: Group, member: Member, what: str, deadline: float):
+        self._session, self._group, self._member = session, group, member
+        self._what, self._deadline = what, deadline
+
+    def check(self) -> None:
+        if self._session.failure is not None:
+            raise self._session.failure
+        if self._member.id not in self._group.progress.members:
+            raise PeerLost(f"{self._what} {self._member}: it is no longer in the group")
+        if time.monotonic() > self._deadline:
+            raise CollectiveTimeout(f"{self._what} {self._member} did not finish in time")
+
+
+def _dtype_code(flat: Array) -> int:
+    return xxhash.xxh32_intdigest(flat.dtype.name.encode())
+
+
+def _fits(member: Member, size: int, kind: int, found_size: int, found_kind: int) -> None:
+    if size != found_size or kind != found_kind:
+        dtype = "" if kind == found_kind else " of another dtype"
+        raise CollectiveMismatch(f"{member.name} sent {found_size} bytes{dtype}, recv expects {size}")
+
+
+def _push(stream: Stream, header: bytes, part: Any, watch: _Watch) -> None:
+    sent, total = 0, HEADER_BYTES + part.size
+    while sent < total:
+        taken = stream.send(header[sent:], part[max(0, sent - HEADER_BYTES) :])
+        sent += taken
+        if not taken:
+            watch.check()
+
+
+def _read_header(stream: Stream, watch: _Watch) -> Header:
+    view = memoryview(bytearray(HEADER_BYTES))
+    _read(stream, view, watch)
+    try:
+        return unpack(view)
+    except BadFrame as error:
+        raise LinkBroken(stream.member, "closed", str(error)) from None
+
+
+def _fill(stream: Stream, header: Header, target: Any, watch: _Watch) -> None:
+    """Read the frames of a message, of which ``header`` is the first."""
+    position = 0
+    while True:
+        if position + header.length > target.size:
+            raise LinkBroken(stream.member, "closed", "a frame is longer than its message")
+        _read(stream, memoryview(target[position : position + header.length]), watch)
+        position += header.length
+        if position >= target.size:
+            return
+        header = _read_header(stream, watch)
+
+
+def _read(stream: Stream, view: memoryview, watch: _Watch) -> None:
+    got = 0
+    while got < len(view):
+        count = stream.receive(view[got:])
+        got += count
+        if not count:
+            watch.check()
+
+

@@ -1,0 +1,90 @@
+"""Values that several rooms exchange: members, views, and what a view change decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Member:
+    """One peer of a group. ``id`` is given by the coordinator, ascending, and never used twice."""
+
+    id: int
+    name: str
+    host: str
+    port: int
+    host_id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.host}:{self.port})"
+
+
+@dataclass(frozen=True)
+class View:
+    """An agreed membership: ``epoch`` counts up, and a member's position is its rank."""
+
+    epoch: int
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(member.id for member in self.members)
+
+    @cached_property
+    def _ranks(self) -> dict[int, int]:
+        return {member.id: rank for rank, member in enumerate(self.members)}
+
+    def rank_of(self, member_id: int) -> int | None:
+        """The rank of ``member_id`` in this view, None for a peer that is not in it."""
+        return self._ranks.get(member_id)
+
+    def __getitem__(self, rank: int) -> Member:
+        return self.members[rank]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the operations that a view change ended have failed.
+
+    ``kind`` is "lost", "mismatch", "timeout" or "link"; ``culprits`` are names of members.
+    """
+
+    kind: str
+    text: str
+    culprits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a view change decided for one communicator.
+
+    Operations up to ``decided`` have succeeded everywhere. Those after it up to ``consumed`` have failed everywhere,
+    for the reason in ``verdict``; any after that are to be run (again) in the new view. The next sequence number
+    is ``consumed + 1``.
+    """
+
+    decided: int
+    consumed: int
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """How far a peer has got in one communicator when it is told to halt."""
+
+    complete: int
+    entered: int
+    members: tuple[int, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a user asked of a communicator, in a form that peers compare: equal calls have equal fingerprints."""
+
+    fingerprint: int
+    text: str

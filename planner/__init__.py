@@ -1,0 +1,7 @@
+"""The planner: what a collective will cost on the links that are there, and which algorithm to take."""
+
+from __future__ import annotations
+
+from .choice import LOOPBACK, Choice, Links, choose
+
+__all__ = ["LOOPBACK", "Choice", "Links", "choose"]

@@ -1,0 +1,20 @@
+"""Transports: how bytes get from one peer to another. `base` is the contract."""
+
+from __future__ import annotations
+
+from .addresses import format_address, host_identity, local_address_towards, parse_address
+from .base import Link, LinkBroken, Stream, Transport, TransportClosed
+from .tcp import TcpTransport
+
+__all__ = [
+    "Link",
+    "LinkBroken",
+    "Stream",
+    "TcpTransport",
+    "Transport",
+    "TransportClosed",
+    "format_address",
+    "host_identity",
+    "local_address_towards",
+    "parse_address",
+]

@@ -1,0 +1,74 @@
+"""The contract between the engine and a transport that moves messages.
+
+A *link* joins this peer with one other for one communicator; it has one or more *streams*, each an ordered,
+reliable byte stream that carries frames (`frames`). The engine asks the transport for a link when a plan needs it and
+then talks to the streams directly, from whichever thread runs the operation; one thread at a time uses a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import CollcommError
+
+Buffer = Any  # anything with the buffer protocol: bytes, memoryview, a numpy array of bytes
+
+
+class LinkBroken(Exception):
+    """A link to ``member`` has failed. ``evidence`` is "closed" (end of stream, reset, refused) or "unacked"
+    (bytes were sent and nothing came back for too long)."""
+
+    def __init__(self, member: int, evidence: str, text: str):
+        super().__init__(text)
+        self.member = member
+        self.evidence = evidence
+        self.text = text
+
+
+class TransportClosed(CollcommError):
+    """The transport was closed while a link was being made."""
+
+
+class Stream(Protocol):
+    """One ordered byte stream to a peer. Byte counts are payload and headers together."""
+
+    member: int
+    bytes_sent: int
+    bytes_received: int
+
+    def fileno(self) -> int: ...
+
+    def send(self, header: bytes, payload: Buffer) -> int:
+        """Hand over a whole frame; waits a few milliseconds at most. Returns the bytes that were taken."""
+
+    def try_send(self, header: Buffer, payload: Buffer) -> int:
+        """Hand over what is taken at once; 0 when nothing is."""
+
+    def receive(self, target: memoryview) -> int:
+        """Read up to ``len(target)`` bytes; waits a few milliseconds at most; 0 when nothing came."""
+
+    def try_receive(self, target: memoryview) -> int:
+        """Read what is there; 0 when nothing is. Raises LinkBroken at the end of the stream."""
+
+
+class Link(Protocol):
+    """This peer's connection with one other, for one communicator."""
+
+    member: int
+    streams: Sequence[Stream]
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """Makes links. ``offers`` names the halves of the contract it has: "messages", "windows"."""
+
+    name: str
+    offers: frozenset[str]
+
+    def link(self, gid: int, purpose: int, member: Any, check: Callable[[], None]) -> Link:
+        """The link to ``member``, made now if there is none. ``check`` is called every few milliseconds while waiting,
+        and ends the wait by raising."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,101 @@
+"""What travels on a data connection: a greeting once, then frames with epoch, sequence and length.
+
+Frame: a 32-byte header, then ``length`` bytes of payload. The header's length keeps a payload that is read into the
+same buffer behind it aligned to 16 bytes.
+
+    magic u16 | kind u8 | 0 u8 | epoch u32 | seq u32 | fingerprint u32 | offset u64 | length u32 | message u32
+
+``fingerprint`` stands for the whole call (kind, op, dtype, sizes), so that peers which called different things find out
+at the first frame; ``message`` counts the messages of one operation on one directed pair of ranks; ``offset`` is the
+position of this frame's payload within that message, in bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+MAGIC = 0x6343
+VERSION = 1
+HEADER = struct.Struct("<HBBIIIQII")
+HEADER_BYTES = HEADER.size
+MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not data
+
+GREETING = struct.Struct("<4sHBB8sIIIBB2x")
+GREETING_MAGIC = b"CCL\x01"
+ACCEPTED = b"CCL\x01welcome\n\x00\x00\x00\x00"
+
+assert HEADER_BYTES == 32
+
+
+class Kind(IntEnum):
+    """What a frame is for."""
+
+    DATA = 1
+    DONE = 2  # the sender's data phase is finished (commit round); ``message`` is the round's number
+
+
+class Header(NamedTuple):
+    kind: int
+    epoch: int
+    seq: int
+    fingerprint: int
+    offset: int
+    length: int
+    message: int
+
+
+class BadFrame(ValueError):
+    """Bytes on a data connection that no peer of this version writes."""
+
+
+def pack(kind: int, epoch: int, seq: int, fingerprint: int, offset: int, length: int, message: int) -> bytes:
+    return HEADER.pack(MAGIC, kind, 0, epoch, seq, fingerprint, offset, length, message)
+
+
+def unpack(buffer: bytes | bytearray | memoryview) -> Header:
+    magic, kind, zero, epoch, seq, fingerprint, offset, length, message = HEADER.unpack_from(buffer)
+    if magic != MAGIC or zero or kind not in (1, 2) or length > MAX_FRAME_BYTES:
+        raise BadFrame(f"not a frame of this protocol: {bytes(buffer[:HEADER_BYTES]).hex()}")
+    return Header(kind, epoch, seq, fingerprint, offset, length, message)
+
+
+class Greeting(NamedTuple):
+    """First bytes on a data connection, from the side that dials: who calls whom, for which communicator."""
+
+    token: bytes
+    gid: int
+    caller: int
+    called: int
+    stream: int
+    streams: int
+    purpose: int
+
+    def pack(self) -> bytes:
+        return GREETING.pack(
+            GREETING_MAGIC,
+            VERSION,
+            self.purpose,
+            0,
+            self.token,
+            self.gid,
+            self.caller,
+            self.called,
+            self.stream,
+            self.streams,
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Greeting:
+        magic, version, purpose, zero, token, gid, caller, called, stream, streams = GREETING.unpack(data)
+        if magic != GREETING_MAGIC:
+            raise BadFrame("not a collcomm peer")
+        if version != VERSION:
+            raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
+        if zero or not 0 < streams <= 64 or stream >= streams or purpose > 1:
+            raise BadFrame("greeting with impossible fields")
+        return cls(token, gid, caller, called, stream, streams, purpose)
+
+
+GREETING_BYTES = GREETING.size

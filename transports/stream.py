@@ -1,0 +1,158 @@
+"""One TCP connection as a stream of frames.
+
+The socket stays in blocking mode with a receive and send time-out of a few milliseconds: a short wait costs one system
+call and wakes in the kernel's fastest way, and the caller gets control back often enough to notice that the group is
+halting. Non-blocking calls pass MSG_DONTWAIT.
+
+Three things let a connection outlive an aborted operation, so that a view change need not dial again. Bytes that were
+read too early are put back (`unread`). The rest of a frame that nobody wants is passed over as it comes (`skip`). A frame that
+was sent in part is filled up before the next one (`owe`); its epoch is over, so its receiver skips it
+whatever it contains.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+
+from .base import Buffer, LinkBroken
+
+WAIT_SECONDS = 0.005  # one blocking call; bounds how late a halt is noticed
+_TIMEVAL = struct.pack("@ll", 0, int(WAIT_SECONDS * 1e6))
+_FILLER = bytes(1 << 16)
+_UNACKED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+_DONTWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_NOSIGNAL = socket.MSG_NOSIGNAL
+_TCP_INFO_BYTES = 104
+
+
+class TcpStream:
+    """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives."""
+
+    __slots__ = ("_debt", "_recv", "_residue", "_send", "_skip", "_sock", "bytes_received", "bytes_sent", "member")
+
+    def __init__(self, sock: socket.socket, member: int):
+        self.member = member
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._residue = b""
+        self._skip = 0
+        self._debt = 0
+        self._sock = sock
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
+        self._recv = sock.recv_into
+        self._send = sock.sendmsg
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, header: Buffer, payload: Buffer, _flags: int = _NOSIGNAL) -> int:
+        if self._debt and not self._pay(_flags):
+            return 0
+        try:
+            sent = self._send((header, payload), (), _flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from None
+        self.bytes_sent += sent
+        return sent
+
+    def try_send(self, header: Buffer, payload: Buffer) -> int:
+        return self.send(header, payload, _DONTWAIT)
+
+    def receive(self, target: memoryview, _flags: int = 0) -> int:
+        if self._skip and not self._pass_over(_flags):
+            return 0
+        if self._residue:
+            count = min(len(target), len(self._residue))
+            target[:count] = self._residue[:count]
+            self._residue = self._residue[count:]
+            return count
+        try:
+            count = self._recv(target, 0, _flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from None
+        if not count and len(target):
+            raise LinkBroken(self.member, "closed", "the connection was closed by the other side")
+        self.bytes_received += count
+        return count
+
+    def try_receive(self, target: memoryview) -> int:
+        return self.receive(target, socket.MSG_DONTWAIT)
+
+    def unread(self, data: bytes | bytearray | memoryview) -> None:
+        """Put back bytes; the next receive gets them first."""
+        self._residue = bytes(data) + self._residue
+
+    def owe(self, count: int) -> None:
+        """The last frame lacks ``count`` bytes that its sender no longer wants to send."""
+        self._debt += count
+
+    def skip(self, count: int) -> None:
+        """The next ``count`` bytes are of no interest to anybody."""
+        self._skip += count
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a receive may succeed although the socket has nothing to read."""
+        return bool(self._residue)
+
+    def _pass_over(self, flags: int) -> bool:
+        sink = memoryview(bytearray(min(self._skip, 1 << 18)))
+        while self._skip:
+            wanted, self._skip = self._skip, 0  # receive() without this branch
+            count = self.receive(sink[:wanted], flags)
+            self._skip = wanted - count
+            if not count:
+                return False
+        return True
+
+    def _pay(self, flags: int) -> bool:
+        try:
+            while self._debt:
+                sent = self._send((_FILLER[: self._debt],), (), flags)
+                self._debt -= sent
+                self.bytes_sent += sent
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._broken(error) from None
+        return True
+
+    def unacknowledged_for(self) -> float:
+        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none.
+
+        From TCP_INFO: a live host whose program does not read still acknowledges or answers window probes, so a slow
+        reader is never taken for a dead path.
+        """
+        if not sys.platform.startswith("linux"):
+            return 0.0
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return 0.0
+        retransmits, probes, backoff = info[2], info[3], info[4]
+        unacked = struct.unpack_from("=I", info, 24)[0]
+        last_ack_ms = struct.unpack_from("=I", info, 56)[0]
+        if (unacked and (retransmits or backoff)) or probes > 1:
+            return float(last_ack_ms) / 1e3
+        return 0.0
+
+    def _broken(self, error: OSError) -> LinkBroken:
+        evidence = "unacked" if error.errno in _UNACKED else "closed"
+        return LinkBroken(self.member, evidence, error.strerror or str(error))
+
+    def close(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._sock.close()
