@@ -50,6 +50,11 @@ class HostArray:
         if not self._original.flags.writeable:
             raise ValueError(f"{what} is read-only; give an array that can be written")
 
+    def part_from(self, target: HostArray) -> None:
+        """Make sure that this input shares no memory with ``target``: copy it if it does."""
+        if _overlap(self.flat, target.flat):
+            self.flat = self.flat.copy()
+
     def write_back(self) -> None:
         """Copy ``flat`` to where the caller's non-contiguous array lies."""
         if self.is_copy:
@@ -58,6 +63,13 @@ class HostArray:
     def like(self, flat: Array, shape: tuple[int, ...]) -> Any:
         """``flat`` in ``shape``, as the kind of array that the caller uses."""
         return convert_like(self.value, flat.reshape(shape))
+
+
+def _overlap(one: Array, other: Array) -> bool:
+    """Whether two contiguous arrays have bytes in common (np.may_share_memory takes several microseconds)."""
+    first = one.__array_interface__["data"][0]
+    second = other.__array_interface__["data"][0]
+    return bool(first < second + other.nbytes and second < first + one.nbytes)
 
 
 def convert_like(template: Any, array: Array) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from .arrays import Array, HostArray
-from .engine import Group, Operation, Request, Session
+from .engine import Group, Operation, Request, Session, request
 from .engine.reduction import finisher_for, ufunc_for
 from .errors import CommunicatorClosed
 from .objects import decode, encode
@@ -119,7 +119,7 @@ class Communicator:
             raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {chosen}")
         view = self.view
         extra = f"ranks {sorted(chosen)}"
-        self._run(Request("split", np.dtype(np.uint8), extra=extra), None, None)
+        self._run(request("split", np.dtype(np.uint8), extra=extra), None, None)
         made = self._group.splits = self._group.splits + 1
         members = [view.ids[rank] for rank in chosen]
         if self._session.member not in members:
@@ -159,8 +159,8 @@ class Communicator:
         """
         _no_codec(codec)
         given = HostArray(x, "x")
-        request = Request("all_reduce", given.dtype, given.flat.size, op=op)
-        return self._reduce(request, given, out, given.shape, async_op, timeout)
+        asked = request("all_reduce", given.dtype, given.flat.size, op=op)
+        return self._reduce(asked, given, out, given.shape, async_op, timeout)
 
     def reduce(
         self,
@@ -173,8 +173,8 @@ class Communicator:
     ) -> Any:
         """As `all_reduce`, but only ``root`` gets the result; the others get None."""
         given = HostArray(x, "x")
-        request = Request("reduce", given.dtype, given.flat.size, op=op, root=self._root(root))
-        return self._reduce(request, given, out, given.shape, async_op, timeout)
+        asked = request("reduce", given.dtype, given.flat.size, op=op, root=self._root(root))
+        return self._reduce(asked, given, out, given.shape, async_op, timeout)
 
     def reduce_scatter(
         self,
@@ -191,25 +191,25 @@ class Communicator:
         """
         given = HostArray(x, "x")
         rows = self._rows(given, counts, divided=True)
-        request = Request(
+        asked = request(
             "reduce_scatter", given.dtype, op=op, counts=_elements(rows, given.shape)
         )
         shape = (rows[self.rank], *given.shape[1:])
-        return self._reduce(request, given, out, shape, async_op, timeout)
+        return self._reduce(asked, given, out, shape, async_op, timeout)
 
     def _reduce(
         self,
-        request: Request,
+        asked: Request,
         given: HostArray,
         out: Any,
         shape: tuple[int, ...],
         async_op: bool,
         timeout: float | None,
     ) -> Any:
-        ufunc = ufunc_for(request.op, request.dtype)
-        finish = finisher_for(request.op, request.dtype)
-        target = self._target(out, given, shape, request)
-        return self._run(request, given, target, shape, async_op, timeout, ufunc, finish)
+        ufunc = ufunc_for(asked.op, asked.dtype)
+        finish = finisher_for(asked.op, asked.dtype)
+        target = self._target(out, given, shape, asked)
+        return self._run(asked, given, target, shape, async_op, timeout, ufunc, finish)
 
     # -- gathering and scattering ---------------------------------------------------------------------------------------
 
@@ -225,9 +225,9 @@ class Communicator:
         gives, where they differ."""
         given = HostArray(x, "x")
         rows = self._rows(given, counts, divided=False)
-        request = Request("all_gather", given.dtype, counts=_elements(rows, given.shape))
+        asked = request("all_gather", given.dtype, counts=_elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
-        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
 
     def gather(
         self,
@@ -241,9 +241,9 @@ class Communicator:
         """As `all_gather`, but only ``root`` gets the result; the others get None."""
         given = HostArray(x, "x")
         rows = self._rows(given, counts, divided=False)
-        request = Request("gather", given.dtype, root=self._root(root), counts=_elements(rows, given.shape))
+        asked = request("gather", given.dtype, root=self._root(root), counts=_elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
-        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
 
     def scatter(
         self,
@@ -272,9 +272,9 @@ class Communicator:
             assert model is not None
             rows = [(model.shape or (1,))[0]] * self.size if counts is None else self._counted(counts)
             shape = model.shape
-        request = Request("scatter", like.dtype, root=root, counts=_elements(rows, like.shape))
-        target = self._target(out, like, shape, request)
-        return self._run(request, given, target, shape, async_op, timeout)
+        asked = request("scatter", like.dtype, root=root, counts=_elements(rows, like.shape))
+        target = self._target(out, like, shape, asked)
+        return self._run(asked, given, target, shape, async_op, timeout)
 
     def all_to_all(
         self,
@@ -294,7 +294,7 @@ class Communicator:
             raise ValueError("all_to_all: give both send_counts and recv_counts, or neither")
         sends = self._rows(given, send_counts, divided=True)
         receives = sends if recv_counts is None else self._counted(recv_counts)
-        request = Request(
+        asked = request(
             "all_to_all",
             given.dtype,
             size=given.flat.size if send_counts is None else 0,
@@ -302,20 +302,20 @@ class Communicator:
             receives=_elements(receives, given.shape),
         )
         shape = (sum(receives), *given.shape[1:])
-        return self._run(request, given, self._target(out, given, shape, request), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
 
     def broadcast(
         self, x: Any, root: int = 0, out: Any = None, async_op: bool = False, timeout: float | None = None
     ) -> Any:
         """``root``'s ``x`` at every rank. The others' ``x`` tells shape and dtype; ``out=x`` receives into it."""
         given = HostArray(x, "x")
-        request = Request("broadcast", given.dtype, given.flat.size, root=self._root(root))
-        target = self._target(out, given, given.shape, request)
-        return self._run(request, given, target, given.shape, async_op, timeout)
+        asked = request("broadcast", given.dtype, given.flat.size, root=self._root(root))
+        target = self._target(out, given, given.shape, asked)
+        return self._run(asked, given, target, given.shape, async_op, timeout)
 
     def barrier(self, async_op: bool = False, timeout: float | None = None) -> Any:
         """Returns when every member has called it."""
-        return self._run(Request("barrier", np.dtype(np.uint8)), None, None, (), async_op, timeout)
+        return self._run(request("barrier", np.dtype(np.uint8)), None, None, (), async_op, timeout)
 
     # -- objects --------------------------------------------------------------------------------------------------------
 
@@ -377,7 +377,7 @@ class Communicator:
 
     def _run(
         self,
-        request: Request,
+        asked: Request,
         given: HostArray | None,
         target: HostArray | None,
         shape: tuple[int, ...] = (),
@@ -388,7 +388,7 @@ class Communicator:
     ) -> Any:
         group = self._group
         operation = Operation(
-            request,
+            asked,
             group.view,
             self._session.member,
             None if given is None else given.flat,
@@ -420,7 +420,7 @@ class Communicator:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
         return timeout
 
-    def _target(self, out: Any, given: HostArray, shape: tuple[int, ...], request: Request) -> HostArray | None:
+    def _target(self, out: Any, given: HostArray, shape: tuple[int, ...], asked: Request) -> HostArray | None:
         if self._session.failure is not None:
             raise self._session.failure
         if out is None:
@@ -428,9 +428,11 @@ class Communicator:
         target = given if out is given.value else HostArray(out, "out")
         target.require_writable("out")
         if target.dtype != given.dtype:
-            raise TypeError(f"{request.kind}: out has dtype {target.dtype}, the data {given.dtype}")
+            raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
         if target.flat.size != _count(shape):
-            raise ValueError(f"{request.kind}: out has shape {target.shape}, the result {shape}")
+            raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
+        if target is not given:
+            given.part_from(target)
         return target
 
     def _root(self, root: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .group import Group
 from .handle import Handle
 from .operation import Operation
-from .request import Request
+from .request import Request, request
 from .session import Session
 
-__all__ = ["Group", "Handle", "Operation", "Request", "Session"]
+__all__ = ["Group", "Handle", "Operation", "Request", "Session", "request"]

@@ -21,31 +21,47 @@ class Mismatch(Exception):
 
 
 class Attempt:
-    """``links(rank)`` gives the link to a rank; ``on_stall(ranks)`` tells that nothing has come from ``ranks``."""
+    """``links(rank)`` gives the link to a rank; ``on_stall(attempt, ranks)`` tells that nothing has come from ``ranks``.
+
+    One object serves a communicator's attempts one after the other; `begin` sets it to the next.
+    """
+
+    __slots__ = (
+        "_links",
+        "_on_stall",
+        "_report_at",
+        "deadline",
+        "epoch",
+        "fingerprint",
+        "progress",
+        "rank",
+        "seq",
+        "size",
+        "staging",
+    )
 
     def __init__(
         self,
         progress: Progress,
-        epoch: int,
-        seq: int,
-        fingerprint: int,
-        rank: int,
-        size: int,
-        deadline: float,
         links: Callable[[int, Attempt], Link],
         on_stall: Callable[[Attempt, Sequence[int]], None],
         staging: Staging,
     ):
         self.progress = progress
+        self.staging = staging
+        self._links = links
+        self._on_stall = on_stall
+        self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
+        self.deadline = self._report_at = 0.0
+
+    def begin(self, epoch: int, seq: int, fingerprint: int, rank: int, size: int, deadline: float) -> None:
+        """``deadline``: a value of time.monotonic()."""
         self.epoch = epoch
         self.seq = seq
         self.fingerprint = fingerprint
         self.rank = rank
         self.size = size
         self.deadline = deadline
-        self.staging = staging
-        self._links = links
-        self._on_stall = on_stall
         self._report_at = 0.0
 
     def link(self, rank: int) -> Link:

@@ -60,11 +60,12 @@ class Group:
         self.seconds_lost = 0.0
         self._current = view  # of progress.epoch
         self._links: list[Link | None] = [None] * view.size
-        self._links_epoch = view.epoch
         self._plans: dict[tuple[Request, bool, int], Plan] = {}
-        self._plans_epoch = view.epoch
+        self._rank = -1
+        self._bound_epoch = -1  # of _links, _plans, _rank
         self._scratch = Scratch()
-        self._staging = Staging(HEADER_BYTES + INLINE_BYTES)
+        staging = Staging(HEADER_BYTES + INLINE_BYTES)
+        self._only_attempt = Attempt(self.progress, self._link, self._stalled, staging)
 
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
@@ -132,27 +133,20 @@ class Group:
         return self._settle(operation)
 
     def _begin(self, operation: Operation, seq: int, deadline: float) -> Attempt:
-        with self.progress.changed:
+        asked_for = operation.request
+        with self.progress.lock:
             view = self._current
-            asked = self.progress.enter(seq, operation.request.call)
-        if view.epoch != self._links_epoch:
+            wanted = self.progress.enter(seq, asked_for.call)
+        if view.epoch != self._bound_epoch:
+            self._bound_epoch = view.epoch
             self._links = [None] * view.size
-            self._links_epoch = view.epoch
+            self._plans.clear()
+            self._rank = view.ids.index(self.session.member)
         operation.view = view
-        attempt = Attempt(
-            self.progress,
-            view.epoch,
-            seq,
-            operation.request.fingerprint,
-            view.ids.index(self.session.member),
-            view.size,
-            deadline,
-            self._link,
-            self._stalled,
-            self._staging,
-        )
-        if asked:
-            self.session.entered(self, view.epoch, seq, operation.request.call)
+        attempt = self._only_attempt
+        attempt.begin(view.epoch, seq, asked_for.fingerprint, self._rank, view.size, deadline)
+        if wanted:
+            self.session.entered(self, view.epoch, seq, asked_for.call)
         return attempt
 
     def _attempt(self, operation: Operation, attempt: Attempt) -> None:
@@ -187,12 +181,11 @@ class Group:
         view = operation.view
         if operation.lost(view) is not None:
             return NOTHING
-        if view.epoch != self._plans_epoch or len(self._plans) >= MAX_PLANS:
-            self._plans.clear()
-            self._plans_epoch = view.epoch
         key = (operation.request, operation.in_place, operation.base.epoch)
         plan = self._plans.get(key)
         if plan is None:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
             alive = operation.alive(view)
             plan = self._plans[key] = make_plan(operation.request, alive, rank, operation.in_place)
         return plan
@@ -218,7 +211,7 @@ class Group:
             tell()
 
     def _stalled(self, attempt: Attempt, ranks: Sequence[int]) -> None:
-        with self.progress.changed:
+        with self.progress.lock:
             attempt.check()
             waiting_on = [self._current.ids[rank] for rank in ranks]
             call = self.progress.call

@@ -17,7 +17,8 @@ RETAINED_BYTES = 1 << 28  # scratch up to this size is kept for the next operati
 
 
 class Operation:
-    """``source``: flat contiguous input or None; ``target``: flat contiguous result, None to have one made.
+    """``source``: flat contiguous input or None; ``target``: flat contiguous result, None to have one made; either the
+    same array (in place) or without common memory.
 
     ``base``: the view in which the user made the call; ranks in ``request`` are ranks of it. ``member``: this peer's id.
     """
@@ -39,7 +40,7 @@ class Operation:
         self.target = target
         self.ufunc = ufunc
         self.finish = finish
-        self.in_place = source is not None and target is not None and np.may_share_memory(source, target)
+        self.in_place = source is target and source is not None
         self.view = base  # the view in which it ran last
         self.buffers: dict[str, Bytes] = {}
         self.result: Array | None = None

@@ -37,7 +37,8 @@ class Progress:
 
     def __init__(self, gid: int, epoch: int, members: Sequence[int], consumed: int):
         self.gid = gid
-        self.changed = threading.Condition()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.epoch = epoch
         self.members = tuple(members)
         self.halted = False
@@ -57,7 +58,7 @@ class Progress:
 
     def enter(self, seq: int, call: Call) -> bool:
         """Begin ``seq`` (again, after an abort). True when the coordinator has asked for it. Raises Halted."""
-        with self.changed:
+        with self.lock:
             if self.halted or self.failure or self.committed >= seq:
                 raise Halted  # `resolve` tells what has become of seq
             assert self.committed == self.complete == seq - 1, (self.committed, self.complete, seq)
@@ -69,7 +70,7 @@ class Progress:
 
     def finish(self, seq: int) -> None:
         """The data phase of ``seq`` is done here. Raises Halted."""
-        with self.changed:
+        with self.lock:
             if self.halted or self.failure:
                 raise Halted
             assert self.entered == seq and self.complete == seq - 1
@@ -77,7 +78,7 @@ class Progress:
 
     def commit(self, seq: int) -> None:
         """All members are complete at ``seq``: it may be returned. Raises Halted."""
-        with self.changed:
+        with self.lock:
             if self.halted or self.failure:
                 raise Halted
             assert self.complete == seq and self.committed == seq - 1

@@ -21,7 +21,8 @@ class OperationQueue:
 
     def __init__(self, name: str):
         self._name = name
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[Work, Handle]] = deque()
         self._busy = False
         self._closed = False
@@ -54,14 +55,14 @@ class OperationQueue:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
             self._thread.start()
-        self._lock.notify_all()
+        self._changed.notify_all()
         return handle
 
     def _release(self) -> None:
         with self._lock:
             self._busy = False
             if self._waiting or self._closed:
-                self._lock.notify_all()
+                self._changed.notify_all()
 
     def _serve(self) -> None:
         while True:
@@ -69,7 +70,7 @@ class OperationQueue:
                 while self._busy or not self._waiting:
                     if self._closed and not self._waiting:
                         return
-                    self._lock.wait()
+                    self._changed.wait()
                 work, handle = self._waiting.popleft()
                 self._busy = True
             try:
@@ -88,7 +89,7 @@ class OperationQueue:
         """Let the engine thread end; the caller has made sure that operations fail by now."""
         with self._lock:
             self._closed = True
-            self._lock.notify_all()
+            self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()

@@ -21,9 +21,11 @@ ROOTED_KINDS = frozenset({"broadcast", "reduce", "gather", "scatter"})
 ALIGNMENT = 64  # elements; chunk borders fall on it where chunks are large
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
-    """``counts``: elements of each rank's block (all_gather, reduce_scatter, gather, scatter). ``sends`` and ``receives``:
+    """Made by `request`, which gives the same object for the same arguments.
+
+    ``counts``: elements of each rank's block (all_gather, reduce_scatter, gather, scatter). ``sends`` and ``receives``:
     of all_to_all, per rank, and known to this peer only. ``extra``: anything else that peers must agree on."""
 
     kind: str
@@ -107,3 +109,19 @@ def _split(size: int, chunks: int) -> tuple[int, ...]:
 
 def _even(size: int, chunks: int) -> list[int]:
     return list(_split(size, max(1, chunks)))
+
+
+@lru_cache(maxsize=4096)
+def request(
+    kind: str,
+    dtype: np.dtype[Any],
+    size: int = 0,
+    op: str = "",
+    root: int = -1,
+    counts: tuple[int, ...] = (),
+    sends: tuple[int, ...] = (),
+    receives: tuple[int, ...] = (),
+    extra: str = "",
+) -> Request:
+    """The request with these fields; plans and fingerprints are kept with it."""
+    return Request(kind, dtype, size, op, root, counts, sends, receives, extra)
