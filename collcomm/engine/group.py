@@ -159,9 +159,9 @@ class Group:
             run_inline(plan, operation.buffers, dtype, ufunc, attempt)
         else:
             run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams)
-        self.progress.finish(attempt.seq)
+        self.progress.finish(attempt.epoch, attempt.seq)
         run_commit(attempt)
-        self.progress.commit(attempt.seq)
+        self.progress.commit(attempt.epoch, attempt.seq)
 
     def _settle(self, operation: Operation) -> Any:
         """The operation is committed: finish its result."""

@@ -5,9 +5,9 @@ States of the operation with sequence number ``s`` at one peer:
     event                          before                after                 allowed
     -----------------------------  --------------------  --------------------  ----------------------------------
     enter(s)                       committed = s-1       entered = s           not halted; s not consumed by a view
-    finish(s)                      entered = s           complete = s          not halted
-    commit(s)                      complete = s          committed = s         not halted, and all members told us that
-                                                                               they are complete at s
+    finish(s)                      entered = s           complete = s          not halted, no new view since enter
+    commit(s)                      complete = s          committed = s         not halted, no new view since enter, and all
+                                                                               members told us that they are complete at s
     halt()                         any                   halted                freezes the three numbers and reports them
     adopt(epoch, outcome)          halted                not halted            complete = committed = outcome.decided
 
@@ -68,18 +68,19 @@ class Progress:
             self._asked = 0
             return asked
 
-    def finish(self, seq: int) -> None:
-        """The data phase of ``seq`` is done here. Raises Halted."""
+    def finish(self, epoch: int, seq: int) -> None:
+        """The data phase of ``seq``, begun in ``epoch``, is done here. Raises Halted."""
         with self.lock:
-            if self.halted or self.failure:
+            if self.halted or self.failure or self.epoch != epoch:
                 raise Halted
             assert self.entered == seq and self.complete == seq - 1
             self.complete = seq
 
-    def commit(self, seq: int) -> None:
-        """All members are complete at ``seq``: it may be returned. Raises Halted."""
+    def commit(self, epoch: int, seq: int) -> None:
+        """All members of ``epoch`` are complete at ``seq``: it may be returned. Raises Halted, also when a view change
+        has settled ``seq`` meanwhile."""
         with self.lock:
-            if self.halted or self.failure:
+            if self.halted or self.failure or self.epoch != epoch:
                 raise Halted
             assert self.complete == seq and self.committed == seq - 1
             self.committed = seq

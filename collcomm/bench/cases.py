@@ -1,0 +1,152 @@
+"""The benches: each starts its peers, collects their figures, and returns rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..membership import Coordinator
+from .launch import Peers
+from .measure import bus_factor, summary
+from .namespaces import Network
+
+Row = dict[str, Any]
+START_SECONDS = 60.0
+
+
+def bench_collective(
+    kind: str,
+    n: int,
+    sizes: Sequence[int],
+    rounds: int = 5,
+    gloo: bool = False,
+    out_of_place: bool = False,
+    timeout: float = 600.0,
+) -> list[Row]:
+    """Times of ``kind`` among ``n`` processes over loopback, with Gloo's in between if asked."""
+    case: dict[str, Any] = {
+        "case": "collectives",
+        "kind": kind,
+        "n": n,
+        "sizes": list(sizes),
+        "rounds": rounds,
+        "out_of_place": out_of_place,
+        "gloo_port": _free_port() if gloo else 0,
+    }
+    with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
+        case["address"] = coordinator.address
+        for index in range(n):
+            peers.start(index, case)
+        rows = []
+        for event in peers.events(timeout):
+            if event["event"] == "times":
+                rows.append(_row(kind, n, event["nbytes"], event["times"]))
+            if len(rows) == len(sizes):
+                break
+        peers.wait(START_SECONDS)
+        return rows
+
+
+def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
+    row: Row = {"kind": kind, "peers": n, "nbytes": nbytes}
+    for who, values in times.items():
+        row[who] = summary(values)
+        row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
+    if "gloo" in row:
+        row["ratio"] = row["gloo"]["median"] / row["ours"]["median"]
+    return row
+
+
+def bench_failure(n: int, sizes: Sequence[int], runs: int = 20) -> list[Row]:
+    """SIGKILL of one of ``n`` peers inside an all_reduce: until it is noticed, until the others hold the retried result."""
+    rows = []
+    for nbytes in sizes:
+        noticed, held = [], []
+        for run in range(runs):
+            for event, killed in _kill_one(n, nbytes, run):
+                noticed.append(event["noticed"] - killed)
+                held.append(event["done"] - killed)
+        rows.append(
+            {"kind": "failure", "peers": n, "nbytes": nbytes, "noticed": summary(noticed), "held": summary(held)}
+        )
+    return rows
+
+
+def _kill_one(n: int, nbytes: int, run: int) -> list[tuple[Row, float]]:
+    with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
+        case = {"case": "survivor", "n": n, "nbytes": nbytes, "address": coordinator.address}
+        for index in range(n):
+            peers.start(index, case)
+        events = peers.events(START_SECONDS)
+        for _ in range(n):
+            next(event for event in events if event["event"] == "running")
+        time.sleep(0.1 + 0.0017 * run)  # another instant of the operation each time
+        killed = time.monotonic()
+        peers.processes[run % n].send_signal(signal.SIGKILL)
+        return [(next(e for e in events if e["event"] == "survived"), killed) for _ in range(n - 1)]
+
+
+def bench_join(n: int, runs: int = 20) -> list[Row]:
+    """From join() to the first finished reduction of a newcomer, among ``n`` members that step without pause."""
+    seconds = []
+    for _ in range(runs):
+        with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
+            case = {"n": n, "address": coordinator.address}
+            for index in range(n):
+                peers.start(index, {"case": "stepper", **case})
+            events = peers.events(START_SECONDS)
+            for _ in range(n):
+                next(event for event in events if event["event"] == "running")
+            peers.start(n, {"case": "joiner", **case})
+            seconds.append(next(e for e in events if e["event"] == "joined")["seconds"])
+            peers.wait(START_SECONDS)
+    return [{"kind": "join", "peers": n, "nbytes": 1024, "joined": summary(seconds)}]
+
+
+def bench_shaped(n: int, nbytes: int, rate: float = 125e6, runs: int = 5) -> list[Row]:
+    """all_reduce among ``n`` network namespaces whose links carry ``rate`` bytes/s each way, as a share of the bound
+    2 (n-1)/n * nbytes / rate (payload; Ethernet, IP and TCP headers come out of the rate)."""
+    with Network(n, rate) as network, Coordinator(f"{network.hub_address}:0") as coordinator:
+        with Peers(lambda index: network.enter(index)) as peers:
+            case = {
+                "case": "collectives",
+                "kind": "all_reduce",
+                "n": n,
+                "sizes": [nbytes],
+                "rounds": 1,
+                "repetitions": runs,
+                "out_of_place": True,
+                "address": coordinator.address,
+            }
+            for index in range(n):
+                peers.start(index, case)
+            event = next(e for e in peers.events(600) if e["event"] == "times")
+            peers.wait(START_SECONDS)
+    bound = bus_factor("all_reduce", n) * nbytes / rate
+    times = event["times"]["ours"]
+    return [
+        {
+            "kind": "shaped",
+            "peers": n,
+            "nbytes": nbytes,
+            "rate": rate,
+            "bound": bound,
+            "ours": summary(times),
+            "share": bound / statistics.median(times),
+        }
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def may_make_namespaces() -> bool:
+    return os.geteuid() == 0

@@ -1,0 +1,63 @@
+"""The command line of `collcomm bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .cases import bench_collective, bench_failure, bench_join, bench_shaped
+from .measure import machine, parse_size
+from .report import print_rows
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "case",
+        nargs="?",
+        default="all_reduce",
+        choices=[*COLLECTIVES, "failure", "join", "shaped"],
+        help="a collective; a peer's death inside one; a newcomer; or links of 1 Gbit/s (root)",
+    )
+    parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
+    parser.add_argument("--against", choices=["gloo"], help="time torch's Gloo on the same work, alternately")
+    parser.add_argument("--rounds", type=int, default=5, help="blocks per size (default 5), runs of failure and join x4")
+    parser.add_argument("--out-of-place", action="store_true", help="all_reduce into a second array")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.against == "gloo":
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            print("--against gloo needs torch: pip install 'collcomm[bench]'")
+            return 2
+    rows: list[dict[str, Any]] = []
+    for n in options.peers or ([3] if options.case == "join" else [4] if options.case in ("failure", "shaped") else [2, 4]):
+        rows += _rows(options, n)
+    print_rows(f"collcomm bench {options.case}", rows)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
+    return 0
+
+
+def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
+    def sizes(*default: str) -> list[int]:
+        return [parse_size(text) for text in options.sizes or default]
+
+    if options.case == "failure":
+        return bench_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
+    if options.case == "join":
+        return bench_join(n, runs=options.rounds * 4)
+    if options.case == "shaped":
+        return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
+    return bench_collective(
+        options.case, n, sizes(*DEFAULT_SIZES), options.rounds, options.against == "gloo", options.out_of_place
+    )

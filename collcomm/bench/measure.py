@@ -1,0 +1,75 @@
+"""Sizes, repetition counts, and what is made of the times."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """ "64K" -> 65536. Raises ValueError."""
+    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match or not int(match[1]):
+        raise ValueError(f"{text!r} is not a size; write it like 4, 64K, 16M, 1G")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def format_size(nbytes: int) -> str:
+    for unit, letter in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:g} {letter}"
+    return f"{nbytes} B"
+
+
+def format_seconds(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def repetitions(nbytes: int, budget: float = 0.4) -> int:
+    """How many operations of ``nbytes`` fit a block of about ``budget`` seconds on a slow machine; 3 to 500."""
+    return int(min(500, max(3, budget / (200e-6 + nbytes / 0.8e9))))
+
+
+def quantile(times: Sequence[float], share: float) -> float:
+    ordered = sorted(times)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+    return {
+        "median": statistics.median(times),
+        "p99": quantile(times, 0.99),
+        "min": min(times),
+        "max": max(times),
+        "count": len(times),
+    }
+
+
+def bus_factor(kind: str, n: int) -> float:
+    """Bytes that each link carries per byte of data, at best."""
+    share = (n - 1) / n
+    return {"all_reduce": 2 * share, "reduce_scatter": share, "all_gather": share, "all_to_all": share}.get(kind, 1.0)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import numpy as np
+
+    from .. import __version__
+
+    return {
+        "collcomm": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+    }

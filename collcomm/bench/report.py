@@ -1,0 +1,42 @@
+"""Figures as tables, on a terminal or anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .measure import format_seconds, format_size, machine
+
+Row = dict[str, Any]
+
+
+def print_rows(title: str, rows: Sequence[Row]) -> None:
+    """A table of the rows of one bench, under what they depend on."""
+    facts = ", ".join(f"{name} {value}" for name, value in machine().items())
+    lines = [_cells(row) for row in rows]
+    header = list(lines[0])
+    table = [[line[name] for name in header] for line in lines]
+    widths = [max(len(name), *(len(row[i]) for row in table)) for i, name in enumerate(header)]
+    print(f"\n{title}\n({facts})")
+    for row in [header, ["-" * width for width in widths], *table]:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _cells(row: Row) -> dict[str, str]:
+    cells = {"peers": str(row["peers"]), "size": format_size(row["nbytes"])}
+    for who in ("ours", "gloo"):
+        if who in row:
+            cells[who] = format_seconds(row[who]["median"])
+            cells[f"{who} p99"] = format_seconds(row[who]["p99"])
+            if "bus_bandwidth" in row[who]:
+                cells[f"{who} bus"] = f"{row[who]['bus_bandwidth'] / 1e9:.2f} GB/s"
+    if "ratio" in row:
+        cells["gloo / ours"] = f"{row['ratio']:.2f}x"
+    for what in ("noticed", "held", "joined"):
+        if what in row:
+            cells[what] = format_seconds(row[what]["median"])
+            cells[f"{what} p99"] = format_seconds(row[what]["p99"])
+    if "share" in row:
+        cells["bound"] = format_seconds(row["bound"])
+        cells["share of bound"] = f"{row['share'] * 100:.1f}%"
+    return cells
