@@ -92,7 +92,7 @@ class ByteGPT(nn.Module):
         return functional.cross_entropy(logits.reshape(-1, BYTES), windows[:, 1:].reshape(-1))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The parameters by name, as numpy arrays over the same memory: what is written there is what the model uses."""
+        """The parameters by name, as numpy arrays over the same memory: what is written there the model uses."""
         return {name: parameter.detach().numpy() for name, parameter in self.named_parameters()}
 
 
@@ -105,7 +105,7 @@ class Text:
 
     def __init__(self, limit: int = 8 << 20):
         root = Path(sysconfig.get_path("stdlib"))
-        by_hash = sorted((hashlib.sha256(str(path.relative_to(root)).encode()).digest(), path) for path in _sources(root))
+        by_hash = sorted((_path_hash(path, root), path) for path in _sources(root))
         held_out = [path for digest, path in by_hash if digest[-1] % HELD_OUT_SHARE == 0]
         train = [path for digest, path in by_hash if digest[-1] % HELD_OUT_SHARE]
         self.train = _read(train, limit)
@@ -133,6 +133,10 @@ def _sources(root: Path) -> Iterator[Path]:
     for directory, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if name not in SKIPPED)
         yield from (Path(directory, name) for name in sorted(files) if name.endswith(".py"))
+
+
+def _path_hash(path: Path, root: Path) -> bytes:
+    return hashlib.sha256(path.relative_to(root).as_posix().encode()).digest()
 
 
 def _read(paths: list[Path], limit: int) -> np.ndarray:

@@ -15,8 +15,8 @@ Array = npt.NDArray[Any]
 class FlatParameters:
     """The layout of named arrays in one vector: sorted by name, each in C order.
 
-    The arrays stay where they are and keep their dtypes; the vector has ``dtype``, float32 or wider, so that half-precision
-    parameters have their exact values in it.
+    The arrays stay where they are and keep their dtypes; the vector has ``dtype``, float32 or wider, so that
+    half-precision parameters have their exact values in it.
 
     :raises ValueError: no parameters, or one that is read-only.
     :raises TypeError: one that is no numpy array (a CPU torch tensor is ``tensor.detach().numpy()``, which shares its

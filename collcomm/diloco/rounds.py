@@ -44,9 +44,9 @@ class Group(Protocol):
 class RoundReport:
     """One finished round, as this peer saw it.
 
-    ``number`` counts from 1; ``peers`` contributed; ``reduce_seconds`` is the all_reduce with the wait for slower peers,
-    ``outer_seconds`` the rest; ``bytes_sent`` includes headers; ``retries`` counts runs that a dying peer spoiled, and
-    ``seconds_lost`` the time from noticing that to the result.
+    ``number`` counts from 1; ``peers`` contributed; ``reduce_seconds`` is the all_reduce with the wait for slower
+    peers, ``outer_seconds`` the rest; ``bytes_sent`` includes headers; ``retries`` counts runs that a dying peer
+    spoiled, and ``seconds_lost`` the time from noticing that to the result.
     """
 
     number: int
@@ -115,8 +115,8 @@ class DiLoCo:
     def sync(self) -> Any:
         """Agree on the state: call it at the top of every round, at all members, a newcomer right after ``join()``.
 
-        The parameters become the anchor: what inner steps did since the last round is dropped. With equal state it costs
-        one hash of it and one small exchange. Returns the report of ``comm.sync``.
+        The parameters become the anchor: what inner steps did since the last round is dropped. With equal state it
+        costs one hash of it and one small exchange. Returns the report of ``comm.sync``.
 
         :raises ValueError: the group trains parameters of other names, shapes or dtypes than this peer.
         :raises StateDiverged: no majority holds the same content.

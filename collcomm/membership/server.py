@@ -52,7 +52,7 @@ class Coordinator:
         endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(endpoint.rpartition(":")[2])
         self.address = format_address(host if host not in ("0.0.0.0", "::", "*") else "127.0.0.1", self.port)
-        self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_ACCEPTED)
+        self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._limits = limits
         self._incarnation = secrets.token_hex(8)
         self._groups: dict[str, GroupMachine] = {}
@@ -133,10 +133,9 @@ class Coordinator:
             while True:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
                 key = self._descriptors.pop(int(event["value"]), None)
-                if key is not None and event["event"] == zmq.EVENT_DISCONNECTED:
-                    group = self._groups.get(self._home.get(key, ""))
-                    if group is not None:
-                        self._carry_out(group.disconnected(time.monotonic(), key))
+                group = self._groups.get(self._home.get(key or b"", ""))
+                if key is not None and group is not None:
+                    self._carry_out(group.disconnected(time.monotonic(), key))
 
     def _read_messages(self) -> None:
         with contextlib.suppress(zmq.Again):

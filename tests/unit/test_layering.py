@@ -40,7 +40,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
 
-IMPURE = {"socket", "select", "selectors", "time", "datetime", "threading", "random", "secrets", "asyncio", "subprocess"}
+IMPURE = {
+    "socket",
+    "select",
+    "selectors",
+    "time",
+    "datetime",
+    "threading",
+    "random",
+    "secrets",
+    "asyncio",
+    "subprocess",
+}
 IMPURE |= {"multiprocessing", "queue", "signal", "concurrent", "zmq", "os", "logging"}
 DRIVERS = {  # modules of pure rooms that touch the world
     "membership": {"agent", "server", "pulse", "__init__"},

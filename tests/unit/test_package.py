@@ -26,7 +26,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     out = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run([*BUILD, "-w", str(out), str(tree)], capture_output=True, text=True, timeout=110, check=False)
+    built = subprocess.run(
+        [*BUILD, "-w", str(out), str(tree)], capture_output=True, text=True, timeout=110, check=False
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     (found,) = out.glob("*.whl")
     return zipfile.Path(found)
@@ -69,7 +71,12 @@ def test_wheel_works_from_its_own_folder(wheel: zipfile.Path, tmp_path: Path) ->
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["bench", "--help"], ["coordinator", "--help"]])
 def test_command_line_answers(arguments: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "collcomm", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "collcomm", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "collcomm" in done.stdout

@@ -1,0 +1,83 @@
+"""What a bench times: one collective of ours and the same one of torch's Gloo, on equal data, each verified once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import collcomm
+
+Call = Callable[[], Any]
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int32", "int64")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def length(kind: str, nbytes: int, itemsize: int, n: int) -> int:
+    """Elements of the whole array: ``nbytes``, in blocks of equal size for kinds that work on blocks; at least one."""
+    elements = max(1, nbytes // itemsize)
+    return elements if kind in ("all_reduce", "broadcast") else max(n, elements // n * n)
+
+
+def our_call(comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, out_of_place: bool) -> Call:
+    """Our collective as a call without arguments. Raises AssertionError when its result is wrong."""
+    n, rank = comm.size, comm.rank
+    whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
+    block = whole // n
+    x = np.full(whole, rank + 1, numpy_dtype(dtype))
+    y = np.zeros(block if kind == "reduce_scatter" else whole, numpy_dtype(dtype))
+    part = x[:block]
+    calls: dict[str, Call] = {
+        "all_reduce": lambda: comm.all_reduce(x, out=y),
+        "all_gather": lambda: comm.all_gather(part, out=y),
+        "reduce_scatter": lambda: comm.reduce_scatter(x, out=y),
+        "all_to_all": lambda: comm.all_to_all(x, out=y),
+        "broadcast": lambda: comm.broadcast(x, out=x),
+    }
+    calls[kind]()
+    _verify(kind, x if kind == "broadcast" else y, n)
+    if kind == "all_reduce" and not out_of_place:
+        x[:] = 0  # stays 0 however often it is summed in place
+        return lambda: comm.all_reduce(x, out=x)
+    return calls[kind]
+
+
+def gloo_call(gloo: Any, kind: str, nbytes: int, dtype: str, n: int) -> Call:
+    """The same collective of Gloo, in place where it works in place. Raises AssertionError when its result is wrong."""
+    import torch
+
+    whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
+    block = whole // n
+    x = torch.full((whole,), gloo.get_rank() + 1, dtype=getattr(torch, dtype))
+    y = torch.zeros(block if kind == "reduce_scatter" else whole, dtype=getattr(torch, dtype))
+    part = x[:block]
+    calls: dict[str, Call] = {
+        "all_reduce": lambda: gloo.all_reduce(x),
+        "all_gather": lambda: gloo.all_gather_into_tensor(y, part),
+        "reduce_scatter": lambda: gloo.reduce_scatter_tensor(y, x),
+        "all_to_all": lambda: gloo.all_to_all_single(y, x),
+        "broadcast": lambda: gloo.broadcast(x, 0),
+    }
+    calls[kind]()
+    in_place = kind in ("all_reduce", "broadcast")
+    _verify(kind, (x if in_place else y).to(torch.float64).numpy(), n)
+    if kind == "all_reduce":
+        x.zero_()
+    return calls[kind]
+
+
+def _verify(kind: str, result: np.ndarray[Any, Any], n: int) -> None:
+    """Every rank gave its rank + 1 everywhere."""
+    if kind in ("all_reduce", "reduce_scatter"):
+        expected = np.full(result.size, n * (n + 1) // 2)
+    elif kind == "broadcast":
+        expected = np.ones(result.size)
+    else:
+        expected = np.repeat(np.arange(1, n + 1), result.size // n)
+    if not np.array_equal(result.astype(np.float64), expected):
+        raise AssertionError(f"{kind} of {result.size} elements is wrong: {result[:8]} instead of {expected[:8]}")
