@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import collcomm
 import numpy as np
 import torch
 from bytegpt import ByteGPT, Shape, Text, windows_at
+
+import collcomm
 from collcomm.diloco import DiLoCo
 
 Emit = Callable[..., None]  # emit("step", round=3, step=7, loss=2.5)
@@ -137,7 +138,7 @@ def run_peer(settings: PeerSettings, emit: Emit) -> bool:
             if comm.view.epoch != shown_epoch:
                 shown_epoch = comm.view.epoch
                 emit("view", epoch=shown_epoch, members=[member.name for member in comm.view.members])
-            with timed() as syncing:
+            with Stopwatch() as syncing:
                 diloco.sync()
             emit("synced", round=diloco.rounds, seconds=syncing.seconds, **_traffic(comm))
             emit("evaluated", round=diloco.rounds, **evaluate(inner, comm, train_loss))
@@ -158,7 +159,7 @@ def run_peer(settings: PeerSettings, emit: Emit) -> bool:
             )
             if settings.newcomer and report.number == settings.newcomer_round:
                 _await_newcomer(comm, settings.newcomer, emit)
-            with timed() as stepping:
+            with Stopwatch() as stepping:
                 comm.step()
             emit("stepped", round=report.number, seconds=stepping.seconds, epoch=comm.view.epoch)
         return compare(inner, comm, emit)
@@ -185,10 +186,10 @@ def compare(inner: InnerLoop, comm: collcomm.Communicator, emit: Emit) -> bool:
     return identical
 
 
-class timed:  # noqa: N801 (reads as a statement)
-    """``with timed() as t: ...``; then ``t.seconds``."""
+class Stopwatch:
+    """``with Stopwatch() as watch: ...``; then ``watch.seconds``."""
 
-    def __enter__(self) -> timed:
+    def __enter__(self) -> Stopwatch:
         self.seconds = -time.perf_counter()
         return self
 
@@ -206,7 +207,7 @@ def _await_newcomer(comm: collcomm.Communicator, name: str, emit: Emit) -> None:
     deadline = time.monotonic() + NEWCOMER_SECONDS
     if any(member.name == name for member in comm.view.members):
         return
-    with timed() as holding:
+    with Stopwatch() as holding:
         while not comm.pending and time.monotonic() < deadline:
             time.sleep(0.01)
     emit("held", seconds=holding.seconds)

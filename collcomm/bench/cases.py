@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import statistics
 import time
@@ -11,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..membership import Coordinator
-from .launch import Peers
+from .launch import CoordinatorProcess, Peers
 from .measure import bus_factor, summary
 from .namespaces import Network
 
 Row = dict[str, Any]
 START_SECONDS = 60.0
+SHAPED_PORT = 48148
+SHAPED_SECONDS = 300.0
 
 
 def bench_collective(
@@ -26,9 +26,14 @@ def bench_collective(
     rounds: int = 5,
     gloo: bool = False,
     out_of_place: bool = False,
-    timeout: float = 600.0,
+    dtype: str = "float32",
+    block: float = 0.4,
+    timeout: float = 1200.0,
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` processes over loopback, with Gloo's in between if asked."""
+    """Times of ``kind`` among ``n`` processes over loopback, with Gloo's in between if asked.
+
+    ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
+    """
     case: dict[str, Any] = {
         "case": "collectives",
         "kind": kind,
@@ -36,6 +41,8 @@ def bench_collective(
         "sizes": list(sizes),
         "rounds": rounds,
         "out_of_place": out_of_place,
+        "dtype": dtype,
+        "block": block,
         "gloo_port": _free_port() if gloo else 0,
     }
     with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
@@ -45,7 +52,7 @@ def bench_collective(
         rows = []
         for event in peers.events(timeout):
             if event["event"] == "times":
-                rows.append(_row(kind, n, event["nbytes"], event["times"]))
+                rows.append({**_row(kind, n, event["nbytes"], event["times"]), "dtype": dtype})
             if len(rows) == len(sizes):
                 break
         peers.wait(START_SECONDS)
@@ -56,6 +63,7 @@ def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
     row: Row = {"kind": kind, "peers": n, "nbytes": nbytes}
     for who, values in times.items():
         row[who] = summary(values)
+        row[who]["bandwidth"] = nbytes / row[who]["median"]
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
     if "gloo" in row:
         row["ratio"] = row["gloo"]["median"] / row["ours"]["median"]
@@ -63,7 +71,7 @@ def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
 
 
 def bench_failure(n: int, sizes: Sequence[int], runs: int = 20) -> list[Row]:
-    """SIGKILL of one of ``n`` peers inside an all_reduce: until it is noticed, until the others hold the retried result."""
+    """SIGKILL of one of ``n`` peers inside an all_reduce: until noticed, until the others hold the retried result."""
     rows = []
     for nbytes in sizes:
         noticed, held = [], []
@@ -86,8 +94,7 @@ def _kill_one(n: int, nbytes: int, run: int) -> list[tuple[Row, float]]:
         for _ in range(n):
             next(event for event in events if event["event"] == "running")
         time.sleep(0.1 + 0.0017 * run)  # another instant of the operation each time
-        killed = time.monotonic()
-        peers.processes[run % n].send_signal(signal.SIGKILL)
+        killed = peers.kill(run % n)
         return [(next(e for e in events if e["event"] == "survived"), killed) for _ in range(n - 1)]
 
 
@@ -111,22 +118,26 @@ def bench_join(n: int, runs: int = 20) -> list[Row]:
 def bench_shaped(n: int, nbytes: int, rate: float = 125e6, runs: int = 5) -> list[Row]:
     """all_reduce among ``n`` network namespaces whose links carry ``rate`` bytes/s each way, as a share of the bound
     2 (n-1)/n * nbytes / rate (payload; Ethernet, IP and TCP headers come out of the rate)."""
-    with Network(n, rate) as network, Coordinator(f"{network.hub_address}:0") as coordinator:
-        with Peers(lambda index: network.enter(index)) as peers:
-            case = {
-                "case": "collectives",
-                "kind": "all_reduce",
-                "n": n,
-                "sizes": [nbytes],
-                "rounds": 1,
-                "repetitions": runs,
-                "out_of_place": True,
-                "address": coordinator.address,
-            }
-            for index in range(n):
-                peers.start(index, case)
-            event = next(e for e in peers.events(600) if e["event"] == "times")
-            peers.wait(START_SECONDS)
+    case: dict[str, Any] = {
+        "case": "collectives",
+        "kind": "all_reduce",
+        "n": n,
+        "sizes": [nbytes],
+        "rounds": 1,
+        "repetitions": runs,
+        "out_of_place": False,
+        "dtype": "float32",
+    }
+    with (
+        Network(n, rate) as network,
+        CoordinatorProcess(f"{network.hub_address}:{SHAPED_PORT}", network.enter(None)) as coordinator,
+        Peers(network.enter) as peers,
+    ):
+        case["address"] = coordinator.address
+        for index in range(n):
+            peers.start(index, case)
+        event = next(event for event in peers.events(SHAPED_SECONDS) if event["event"] == "times")
+        peers.wait(START_SECONDS)
     bound = bus_factor("all_reduce", n) * nbytes / rate
     times = event["times"]["ours"]
     return [
@@ -146,7 +157,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def may_make_namespaces() -> bool:
-    return os.geteuid() == 0

@@ -10,8 +10,10 @@ from typing import Any
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped
 from .measure import machine, parse_size
 from .report import print_rows
+from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4]}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -26,9 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
     parser.add_argument("--against", choices=["gloo"], help="time torch's Gloo on the same work, alternately")
-    parser.add_argument("--rounds", type=int, default=5, help="blocks per size (default 5), runs of failure and join x4")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
+    )
     parser.add_argument("--out-of-place", action="store_true", help="all_reduce into a second array")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the elements (default %(default)s)")
+    parser.add_argument(
+        "--block", type=float, default=0.4, metavar="SECONDS", help="length of a block (default %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
     parser.set_defaults(run=run)
 
 
@@ -40,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             print("--against gloo needs torch: pip install 'collcomm[bench]'")
             return 2
     rows: list[dict[str, Any]] = []
-    for n in options.peers or ([3] if options.case == "join" else [4] if options.case in ("failure", "shaped") else [2, 4]):
+    for n in options.peers or DEFAULT_PEERS.get(options.case, [2, 4]):
         rows += _rows(options, n)
     print_rows(f"collcomm bench {options.case}", rows)
     if options.json:
@@ -59,5 +67,12 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
     if options.case == "shaped":
         return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
     return bench_collective(
-        options.case, n, sizes(*DEFAULT_SIZES), options.rounds, options.against == "gloo", options.out_of_place
+        options.case,
+        n,
+        sizes(*DEFAULT_SIZES),
+        rounds=options.rounds,
+        gloo=options.against == "gloo",
+        out_of_place=options.out_of_place,
+        dtype=options.dtype,
+        block=options.block,
     )

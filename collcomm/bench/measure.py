@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,6 @@ def format_seconds(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def repetitions(nbytes: int, budget: float = 0.4) -> int:
-    """How many operations of ``nbytes`` fit a block of about ``budget`` seconds on a slow machine; 3 to 500."""
-    return int(min(500, max(3, budget / (200e-6 + nbytes / 0.8e9))))
 
 
 def quantile(times: Sequence[float], share: float) -> float:
@@ -65,8 +61,10 @@ def machine() -> dict[str, Any]:
 
     from .. import __version__
 
+    torch = sys.modules.get("torch")
     return {
         "collcomm": __version__,
+        **({"torch": torch.__version__} if torch is not None else {}),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "kernel": platform.release(),

@@ -1,4 +1,4 @@
-"""A small network on this machine: namespaces as hosts, joined by a bridge, their links shaped with ``tc tbf``. Needs root.
+"""A small network on this machine: namespaces as hosts on a bridge, their links shaped with ``tc tbf``. Needs root.
 
 Everything lives in namespaces that are made here and deleted again; the machine's own network is not touched.
 """
@@ -82,9 +82,11 @@ class Network:
         family = "ip6" if self._ipv6 else "ip"
         address = self.address(other).strip("[]")
         rules = (
-            f"add table {family} cut; add chain {family} cut in {{ type filter hook input priority 0; }};"
+            f"add table {family} cut;"
+            f"add chain {family} cut in {{ type filter hook input priority 0; }};"
             f"add chain {family} cut out {{ type filter hook output priority 0; }};"
-            f"add rule {family} cut in {family} saddr {address} drop; add rule {family} cut out {family} daddr {address} drop"
+            f"add rule {family} cut in {family} saddr {address} drop;"
+            f"add rule {family} cut out {family} daddr {address} drop"
         )
         self.run(index, "nft", rules)
 

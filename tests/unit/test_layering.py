@@ -1,4 +1,4 @@
-"""Arrows point downwards: which room may import which, what pure rooms do without, where optional packages may appear."""
+"""Arrows point downwards: who may import whom, what pure rooms do without, where optional packages may appear."""
 
 from __future__ import annotations
 
