@@ -137,7 +137,9 @@ class PointToPoint:
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
         self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
-        return PeerLost(f"the message with {member} was lost: {broken.text}; look at comm.view and send it again")
+        gone = member.id not in self._group.progress.members
+        why = "it is no longer in the group" if gone else broken.text
+        return PeerLost(f"the message with {member} was lost: {why}; look at comm.view before sending it again")
 
 
 class _Watch:
