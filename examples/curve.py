@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from record import Record
 
 HELD_OUT, TRAIN, KILLED, JOINED = "#1f4e9c", "#e08214", "#b2182b", "#1b7837"
@@ -74,6 +75,7 @@ def _draw_seconds(axes: Axes, record: Record) -> None:
     axes.set_ylabel("seconds per round")
     axes.set_xlabel("round (number above a bar: peers that contributed)")
     axes.margins(y=0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _columns(points: dict[int, float]) -> tuple[list[int], list[float]]:

@@ -25,8 +25,12 @@ from children import Children, EventStream, die_with_owner
 
 SILENCE_SECONDS = 180.0  # without a word from any peer, the run is given up
 GROUP = "default"
-FULL = {"rounds": 20, "inner_steps": 50, "kill_round": 7, "join_round": 12, "batch": 8, "held_out": 192}
-QUICK = {"rounds": 8, "inner_steps": 8, "kill_round": 3, "join_round": 4, "batch": 4, "held_out": 32}
+FULL = {
+    "rounds": 20, "inner_steps": 50, "kill_round": 7, "join_round": 12, "batch": 8, "inner_lr": 4e-3, "held_out": 192
+}  # fmt: skip
+QUICK = {
+    "rounds": 8, "inner_steps": 8, "kill_round": 3, "join_round": 4, "batch": 4, "inner_lr": 2e-3, "held_out": 32
+}  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
@@ -38,19 +42,18 @@ def arguments() -> argparse.Namespace:
         default="127.0.0.1:0",
         help="address of the coordinator: this machine's in the network, if others are to join (default: %(default)s)",
     )
-    parser.add_argument("--peers", type=_positive, default=4, help="peers to start (default: %(default)s)")
+    parser.add_argument("--peers", type=_positive, default=4, help="peers that begin the run (default: %(default)s)")
     parser.add_argument("--rounds", type=_positive, help=f"outer rounds (default: {FULL['rounds']})")
     parser.add_argument("--inner-steps", type=_positive, help=f"AdamW steps a round (default: {FULL['inner_steps']})")
     parser.add_argument("--kill-round", type=int, help=f"kill a peer in this round; 0: none ({FULL['kill_round']})")
     parser.add_argument("--join-round", type=int, help=f"start one in this round; 0: none ({FULL['join_round']})")
-    parser.add_argument("--inner-lr", type=float, default=4e-3, help="AdamW's learning rate (default: %(default)s)")
+    parser.add_argument("--inner-lr", type=float, help=f"AdamW's learning rate (default: {FULL['inner_lr']})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("diloco-out"), help="directory for results and logs")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few rounds: seconds, for tests")
     parser.add_argument("--name", help="this peer's name, with --join")
-    for hidden in ("--min-size", "--newcomer-round"):
-        parser.add_argument(hidden, type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--newcomer", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--newcomer-round", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--events", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     for name, value in (QUICK if chosen.quick else FULL).items():
@@ -81,7 +84,7 @@ def be_peer(chosen: argparse.Namespace) -> int:
     settings = PeerSettings(
         coordinator=chosen.join,
         name=chosen.name,
-        min_size=chosen.min_size,
+        min_size=chosen.peers,
         shape=Shape(context=64, width=32, layers=1) if chosen.quick else Shape(),
         rounds=chosen.rounds,
         inner_steps=chosen.inner_steps,
@@ -121,7 +124,7 @@ class Job:
 
     def start(self) -> None:
         for number in range(1, self.chosen.peers + 1):
-            self._start_peer(f"peer-{number}", min_size=self.chosen.peers)
+            self._start_peer(f"peer-{number}")
 
     def follow(self, display: Any) -> None:
         """Until all peers have ended."""
@@ -149,15 +152,15 @@ class Job:
                 self.record.killed(inside[0], event["round"], self.children.kill(inside[0]))
         if self._unjoined and event["event"] == "evaluated" and event["round"] + 1 >= self.chosen.join_round:
             self._unjoined = False
-            self._start_peer(self.newcomer, min_size=1)
+            self._start_peer(self.newcomer)
             self.record.tell(time.monotonic(), f"{self.newcomer} started in round {event['round'] + 1}")
 
-    def _start_peer(self, name: str, min_size: int) -> None:
+    def _start_peer(self, name: str) -> None:
         chosen = self.chosen
         options: dict[str, Any] = {
             "join": self.address,
             "name": name,
-            "min-size": min_size,
+            "peers": chosen.peers,
             "rounds": chosen.rounds,
             "inner-steps": chosen.inner_steps,
             "inner-lr": chosen.inner_lr,

@@ -71,11 +71,11 @@ class Network:
         return _run([*self.enter(index), *command])
 
     def unplug(self, index: int) -> None:
-        """Pull the cable of host ``index``: nothing leaves or reaches it, and nobody is told."""
-        self.run(None, "ip", "link", "set", f"port{index}", "nomaster")
+        """Pull the cable of host ``index``: it loses its carrier, the others are told nothing."""
+        self.run(None, "ip", "link", "set", f"port{index}", "down")
 
     def plug_in(self, index: int) -> None:
-        self.run(None, "ip", "link", "set", f"port{index}", "master", "bridge")
+        self.run(None, "ip", "link", "set", f"port{index}", "up")
 
     def cut(self, index: int, other: int) -> None:
         """Drop silently all that passes between two hosts; both still reach the hub and everybody else."""

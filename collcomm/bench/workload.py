@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -37,10 +38,10 @@ def our_call(comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, ou
         "all_gather": lambda: comm.all_gather(part, out=y),
         "reduce_scatter": lambda: comm.reduce_scatter(x, out=y),
         "all_to_all": lambda: comm.all_to_all(x, out=y),
-        "broadcast": lambda: comm.broadcast(x, out=x),
+        "broadcast": lambda: comm.broadcast(x, out=y),
     }
     calls[kind]()
-    _verify(kind, x if kind == "broadcast" else y, n)
+    _verify(kind, y, n)
     if kind == "all_reduce" and not out_of_place:
         x[:] = 0  # stays 0 however often it is summed in place
         return lambda: comm.all_reduce(x, out=x)
@@ -51,6 +52,7 @@ def gloo_call(gloo: Any, kind: str, nbytes: int, dtype: str, n: int) -> Call:
     """The same collective of Gloo, in place where it works in place. Raises AssertionError when its result is wrong."""
     import torch
 
+    warnings.simplefilter("ignore", FutureWarning)  # torch renames some of these; the old names work everywhere
     whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
     block = whole // n
     x = torch.full((whole,), gloo.get_rank() + 1, dtype=getattr(torch, dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,8 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MOVED = ("transports", "planner")  # rooms at the top of the tree that are installed inside the package
 
 
-def _run(command: list[str], cwd: Path) -> tuple[int, str]:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+def _run(command: list[str], cwd: Path, **variables: str) -> tuple[int, str]:
+    environment = {**os.environ, **variables}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -28,7 +30,8 @@ def _types(where: Path) -> tuple[int, str]:
         (package / room).symlink_to(ROOT / room)
     (where / "examples").symlink_to(ROOT / "examples")
     (where / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
-    return _run([sys.executable, "-m", "mypy", "--cache-dir", str(ROOT / ".mypy_cache")], where)
+    command = [sys.executable, "-m", "mypy", "--explicit-package-bases", "--cache-dir", str(ROOT / ".mypy_cache")]
+    return _run(command, where, MYPYPATH="examples")  # the examples are scripts that import their neighbours
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["style", "format"])

@@ -1,0 +1,64 @@
+"""What holds for all tests: they leave no process, thread, namespace or shared memory behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from collcomm.bench.namespaces import PREFIX
+
+SETTLE_SECONDS = 5.0  # what was told to end may need so long to be gone
+POLL_SECONDS = 0.02
+FOREIGN_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python's own, one a run
+
+
+def _children() -> set[str]:
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+            if child.status() != psutil.STATUS_ZOMBIE and not any(helper in command for helper in FOREIGN_HELPERS):
+                found.add(f"process {child.pid}: {command[:200]}")
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def _threads() -> set[str]:
+    return {f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("collcomm")}
+
+
+def _namespaces() -> set[str]:
+    """Those that this process made: others may run tests on the same machine."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        return set()
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    names = {line.split()[0] for line in listed.splitlines() if line}
+    return {f"namespace {name}" for name in names if name.startswith(f"{PREFIX}{os.getpid()}n")}
+
+
+def _shared_memory() -> set[str]:
+    return {str(path) for path in Path("/dev/shm").glob("collcomm*")}
+
+
+def _everything() -> set[str]:
+    return _children() | _threads() | _namespaces() | _shared_memory()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Checked after each module, when its own fixtures have ended."""
+    before = _everything()
+    yield
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (left := _everything() - before) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    assert not left, "left behind: " + "; ".join(sorted(left))

@@ -1,0 +1,69 @@
+"""Hosts that are network namespaces: one peer in each, a coordinator at the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collcomm.bench.launch import CoordinatorProcess, Peers
+from collcomm.bench.namespaces import Network, missing_for_namespaces
+
+PORT = 48148
+PEER_PROGRAM = (str(Path(__file__).with_name("peer.py")),)
+_MISSING = missing_for_namespaces("nft")
+
+Event = dict[str, Any]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests, and skip them with the reason where namespaces cannot be had."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.netns)
+            if _MISSING is not None:
+                item.add_marker(pytest.mark.skip(reason=_MISSING))
+
+
+class Hosts:
+    """A network, its coordinator, and peers in its hosts."""
+
+    def __init__(self, network: Network, coordinator: CoordinatorProcess, peers: Peers):
+        self.network = network
+        self.coordinator = coordinator
+        self.peers = peers
+
+    def start(self, task: str, **options: Any) -> None:
+        """Start ``task`` of peer.py in every host, as peers named host-0, host-1, ..."""
+        for index in range(self.network.hosts):
+            case = {"task": task, "address": self.coordinator.address, "n": self.network.hosts, "index": index}
+            self.peers.start(index, {**case, **options})
+
+    def next_from_each(
+        self, event: str, indices: set[int], seconds: float, accept: Callable[[Event], bool] = lambda event: True
+    ) -> Mapping[int, Event]:
+        """The next ``event`` that satisfies ``accept`` from each of ``indices``. Raises TimeoutError."""
+        found: dict[int, Event] = {}
+        for one in self.peers.events(seconds):
+            if one["event"] == event and one["peer"] in indices - set(found) and accept(one):
+                found[one["peer"]] = one
+                if set(found) == indices:
+                    break
+        return found
+
+
+@pytest.fixture
+def make_hosts() -> Iterator[Callable[..., Hosts]]:
+    """make_hosts(4, ipv6=False) -> Hosts; all of it is gone when the test ends."""
+    with ExitStack() as stack:
+
+        def make(count: int, **options: Any) -> Hosts:
+            network = stack.enter_context(Network(count, **options))
+            address = f"{network.hub_address}:{PORT}"
+            coordinator = stack.enter_context(CoordinatorProcess(address, network.enter(None)))
+            return Hosts(network, coordinator, stack.enter_context(Peers(network.enter, PEER_PROGRAM)))
+
+        yield make
