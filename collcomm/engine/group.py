@@ -155,10 +155,13 @@ class Group:
         plan = self._plan(operation, attempt.rank)
         operation.bind(plan.sizes, self._scratch)
         dtype, ufunc = operation.request.dtype, operation.ufunc
+        undo = operation.undo
+        if undo is not None and (plan.inline or not plan.saves):
+            undo.save_all()
         if plan.inline:
             run_inline(plan, operation.buffers, dtype, ufunc, attempt)
         else:
-            run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams)
+            run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo)
         self.progress.finish(attempt.epoch, attempt.seq)
         run_commit(attempt)
         self.progress.commit(attempt.epoch, attempt.seq)
@@ -169,7 +172,6 @@ class Group:
         if lost is not None:
             operation.restore()
             raise lost
-        operation.settle()
         result = operation.result
         if operation.finish is not None and result is not None:
             operation.finish(result, operation.view.size)

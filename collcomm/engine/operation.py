@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import PeerLost
 from ..types import View
 from .request import ROOTED_KINDS, Request
+from .undo import UndoLog
 
 Array = np.ndarray[Any, Any]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -44,7 +45,7 @@ class Operation:
         self.view = base  # the view in which it ran last
         self.buffers: dict[str, Bytes] = {}
         self.result: Array | None = None
-        self._backup: Bytes | None = None
+        self.undo: UndoLog | None = None
         self._made: Array | None = None
 
     def alive(self, view: View) -> tuple[int, ...]:
@@ -72,8 +73,8 @@ class Operation:
         self.result = None
         gives = self.request.kind == "broadcast" and self.base.ids[self.request.root] == self.member
         if self.in_place and self.source is not None and not gives:
-            self._backup = scratch.take("backup", self.source.nbytes)
-            self._backup[:] = self.source.view(np.uint8)
+            memory = self.source.view(np.uint8)
+            self.undo = UndoLog(memory, scratch.take("undo", memory.size))
         if "in" in sizes and self.source is not None:
             buffers["in"] = self._surviving_blocks(self.alive(self.view)).view(np.uint8)
         if "out" in sizes:
@@ -103,14 +104,8 @@ class Operation:
 
     def restore(self) -> None:
         """Undo what an aborted attempt wrote over the caller's input."""
-        if self._backup is not None:
-            assert self.source is not None
-            self.source.view(np.uint8)[:] = self._backup
-            self._backup = None
-
-    def settle(self) -> None:
-        """The operation is committed: its input need not come back."""
-        self._backup = None
+        if self.undo is not None:
+            self.undo.roll_back()
 
 
 class Scratch:

@@ -29,6 +29,7 @@ class Message:
     target_from: int
     received_first: bool
     after: tuple[int, ...]  # messages that this one must not overtake
+    fresh: bool  # it is the first to write its target
 
     @property
     def places(self) -> list[tuple[str, int]]:
@@ -54,11 +55,13 @@ class Frame:
     target_from: int
     received_first: bool
     after: tuple[int, ...]
+    fresh: bool
 
 
 @dataclass
 class Plan:
-    """What one rank does in one collective. ``peers``: ranks it exchanges data with."""
+    """What one rank does in one collective. ``peers``: ranks it exchanges data with. ``saves``: every message writes either
+    fresh memory or memory written before, never some of both."""
 
     algorithm: str
     messages: tuple[Message, ...]
@@ -66,6 +69,7 @@ class Plan:
     inline: bool
     itemsize: int
     peers: tuple[int, ...]
+    saves: bool = True
     _frames: StreamOrder | None = field(default=None, repr=False)
 
     def frames(self, streams: int) -> StreamOrder:
@@ -98,20 +102,26 @@ def compile_plan(
     hazards = _Hazards()
     messages: list[Message] = []
     ordinals: dict[tuple[bool, int], int] = {}
+    written: set[tuple[str, int]] = set()
+    saves = True
     for index, step in enumerate(schedule.steps):
-        read, written = step.source, step.target
+        read, written_span = step.source, step.target
         if in_place:
-            read, written = _aliased(read), _aliased(written)
+            read, written_span = _aliased(read), _aliased(written_span)
         ordinal = 0
         if step.action is not Action.COPY:
             direction = (step.action is Action.SEND, step.peer)
             ordinal = ordinals.get(direction, 0)
             ordinals[direction] = ordinal + 1
         source, source_from, source_bytes = _range(read, bounds, itemsize)
-        target, target_from, target_bytes = _range(written, bounds, itemsize)
+        target, target_from, target_bytes = _range(written_span, bounds, itemsize)
         if source and target and source_bytes != target_bytes:
             raise AssertionError(f"{schedule.algorithm}: {step} joins {source_bytes} and {target_bytes} bytes")
         nbytes = source_bytes if source else target_bytes
+        chunks = set(_chunks(written_span))
+        fresh = chunks.isdisjoint(written)
+        saves &= fresh or chunks <= written
+        written |= chunks
         messages.append(
             Message(
                 step.action,
@@ -123,7 +133,8 @@ def compile_plan(
                 target,
                 target_from,
                 step.received_first,
-                hazards.before(index, read, written),
+                hazards.before(index, read, written_span),
+                fresh,
             )
         )
     largest = max((message.nbytes for message in messages), default=0)
@@ -134,6 +145,7 @@ def compile_plan(
         inline=largest <= INLINE_BYTES and len(messages) <= INLINE_MESSAGES,
         itemsize=itemsize,
         peers=tuple(sorted({peer for _, peer in ordinals})),
+        saves=saves,
     )
 
 
@@ -215,6 +227,7 @@ def _cut(plan: Plan, streams: int) -> StreamOrder:
                 message.target_from + offset,
                 message.received_first,
                 tuple(after),
+                message.fresh,
             )
             count += 1
             if message.action is Action.COPY:

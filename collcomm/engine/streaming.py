@@ -18,6 +18,7 @@ from ..transports.frames import HEADER_BYTES, Kind, pack
 from ..transports.stream import WAIT_SECONDS
 from .attempt import Attempt
 from .plan import FRAME_BYTES, Frame, Plan
+from .undo import UndoLog
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -29,10 +30,14 @@ def run_streaming(
     ufunc: np.ufunc | None,
     attempt: Attempt,
     streams: int,
+    undo: UndoLog | None = None,
 ) -> None:
-    """``buffers``: flat bytes by name; ``streams``: per link. Raises Halted, Mismatch, LinkBroken."""
+    """``buffers``: flat bytes by name; ``streams``: per link; ``undo``: hears of what is overwritten in "out".
+
+    Raises Halted, Mismatch, LinkBroken.
+    """
     order = plan.frames(streams)
-    work = _Work(buffers, dtype, ufunc, attempt, order.count)
+    work = _Work(buffers, dtype, ufunc, attempt, order.count, undo if plan.saves else None)
     senders = [_Sender(work, peer, number, frames) for (peer, number), frames in order.sends.items()]
     receivers = [_Receiver(work, peer, number, frames) for (peer, number), frames in order.receives.items()]
     try:
@@ -55,7 +60,9 @@ class _Work:
         ufunc: np.ufunc | None,
         attempt: Attempt,
         count: int,
+        undo: UndoLog | None,
     ):
+        self.undo = undo
         self.buffers = buffers
         self.dtype = dtype
         self.ufunc = ufunc
@@ -73,6 +80,9 @@ class _Work:
         return self.buffers[frame.source][frame.source_from : frame.source_from + frame.nbytes]
 
     def target(self, frame: Frame) -> Bytes:
+        """Memory that the frame is about to overwrite."""
+        if self.undo is not None and frame.fresh and frame.target == "out":
+            self.undo.save(frame.target_from, frame.nbytes)
         return self.buffers[frame.target][frame.target_from : frame.target_from + frame.nbytes]
 
     def header(self, frame: Frame) -> bytes:
