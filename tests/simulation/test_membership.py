@@ -13,7 +13,7 @@ from tests.simulation.world import World
 
 SEEDS = 600
 BATCH = 50
-FAULT_SECONDS = 4.0
+FAULT_SECONDS = 6.0
 PATIENCE_SECONDS = 60.0  # simulated
 OPERATIONS = 2
 

@@ -55,6 +55,7 @@ class World:
         self.ledger = Ledger()
         self.group = GroupMachine("run", "incarnation", b"8 bytes!")
         self.peers: list[SimPeer] = []
+        self._members: dict[int, SimPeer] = {}
         self.busy_until = 0.0  # the coordinator is held up until then
         self.log: list[str] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -66,6 +67,7 @@ class World:
         self._on_failure = self.random.choice(("retry", "retry", "raise"))
         self._slow = self.random.choice((0.002, 0.02, 0.1))  # seconds, the usual delay of a message
         self._epoch = 0
+        self._ids: tuple[int, ...] = ()
         for _ in range(self._min_size + self.random.randint(0, 2)):
             self.spawn()
         self._tick()
@@ -143,6 +145,8 @@ class World:
             self._note_run()
         for effect in effects:
             if isinstance(effect, Send):
+                if effect.message["t"] == "welcome":
+                    self._members[effect.message["member"]] = self._named(effect.key)
                 self._to_peer_machine(self._named(effect.key), encode(effect.message))
             elif isinstance(effect, Ping):
                 self._pulse(self._named(effect.key), effect.number)
@@ -155,8 +159,6 @@ class World:
         goes_on = new == old + 1 and bool(set(self._ids) & set(self.group.view.ids))
         self.ledger.runs[new] = self.ledger.runs[old] if goes_on else new
         self._epoch, self._ids = new, self.group.view.ids
-
-    _ids: tuple[int, ...] = ()
 
     def _to_peer_machine(self, peer: SimPeer, data: bytes) -> None:
         self.after(self._arrival(b"", peer.key), lambda: peer.when_running(lambda: peer.receive(decode(data))))
@@ -185,9 +187,6 @@ class World:
     def _named(self, key: bytes) -> SimPeer:
         return self.peers[int(key[1:])]
 
-    def _member(self, member: int) -> SimPeer | None:
-        return next((peer for peer in self.peers if peer.member == member), None)
-
     def spawn(self) -> SimPeer:
         peer = SimPeer(self, f"p{len(self.peers)}")
         self.peers.append(peer)
@@ -195,8 +194,7 @@ class World:
         return peer
 
     def to_peer(self, source: SimPeer, member: int, frame: tuple[str, int, int, int, Any]) -> None:
-        target = self._member(member)
-        assert target is not None
+        target = self._members[member]
         pair = frozenset((source.member, member))
         lost_at_crash = self.random.random() < 0.5  # a reset throws away what was not read yet
 
@@ -283,7 +281,7 @@ class World:
             peer.think = 2 * self.random.random() * 4.0
 
     def cause_faults(self, seconds: float) -> None:
-        for _ in range(self.random.randint(1, 8)):
+        for _ in range(self.random.randint(1, 12)):
             self.after(self.random.uniform(0.0, seconds), self._fault)
         self.run_until(seconds)
 
