@@ -18,6 +18,7 @@ from .pointtopoint import PointToPoint
 from .types import View
 
 LEAVE_SECONDS = 5.0
+IN_PLACE_KINDS = frozenset({"all_reduce", "broadcast"})  # others copy an input that is also the output
 
 
 class Communicator:
@@ -358,7 +359,9 @@ class Communicator:
         target = HostArray(out, "out")
         target.require_writable("out")
 
-        def arrived(_: Any) -> Any:
+        def arrived(_: Any, error: BaseException | None) -> Any:
+            if error is not None:
+                raise error
             target.write_back()
             return out
 
@@ -397,8 +400,10 @@ class Communicator:
             finish,
         )
 
-        def conclude(flat: Array | None) -> Any:
+        def conclude(flat: Array | None, error: BaseException | None) -> Any:
             group.show(operation.view)
+            if error is not None:
+                raise error
             if flat is None:
                 return None
             if target is not None:
@@ -411,7 +416,11 @@ class Communicator:
         seconds = self._seconds(timeout)
         if async_op:
             return group.submit(operation, seconds, conclude)
-        return conclude(group.run(operation, seconds))
+        try:
+            flat = group.run(operation, seconds)
+        except BaseException as error:
+            return conclude(None, error)
+        return conclude(flat, None)
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -425,7 +434,8 @@ class Communicator:
             raise self._session.failure
         if out is None:
             return None
-        target = given if out is given.value else HostArray(out, "out")
+        in_place = out is given.value and asked.kind in IN_PLACE_KINDS
+        target = given if in_place else HostArray(out, "out")
         target.require_writable("out")
         if target.dtype != given.dtype:
             raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")

@@ -13,7 +13,7 @@ import xxhash
 
 from .arrays import Array
 from .engine import Group, Session
-from .engine.handle import Handle
+from .engine.handle import Conclusion, Handle
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
 from .transports.base import Link, LinkBroken, Stream
@@ -41,7 +41,7 @@ class PointToPoint:
         return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline), None)
 
     def receive(
-        self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Callable[[Any], Any]
+        self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion
     ) -> Any:
         member = self._member(src, tag)
         deadline = time.monotonic() + timeout
@@ -71,7 +71,7 @@ class PointToPoint:
         member: Member,
         async_op: bool,
         work: Callable[[], Any],
-        arrived: Callable[[Any], Any] | None,
+        arrived: Conclusion | None,
     ) -> Any:
         with self._lock:
             name = f"collcomm-{direction}-{member.id}"
@@ -81,7 +81,7 @@ class PointToPoint:
             handle: Handle = lane.submit(lambda: work, text, arrived)
             return handle
         value = lane.run(lambda: work, text)
-        return value if arrived is None else arrived(value)
+        return value if arrived is None else arrived(value, None)
 
     # -- on the lane's thread ------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class PointToPoint:
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
         self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
-        gone = member.id not in self._group.progress.members
+        gone = member.id not in self._group.progress.view.ids
         why = "it is no longer in the group" if gone else broken.text
         return PeerLost(f"the message with {member} was lost: {why}; look at comm.view before sending it again")
 
@@ -152,7 +152,7 @@ class _Watch:
     def check(self) -> None:
         if self._session.failure is not None:
             raise self._session.failure
-        if self._member.id not in self._group.progress.members:
+        if self._member.id not in self._group.progress.view.ids:
             raise PeerLost(f"{self._what} {self._member}: it is no longer in the group")
         if time.monotonic() > self._deadline:
             raise CollectiveTimeout(f"{self._what} {self._member} did not finish in time")

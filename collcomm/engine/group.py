@@ -21,10 +21,11 @@ from ..transports.base import Link, LinkBroken
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
+from .handle import Conclusion, Handle
 from .inline import run_commit, run_inline
 from .operation import Operation, Scratch
 from .plan import INLINE_BYTES, Plan, compile_plan
-from .progress import Halted, Progress
+from .progress import Failure, Halted, Progress
 from .queue import OperationQueue
 from .request import Request
 from .streaming import run_streaming
@@ -52,13 +53,12 @@ class Group:
         self.gid = gid
         self.view = view
         self.session = session
-        self.progress = Progress(gid, view.epoch, view.ids, consumed)
+        self.progress = Progress(gid, view, consumed)
         self.queue = OperationQueue(f"collcomm-engine-{gid}")
         self.splits = 0
         self.retries = 0
         self.operations = 0
         self.seconds_lost = 0.0
-        self._current = view  # of progress.epoch
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan] = {}
         self._rank = -1
@@ -70,13 +70,12 @@ class Group:
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
     def adopt(self, view: View, outcome: Outcome | None) -> None:
-        ids = set(self.progress.members)
+        ids = set(self.progress.view.ids)
         mine = view if self.gid == 0 else View(view.epoch, tuple(m for m in view.members if m.id in ids))
         with self.progress.changed:
             if outcome is None:  # nobody has done anything here yet
                 outcome = Outcome(self.progress.complete, self.progress.complete)
-            self._current = mine
-            self.progress.adopt(view.epoch, mine.ids, outcome)
+            self.progress.adopt(mine, outcome)
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
@@ -84,11 +83,9 @@ class Group:
         """Run to the end in the caller's thread (or behind what is queued); returns the flat result."""
         return self.queue.run(lambda: self._numbered(operation, timeout), operation.request.kind)
 
-    def submit(self, operation: Operation, timeout: float, on_result: Callable[[Any], Any]) -> Any:
-        """Queue it; the handle's result is what ``on_result`` makes of the flat result."""
-        return self.queue.submit(
-            lambda: self._numbered(operation, timeout), operation.request.call.text, on_result
-        )
+    def submit(self, operation: Operation, timeout: float, conclude: Conclusion) -> Handle:
+        """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
+        return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
 
     def show(self, view: View) -> None:
         """The user learns of ``view``."""
@@ -125,8 +122,9 @@ class Group:
             if fate is True:
                 break
             operation.restore()
-            if isinstance(fate, Verdict):
-                raise self._error(operation, fate)
+            if isinstance(fate, Failure):
+                operation.view = fate.view
+                raise self._error(operation, fate.verdict)
             self.retries += 1
         if failed_at:
             self.seconds_lost += time.monotonic() - failed_at
@@ -135,7 +133,7 @@ class Group:
     def _begin(self, operation: Operation, seq: int, deadline: float) -> Attempt:
         asked_for = operation.request
         with self.progress.lock:
-            view = self._current
+            view = self.progress.view
             wanted = self.progress.enter(seq, asked_for.call)
         if view.epoch != self._bound_epoch:
             self._bound_epoch = view.epoch
@@ -199,7 +197,7 @@ class Group:
         if link is None:
             with self.progress.changed:
                 attempt.check()
-                member = self._current[rank]
+                member = self.progress.view[rank]
             transport = self.session.transport
             link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,), linked=False))
             self._links[rank] = link
@@ -215,7 +213,7 @@ class Group:
     def _stalled(self, attempt: Attempt, ranks: Sequence[int]) -> None:
         with self.progress.lock:
             attempt.check()
-            waiting_on = [self._current.ids[rank] for rank in ranks]
+            waiting_on = [self.progress.view.ids[rank] for rank in ranks]
             call = self.progress.call
         assert call is not None
         expired = time.monotonic() > attempt.deadline
@@ -223,7 +221,7 @@ class Group:
             raise self._give_up(call.text)
         self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
 
-    def _fate(self, operation: Operation, seq: int, epoch: int, deadline: float) -> Verdict | bool:
+    def _fate(self, operation: Operation, seq: int, epoch: int, deadline: float) -> Failure | bool:
         """What the group's next view makes of an attempt in ``epoch`` that cannot go on."""
         began = time.monotonic()
         told = 0.0

@@ -9,13 +9,19 @@ from typing import Any
 
 from ..errors import CollectiveTimeout
 
+Conclusion = Callable[[Any, BaseException | None], Any]
+
 
 class Handle:
-    """Result of ``async_op=True``. Thread-safe; also awaitable in a running asyncio loop."""
+    """Result of ``async_op=True``. Thread-safe; also awaitable in a running asyncio loop.
 
-    def __init__(self, text: str, on_result: Callable[[Any], Any] | None = None):
+    ``conclude(value, error)`` makes the result out of what the engine computed, or raises; it runs once, in the thread that
+    first asks for the result.
+    """
+
+    def __init__(self, text: str, conclude: Conclusion | None = None):
         self._text = text
-        self._on_result = on_result
+        self._conclude = conclude
         self._finished = threading.Condition()
         self._done = False
         self._value: Any = None
@@ -35,11 +41,15 @@ class Handle:
         enough; the operation then goes on, and result() may be called again."""
         if not self.wait(timeout):
             raise CollectiveTimeout(f"{self._text} has not finished within {timeout} s; it goes on")
+        with self._finished:
+            if self._conclude is not None:
+                conclude, self._conclude = self._conclude, None
+                try:
+                    self._value = conclude(self._value, self._error)
+                except BaseException as error:
+                    self._error = error
         if self._error is not None:
             raise self._error
-        if self._on_result is not None:
-            convert, self._on_result = self._on_result, None
-            self._value = convert(self._value)
         return self._value
 
     def exception(self) -> BaseException | None:

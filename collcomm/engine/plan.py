@@ -97,7 +97,7 @@ def compile_plan(
 
     With ``in_place`` the buffers "in" and "out" are the same memory.
     """
-    if in_place and not schedule.in_place:
+    if in_place and "in" in schedule.chunks and not schedule.in_place:
         raise AssertionError(f"{schedule.kind} by {schedule.algorithm} cannot run in place")
     hazards = _Hazards()
     messages: list[Message] = []

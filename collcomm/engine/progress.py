@@ -23,9 +23,20 @@ Inputs stay intact on abort because an executor never writes them (or restores t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from ..types import Call, GroupReport, Outcome, Verdict
+from ..types import Call, GroupReport, Outcome, Verdict, View
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Operations ``first`` to ``last`` have failed everywhere, when ``view`` was adopted."""
+
+    first: int
+    last: int
+    verdict: Verdict
+    view: View
 
 
 class Halted(Exception):
@@ -35,12 +46,12 @@ class Halted(Exception):
 class Progress:
     """Thread-safe record of one communicator. ``changed`` is notified at every adopt and close."""
 
-    def __init__(self, gid: int, epoch: int, members: Sequence[int], consumed: int):
+    def __init__(self, gid: int, view: View, consumed: int):
         self.gid = gid
+        self.view = view  # of the communicator's members, as of the last adopt
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
-        self.epoch = epoch
-        self.members = tuple(members)
+        self.epoch = view.epoch
         self.halted = False
         self.failure: Exception | None = None  # set once: this communicator can do nothing any more
         self.called = consumed  # highest seq handed out to a call of the user
@@ -49,7 +60,7 @@ class Progress:
         self.committed = consumed
         self.call: Call | None = None  # what `entered` stands for
         self._asked = 0  # a seq that the coordinator wants to hear of once it is entered
-        self._failed: list[tuple[int, int, Verdict]] = []  # (first, last, why), ascending
+        self._failed: list[Failure] = []  # ascending
 
     def take(self) -> int:
         """The sequence number of the next call. Callers hold the communicator's order of calls."""
@@ -89,7 +100,7 @@ class Progress:
         with self.changed:
             self.halted = True
             self.changed.notify_all()
-            return GroupReport(self.complete, self.entered, self.members)
+            return GroupReport(self.complete, self.entered, self.view.ids)
 
     def inquire(self, seq: int) -> Call | None:
         """What seq stands for here, or None and a note to tell when it is entered."""
@@ -99,15 +110,15 @@ class Progress:
             self._asked = seq
             return None
 
-    def adopt(self, epoch: int, members: Sequence[int], outcome: Outcome) -> None:
+    def adopt(self, view: View, outcome: Outcome) -> None:
         with self.changed:
-            assert epoch > self.epoch, (epoch, self.epoch)
+            assert view.epoch > self.epoch, (view.epoch, self.epoch)
             assert self.committed <= outcome.decided <= self.complete, (self, outcome)
-            self.epoch = epoch
-            self.members = tuple(members)
+            self.view = view
+            self.epoch = view.epoch
             if outcome.consumed > outcome.decided:
                 verdict = outcome.verdict or Verdict("lost", "the view changed")
-                self._failed.append((outcome.decided + 1, outcome.consumed, verdict))
+                self._failed.append(Failure(outcome.decided + 1, outcome.consumed, verdict, view))
             self.committed = self.complete = self.entered = outcome.consumed
             self.halted = False
             self.changed.notify_all()
@@ -119,10 +130,10 @@ class Progress:
                 self.failure = failure
             self.changed.notify_all()
 
-    def resolve(self, seq: int, epoch: int, patience: Callable[[], None]) -> Verdict | bool:
+    def resolve(self, seq: int, epoch: int, patience: Callable[[], None]) -> Failure | bool:
         """Wait until a view after ``epoch`` has been adopted, then tell about ``seq``.
 
-        True: it is committed; a Verdict: it has failed; False: run it (again). ``patience`` is called now and then
+        True: it is committed; a Failure: it has failed; False: run it (again). ``patience`` is called now and then
         while waiting and ends the wait by raising, as does a failure of the whole communicator.
         """
         while True:
@@ -135,13 +146,13 @@ class Progress:
                 return fate
             patience()  # without the lock: it may end the whole communicator
 
-    def _fate(self, seq: int, epoch: int) -> Verdict | bool | None:
+    def _fate(self, seq: int, epoch: int) -> Failure | bool | None:
         if self.failure is not None:
             raise self.failure
-        while self._failed and self._failed[0][1] < seq:
+        while self._failed and self._failed[0].last < seq:
             self._failed.pop(0)
-        if self._failed and self._failed[0][0] <= seq:
-            return self._failed[0][2]
+        if self._failed and self._failed[0].first <= seq:
+            return self._failed[0]
         if seq <= self.committed:
             return True
         return False if self.epoch > epoch and not self.halted else None

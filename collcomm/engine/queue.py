@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .handle import Handle
+from .handle import Conclusion, Handle
 
 Work = Callable[[], Any]
 
@@ -44,13 +44,13 @@ class OperationQueue:
         finally:
             self._release()
 
-    def submit(self, prepare: Callable[[], Work], text: str, on_result: Callable[[Any], Any] | None = None) -> Handle:
+    def submit(self, prepare: Callable[[], Work], text: str, conclude: Conclusion | None = None) -> Handle:
         """Queue an operation for the engine thread."""
         with self._lock:
-            return self._append(prepare(), text, on_result)
+            return self._append(prepare(), text, conclude)
 
-    def _append(self, work: Work, text: str, on_result: Callable[[Any], Any] | None) -> Handle:
-        handle = Handle(text, on_result)
+    def _append(self, work: Work, text: str, conclude: Conclusion | None) -> Handle:
+        handle = Handle(text, conclude)
         self._waiting.append((work, handle))
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)

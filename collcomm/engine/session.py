@@ -106,13 +106,13 @@ class Session:
     def mismatch(self, group: Group, attempt: Attempt) -> None:
         call = group.progress.call
         assert call is not None
-        self.agent.mismatch(attempt.epoch, group.gid, attempt.seq, call, group.progress.members)
+        self.agent.mismatch(attempt.epoch, group.gid, attempt.seq, call, group.progress.view.ids)
 
     def stalled(
         self, group: Group, epoch: int, seq: int, call: Call, waiting_on: Sequence[int], expired: bool
     ) -> None:
         tell = self.agent.expired if expired else self.agent.stalled
-        tell(epoch, group.gid, seq, call, group.progress.members, tuple(waiting_on))
+        tell(epoch, group.gid, seq, call, group.progress.view.ids, tuple(waiting_on))
 
     def entered(self, group: Group, epoch: int, seq: int, call: Call) -> None:
         self.agent.entered(epoch, group.gid, seq, call)

@@ -165,6 +165,14 @@ def test_views_and_strides() -> None:
         overlapping = np.arange(10, dtype=np.float64)
         comm.all_reduce(overlapping[:8], out=overlapping[2:])
         np.testing.assert_array_equal(overlapping[2:], np.arange(8) * 2)
+        swapped = np.array([10 * comm.rank, 10 * comm.rank + 1])
+        comm.all_to_all(swapped, out=swapped)
+        assert swapped.tolist() == [comm.rank, 10 + comm.rank]
+        summed = np.ones(3)
+        comm.reduce(summed, out=summed)
+        assert summed.tolist() == ([2.0] * 3 if comm.rank == 0 else [1.0] * 3)
+        told = np.full(4, comm.rank)
+        assert comm.broadcast(told, root=1, out=told) is told and (told == 1).all()
         assert comm.all_reduce(np.float32(3.0)) == 6
         assert comm.all_reduce(memoryview(bytearray(b"\x01\x02"))).tolist() == [2, 4]
 

@@ -146,10 +146,10 @@ class SimPeer:
         previous, self.view = self.view, effect.view
         outcome = effect.outcomes[0]
         if self.progress is None:
-            self.progress = Progress(0, self.view.epoch, self.view.ids, outcome.consumed)
+            self.progress = Progress(0, self.view, outcome.consumed)
             self._call_next()
         else:
-            self.progress.adopt(self.view.epoch, self.view.ids, outcome)
+            self.progress.adopt(self.view, outcome)
             if self._operation is not None:
                 self._settle(self._operation, previous.epoch)
             elif self.admission is not None:
@@ -161,7 +161,7 @@ class SimPeer:
     def link_closed(self, member: int) -> None:
         """The connection to ``member`` is gone. Said once per view, and not while the view changes, as the engine does."""
         progress = self.progress
-        if progress is None or progress.halted or self.gone or member not in progress.members:
+        if progress is None or progress.halted or self.gone or member not in progress.view.ids:
             return
         if (progress.epoch, member) not in self._accused:
             self._accused.add((progress.epoch, member))
@@ -201,7 +201,7 @@ class SimPeer:
 
     def _broadcast(self, kind: str, operation: Operation, payload: Any) -> None:
         assert self.progress is not None
-        for member in self.world.shuffled(self.progress.members):
+        for member in self.world.shuffled(self.progress.view.ids):
             if self.crash_after is not None:
                 self.crash_after -= 1
                 if self.crash_after < 0:
@@ -229,7 +229,7 @@ class SimPeer:
         place = (operation.epoch, operation.seq)
         progress = self.progress
         assert progress is not None
-        if operation.epoch != progress.epoch or set(self._contributions.get(place, ())) != set(progress.members):
+        if operation.epoch != progress.epoch or set(self._contributions.get(place, ())) != set(progress.view.ids):
             return
         if len({fingerprint for fingerprint, _ in self._contributions[place].values()}) > 1:
             if not operation.disputed and not progress.halted:
@@ -238,7 +238,7 @@ class SimPeer:
         elif not operation.finishing:
             operation.finishing = True
             self.after(self.world.random.choice((0.0, 0.005, 0.05)), lambda: self._finish(operation, place[0]))
-        elif operation.value is not None and self._done.get(place) == set(progress.members):
+        elif operation.value is not None and self._done.get(place) == set(progress.view.ids):
             self._commit(operation)
 
     def _finish(self, operation: Operation, epoch: int) -> None:
@@ -250,7 +250,7 @@ class SimPeer:
             progress.finish(epoch, operation.seq)
         except Halted:
             return
-        operation.value = (epoch, progress.members)
+        operation.value = (epoch, progress.view.ids)
         self._broadcast("done", operation, None)
 
     def _commit(self, operation: Operation) -> None:
@@ -315,11 +315,11 @@ class SimPeer:
             "gid": 0,
             "seq": operation.seq,
             "call": [operation.call.fingerprint, operation.call.text],
-            "members": list(self.progress.members),
+            "members": list(self.progress.view.ids),
         }
         if kind != "mismatch":
             there = self._contributions.get((operation.epoch, operation.seq), {})
-            message["waiting_on"] = [member for member in self.progress.members if member not in there]
+            message["waiting_on"] = [member for member in self.progress.view.ids if member not in there]
         self._post(message)
 
 

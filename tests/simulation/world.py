@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,8 +50,9 @@ class Ledger:
 class World:
     """``settle`` after ``cause_faults``: no more faults, everybody alive must get on."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, faults: tuple[str, ...] = ()):
         self.random = random.Random(seed)
+        self._faults = faults or FAULTS
         self.now = 0.0
         self.ledger = Ledger()
         self.group = GroupMachine("run", "incarnation", b"8 bytes!")
@@ -63,6 +65,8 @@ class World:
         self._order: dict[tuple[bytes, bytes], float] = {}
         self._reset: dict[frozenset[int], int] = {}  # pair of members -> newest epoch whose frames are lost
         self._cut: set[frozenset[int]] = set()
+        self._line: Counter[bytes] = Counter()  # how often a control connection was lost; what was in flight is gone
+        self._away: dict[bytes, float] = {}  # ... and when it is back
         self._min_size = self.random.randint(1, 4)
         self._on_failure = self.random.choice(("retry", "retry", "raise"))
         self._slow = self.random.choice((0.002, 0.02, 0.1))  # seconds, the usual delay of a message
@@ -117,10 +121,15 @@ class World:
         }
 
     def to_coordinator(self, peer: SimPeer, message: dict[str, Any]) -> None:
-        data = encode(message)
-        self._at_coordinator(
-            self._arrival(peer.key, b""), lambda: self.group.receive(self.now, peer.key, decode(data))
-        )
+        """Waits at the peer while the connection is away, is lost when it breaks meanwhile."""
+        data, key = encode(message), peer.key
+        line = self._line[key]
+        wait = max(self._away.get(key, 0.0) - self.now, 0.0)
+
+        def arrive() -> list[CoordinatorEffect]:
+            return self.group.receive(self.now, key, decode(data)) if line == self._line[key] else []
+
+        self._at_coordinator(wait + self._arrival(key, b""), arrive)
 
     def _at_coordinator(self, seconds: float, event: Callable[[], list[CoordinatorEffect]]) -> None:
         """An event arrives there, and is looked at once the coordinator runs."""
@@ -161,7 +170,15 @@ class World:
         self._epoch, self._ids = new, self.group.view.ids
 
     def _to_peer_machine(self, peer: SimPeer, data: bytes) -> None:
-        self.after(self._arrival(b"", peer.key), lambda: peer.when_running(lambda: peer.receive(decode(data))))
+        """Is lost while the connection is away (a ROUTER drops it), or when it breaks meanwhile."""
+        line = self._line[peer.key]
+
+        def arrive() -> None:
+            if line == self._line[peer.key]:
+                peer.when_running(lambda: peer.receive(decode(data)))
+
+        if self.now >= self._away.get(peer.key, 0.0):
+            self.after(self._arrival(b"", peer.key), arrive)
 
     def _pulse(self, peer: SimPeer, number: int) -> None:
         def echo() -> None:
@@ -250,10 +267,18 @@ class World:
             self._notice(peer, other.member)
             self.after(0.2, lambda: self._nag(peer, other))
 
+    def _lose_line(self, peer: SimPeer) -> None:
+        """The control connection breaks and is back soon, as ZeroMQ makes it anew by itself."""
+        seconds = self.random.uniform(0.05, 0.3)
+        self.log.append(f"{self.now:8.3f}  {peer.name} loses its line to the coordinator for {seconds:.2f} s")
+        self._line[peer.key] += 1
+        self._away[peer.key] = self.now + seconds
+        self._at_coordinator(0.0, lambda: self.group.disconnected(self.now, peer.key))
+
     def _fault(self) -> None:
         running = [peer for peer in self.peers if peer.running]
         members = [peer for peer in running if peer.progress is not None and not peer.paused]
-        kind = self.random.choice(FAULTS)
+        kind = self.random.choice(self._faults)
         if kind == "join":
             self.spawn()
         elif kind == "coordinator":
@@ -275,6 +300,8 @@ class World:
         elif kind == "leave":
             self.log.append(f"{self.now:8.3f}  {peer.name} leaves")
             peer.leave()
+        elif kind == "blip":
+            self._lose_line(peer)
         elif kind == "odd":
             peer.odd_seq = peer.progress.called + 1
         elif kind == "slow":
@@ -318,3 +345,4 @@ FAULTS = (
     *("crash", "crash", "crash midway", "crash midway", "crash midway", "stopped", "stopped", "stalled"),
     *("reset", "reset", "cut", "join", "join", "join", "leave", "odd", "slow", "coordinator"),
 )
+BLIPS = (*FAULTS, *("blip",) * 8)
