@@ -14,9 +14,9 @@ if not (_package / "transports").is_dir() and (_package.parent / "transports").i
     __path__.append(str(_package.parent))
 del _package
 
-from .communicator import Communicator  # noqa: E402
-from .engine import Handle  # noqa: E402
-from .errors import (  # noqa: E402
+from .communicator import Communicator
+from .engine import Handle
+from .errors import (
     AuthenticationFailed,
     CollcommError,
     CollectiveMismatch,
@@ -29,9 +29,9 @@ from .errors import (  # noqa: E402
     UnsupportedTransport,
     ViewChanged,
 )
-from .joining import join  # noqa: E402
-from .membership import Coordinator  # noqa: E402
-from .types import Member, View  # noqa: E402
+from .joining import join
+from .membership import Coordinator
+from .types import Member, View
 
 __version__ = "0.1.0"
 

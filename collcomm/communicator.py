@@ -192,9 +192,7 @@ class Communicator:
         """
         given = HostArray(x, "x")
         rows = self._rows(given, counts, divided=True)
-        asked = request(
-            "reduce_scatter", given.dtype, op=op, counts=_elements(rows, given.shape)
-        )
+        asked = request("reduce_scatter", given.dtype, op=op, counts=_elements(rows, given.shape))
         shape = (rows[self.rank], *given.shape[1:])
         return self._reduce(asked, given, out, shape, async_op, timeout)
 

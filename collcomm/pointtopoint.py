@@ -40,9 +40,7 @@ class PointToPoint:
         deadline = time.monotonic() + timeout
         return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline), None)
 
-    def receive(
-        self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion
-    ) -> Any:
+    def receive(self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
         member = self._member(src, tag)
         deadline = time.monotonic() + timeout
         return self._go("recv", member, async_op, lambda: self._receive(flat, member, tag, deadline), arrived)
@@ -206,5 +204,3 @@ def _read(stream: Stream, view: memoryview, watch: _Watch) -> None:
         got += count
         if not count:
             watch.check()
-
-

@@ -48,9 +48,7 @@ def _ring(moves: int, sums: int) -> _Cost:
 
 
 def _doubling(n: int, nbytes: float, links: Links) -> float:
-    return (_rounds(n) + 2 * (n & (n - 1) != 0)) * (
-        links.latency + nbytes * _per_byte(links) + nbytes / links.compute
-    )
+    return (_rounds(n) + 2 * (n & (n - 1) != 0)) * (links.latency + nbytes * _per_byte(links) + nbytes / links.compute)
 
 
 def _star(n: int, nbytes: float, links: Links) -> float:

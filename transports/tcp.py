@@ -252,9 +252,7 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # IPv6 may be compiled in and switched off
-            return socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
-            )
+            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
     return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)
 
 
@@ -291,8 +289,10 @@ def _await_ready(sock: socket.socket, code: int, check: Callable[[], None]) -> N
         _poll(sock, select.POLLOUT, check)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
-        raise OSError(code, os.strerror(code)) if code not in _REFUSED else ConnectionRefusedError(
-            code, os.strerror(code)
+        raise (
+            OSError(code, os.strerror(code))
+            if code not in _REFUSED
+            else ConnectionRefusedError(code, os.strerror(code))
         )
 
 

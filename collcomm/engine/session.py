@@ -108,9 +108,7 @@ class Session:
         assert call is not None
         self.agent.mismatch(attempt.epoch, group.gid, attempt.seq, call, group.progress.view.ids)
 
-    def stalled(
-        self, group: Group, epoch: int, seq: int, call: Call, waiting_on: Sequence[int], expired: bool
-    ) -> None:
+    def stalled(self, group: Group, epoch: int, seq: int, call: Call, waiting_on: Sequence[int], expired: bool) -> None:
         tell = self.agent.expired if expired else self.agent.stalled
         tell(epoch, group.gid, seq, call, group.progress.view.ids, tuple(waiting_on))
 

@@ -162,9 +162,7 @@ class Agent:
         """The link to ``member`` has failed. Said once per member and view."""
         if (epoch, member) not in self._accused:
             self._accused.add((epoch, member))
-            self._tell(
-                {"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]}
-            )
+            self._tell({"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]})
 
     def stalled(
         self, epoch: int, gid: int, seq: int, call: Call, members: Sequence[int], waiting_on: Sequence[int]

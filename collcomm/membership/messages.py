@@ -98,7 +98,11 @@ FIELDS: dict[str, dict[str, Check]] = {
     "mismatch": {**_operation, "call": _call, "members": _ids},
     "call": {**_operation, "call": _call},
     # coordinator to peer
-    "welcome": {"member": _id, "incarnation": _text(64), "token": lambda value: isinstance(value, bytes) and len(value) == 8},
+    "welcome": {
+        "member": _id,
+        "incarnation": _text(64),
+        "token": lambda value: isinstance(value, bytes) and len(value) == 8,
+    },
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
     "halt": {"epoch": _number, "round": _number},

@@ -165,7 +165,9 @@ class Coordinator:
         except BadMessage as error:
             self.rubbish += 1
             if is_other_version(data):
-                self._carry_out([Send(key, {"t": "rejected", "text": f"{error}; install the same collcomm everywhere"})])
+                self._carry_out(
+                    [Send(key, {"t": "rejected", "text": f"{error}; install the same collcomm everywhere"})]
+                )
             return
         name = self._home.get(key)
         if message["t"] == "join" and name is None:

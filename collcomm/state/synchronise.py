@@ -132,9 +132,7 @@ def _transfer(comm: Group, content: Content, election: Election, report: SyncRep
     return True
 
 
-def _one_round(
-    comm: Group, content: Content, transfer: Transfer, sizes: list[int], report: SyncReport
-) -> Any:
+def _one_round(comm: Group, content: Content, transfer: Transfer, sizes: list[int], report: SyncReport) -> Any:
     view, me = comm.view, comm.rank
     outgoing = [transfer.get((me, rank), []) for rank in range(view.size)]
     incoming = [transfer.get((rank, me), []) for rank in range(view.size)]

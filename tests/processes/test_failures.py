@@ -35,7 +35,9 @@ class Processes:
         for _ in range(n):
             hear, tell = CONTEXT.Pipe(duplex=False)
             name = f"p{len(self.children)}"
-            child = CONTEXT.Process(target=_live, args=(self.address, name, body, tell, arguments, options), daemon=True)
+            child = CONTEXT.Process(
+                target=_live, args=(self.address, name, body, tell, arguments, options), daemon=True
+            )
             child.start()
             tell.close()
             self.children.append(child)
@@ -62,7 +64,9 @@ class Processes:
             child.join(10)
 
 
-def _live(address: str, name: str, body: Callable[..., None], tell: Connection, arguments: tuple, options: dict) -> None:
+def _live(
+    address: str, name: str, body: Callable[..., None], tell: Connection, arguments: tuple, options: dict
+) -> None:
     try:
         with collcomm.join(address, name=name, timeout=30, **options) as comm:
             body(comm, tell, *arguments)

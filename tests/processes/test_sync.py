@@ -61,16 +61,15 @@ def test_no_majority_is_an_error_for_all() -> None:
 
 
 def test_bad_arguments() -> None:
-    with collcomm.Coordinator("127.0.0.1:0") as coordinator:
-        with collcomm.join(coordinator.address, timeout=10) as comm:
-            frozen = np.ones(2)
-            frozen.flags.writeable = False
-            with pytest.raises(ValueError, match="read-only"):
-                comm.sync({"w": frozen}, revision=1)
-            with pytest.raises(ValueError, match="revision"):
-                comm.sync({"w": np.ones(2)}, revision=-3)
-            with pytest.raises(TypeError, match="array"):
-                comm.sync({"w": "text"}, revision=1)
+    with collcomm.Coordinator("127.0.0.1:0") as coordinator, collcomm.join(coordinator.address, timeout=10) as comm:
+        frozen = np.ones(2)
+        frozen.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            comm.sync({"w": frozen}, revision=1)
+        with pytest.raises(ValueError, match="revision"):
+            comm.sync({"w": np.ones(2)}, revision=-3)
+        with pytest.raises(TypeError, match="array"):
+            comm.sync({"w": "text"}, revision=1)
 
 
 def test_newcomers_catch_up_from_several_donors_and_never_outvote() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from collcomm.engine.progress import Halted, Progress
+from collcomm.engine.progress import Failure, Halted, Progress
 from collcomm.membership import PeerMachine
 from collcomm.membership.effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Welcomed
 from collcomm.membership.peer import State
-from collcomm.types import Call, GroupReport, Verdict, View
+from collcomm.types import Call, GroupReport, View
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -268,8 +268,8 @@ class SimPeer:
         progress = self.progress
         assert progress is not None
         fate = progress.resolve(operation.seq, epoch, _never)
-        if isinstance(fate, Verdict):
-            self._returned(operation, fate.kind)
+        if isinstance(fate, Failure):
+            self._returned(operation, fate.verdict.kind)
         elif fate:
             assert operation.value is not None, "committed by decision, and not complete here"
             self._returned(operation, operation.value)

@@ -96,7 +96,7 @@ def _nothing_decided(round: Round, survivors: set[int], raise_on_loss: bool) -> 
 
 def _reports_after_the_fact(self: Progress) -> GroupReport:
     """Reports, and goes on."""
-    return GroupReport(self.complete, self.entered, self.members)
+    return GroupReport(self.complete, self.entered, self.view.ids)
 
 
 def _first_report_is_enough(self: Round, survivors: Iterable[int]) -> bool:

@@ -17,7 +17,17 @@ import numpy as np
 
 import collcomm
 
-KINDS = ("all_reduce", "all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "gather", "scatter")
+KINDS = (
+    "all_reduce",
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "broadcast",
+    "reduce",
+    "gather",
+    "scatter",
+)
 ROWS = (1, 3, 500, 20_000, 150_000)
 
 

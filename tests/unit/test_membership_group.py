@@ -572,7 +572,9 @@ def test_a_view_that_was_lost_with_the_connection_is_said_again() -> None:
     """)
 
 
-@pytest.mark.xfail(strict=True, reason="a pulse after the drop clears disconnected_at for good, and the agent may be dead")
+@pytest.mark.xfail(
+    strict=True, reason="a pulse after the drop clears disconnected_at for good, and the agent may be dead"
+)
 def test_a_control_connection_that_never_comes_back_is_death_though_the_pulse_answers() -> None:
     """The agent's thread has died of an exception; its pulse thread, which is C code, still echoes."""
     transcript = three().play("""
@@ -594,7 +596,9 @@ def test_a_member_that_never_answers_a_halt_is_dropped_in_the_end() -> None:
     assert transcript.group.state is State.STEADY
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="decide() asserts on what peers say: one liar ends them all")
+@pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="decide() asserts on what peers say: one liar ends them all"
+)
 def test_reports_that_contradict_each_other_do_not_end_the_coordinator() -> None:
     three().play("""
         1.0  c leave                    => c<left; a,b<halt 1/1
