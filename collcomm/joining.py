@@ -74,10 +74,10 @@ def join(
         )
         session.agent.start()
         welcome = session.agent.wait_welcome(deadline)
-        transport.introduce(welcome.token, welcome.member_id)
         session.member = welcome.member_id
-        view = session.agent.wait_admitted(deadline)
-        return Communicator(session, session.admit(welcome.member_id, view), name, op_timeout)
+        transport.introduce(welcome.token, welcome.member_id)
+        session.agent.wait_admitted(deadline)
+        return Communicator(session, session.world(), name, op_timeout)
     except BaseException:
         session.close()
         raise

@@ -74,9 +74,10 @@ class TcpTransport:
         self._thread.start()
 
     def introduce(self, token: bytes, member: int) -> None:
-        """Tell who this peer is; greetings are refused until then."""
+        """Tell who this peer is; greetings that came before wait for that."""
         with self._changed:
             self._token, self._member = token, member
+        os.write(self._wake_write, b"x")
 
     def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> TcpLink:
         """The link to ``member`` for communicator ``gid``; dialled or awaited now if there is none.
@@ -175,15 +176,19 @@ class TcpTransport:
         poller.register(self._wake_read, select.POLLIN)
         strangers: dict[int, _Stranger] = {}
         while not self._closed:
-            ready = poller.poll(1000 if strangers else None)
-            for descriptor, _ in ready:
+            for descriptor, _ in poller.poll(1000 if strangers else None):
                 if descriptor == self._listener.fileno():
                     self._admit(poller, strangers)
-                elif descriptor in strangers:
+                elif descriptor == self._wake_read:
+                    os.read(self._wake_read, 16)
+                else:
                     self._hear(poller, strangers, descriptor)
             now = time.monotonic()
-            for descriptor in [d for d, stranger in strangers.items() if stranger.deadline < now]:
-                self._turn_away(poller, strangers, descriptor)
+            for descriptor, stranger in list(strangers.items()):
+                if self._member >= 0 and len(stranger.data) == GREETING_BYTES:
+                    self._examine(strangers.pop(descriptor))
+                elif stranger.deadline < now:
+                    self._turn_away(poller, strangers, descriptor)
         for descriptor in list(strangers):
             self._turn_away(poller, strangers, descriptor)
 
@@ -201,10 +206,13 @@ class TcpTransport:
         poller.register(sock, select.POLLIN)
 
     def _turn_away(self, poller: select.poll, strangers: dict[int, _Stranger], descriptor: int) -> None:
-        poller.unregister(descriptor)
-        strangers.pop(descriptor).sock.close()
+        stranger = strangers.pop(descriptor)
+        if len(stranger.data) < GREETING_BYTES:
+            poller.unregister(descriptor)
+        stranger.sock.close()
 
     def _hear(self, poller: select.poll, strangers: dict[int, _Stranger], descriptor: int) -> None:
+        """Read a stranger's greeting, or what there is of it; no more, since frames follow."""
         stranger = strangers[descriptor]
         try:
             part = stranger.sock.recv(GREETING_BYTES - len(stranger.data))
@@ -212,21 +220,23 @@ class TcpTransport:
             return
         except OSError:
             part = b""
-        stranger.data += part
-        if part and len(stranger.data) < GREETING_BYTES:
+        if not part:
+            self._turn_away(poller, strangers, descriptor)
             return
+        stranger.data += part
+        if len(stranger.data) == GREETING_BYTES:
+            poller.unregister(descriptor)
+
+    def _examine(self, stranger: _Stranger) -> None:
+        """Let in who knows our run and looks for us."""
         try:
-            if not part:
-                raise BadFrame("hung up before saying who it is")
             greeting = Greeting.unpack(bytes(stranger.data))
             if greeting.token != self._token or greeting.called != self._member:
                 raise BadFrame("a peer of another run, or one that looks for somebody else")
             stranger.sock.sendall(ACCEPTED)
         except (BadFrame, OSError):
-            self._turn_away(poller, strangers, descriptor)
+            stranger.sock.close()
             return
-        poller.unregister(descriptor)
-        del strangers[descriptor]
         self._welcome(greeting, TcpStream(stranger.sock, greeting.caller))
 
     def _welcome(self, greeting: Greeting, stream: TcpStream) -> None:

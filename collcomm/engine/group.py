@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..collectives import generate
@@ -37,6 +38,7 @@ COLLECTIVE_LINKS = 0  # purpose of a link, as in a greeting
 DATALESS_KINDS = frozenset({"barrier", "split"})  # the commit round is all they need
 NOTHING = Plan("", (), {}, inline=True, itemsize=1, peers=())
 MAX_PLANS = 512
+REPEAT_SECONDS = 1.0
 GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 _ERRORS: dict[str, type[CollcommError]] = {
     "lost": PeerLost,
@@ -102,6 +104,7 @@ class Group:
         failed_at = 0.0
         while True:
             epoch = -1
+            repeat: Callable[[], None] = _nothing
             try:
                 attempt = self._begin(operation, seq, deadline)
                 epoch = attempt.epoch
@@ -110,15 +113,15 @@ class Group:
             except Halted:
                 pass
             except Mismatch:
-                self._report(epoch, lambda: self.session.mismatch(self, attempt))
+                repeat = partial(self.session.mismatch, self, attempt)
             except LinkBroken as broken:
-                self._report(epoch, lambda error=broken: self.session.broken(epoch, error))
+                repeat = partial(self.session.broken, epoch, broken)
             except BaseException:
                 operation.restore()
                 self.session.abandon(f"{operation.request.call.text} was interrupted")
                 raise
             failed_at = failed_at or time.monotonic()
-            fate = self._fate(operation, seq, epoch, deadline)
+            fate = self._fate(operation, seq, epoch, deadline, repeat)
             if fate is True:
                 break
             operation.restore()
@@ -205,11 +208,6 @@ class Group:
 
     # -- failures -------------------------------------------------------------------------------------------------------
 
-    def _report(self, epoch: int, tell: Callable[[], None]) -> None:
-        """Tell the coordinator, unless the view is changing already (then the trouble is most likely of its making)."""
-        if not self.progress.halted and self.progress.epoch == epoch:
-            tell()
-
     def _stalled(self, attempt: Attempt, ranks: Sequence[int]) -> None:
         with self.progress.lock:
             attempt.check()
@@ -221,8 +219,14 @@ class Group:
             raise self._give_up(call.text)
         self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
 
-    def _fate(self, operation: Operation, seq: int, epoch: int, deadline: float) -> Failure | bool:
-        """What the group's next view makes of an attempt in ``epoch`` that cannot go on."""
+    def _fate(
+        self, operation: Operation, seq: int, epoch: int, deadline: float, tell: Callable[[], None]
+    ) -> Failure | bool:
+        """What the group's next view makes of an attempt in ``epoch`` that cannot go on.
+
+        ``tell`` says why to the coordinator, now and again, unless the view is changing already (then the trouble is
+        most likely of that making).
+        """
         began = time.monotonic()
         told = 0.0
 
@@ -232,10 +236,14 @@ class Group:
             silent = self.session.agent.coordinator_silent_for
             if (silent > GRACE_SECONDS and now - began > GRACE_SECONDS) or now > max(began, deadline) + GRACE_SECONDS:
                 raise self._give_up(operation.request.call.text)
-            if now > deadline and now - told > 1.0 and epoch >= 0 and self.progress.epoch == epoch:
-                told = now
+            if self.progress.halted or self.progress.epoch != epoch or now - told < REPEAT_SECONDS:
+                return
+            told = now
+            tell()
+            if now > deadline:
                 self.session.stalled(self, epoch, seq, operation.request.call, [], True)
 
+        patience()
         return self.progress.resolve(seq, epoch, patience)
 
     def _give_up(self, text: str) -> CoordinatorUnavailable:
@@ -254,6 +262,10 @@ class Group:
     def close(self, error: CollcommError | None = None) -> None:
         self.progress.fail(error or CommunicatorClosed("this communicator was closed; join again to get a new one"))
         self.queue.close()
+
+
+def _nothing() -> None:
+    """There is nothing to tell."""
 
 
 def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> Plan:

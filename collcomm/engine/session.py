@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..errors import CollcommError, CommunicatorClosed
+from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
 from ..membership import Agent
 from ..transports import TcpTransport
 from ..transports.base import LinkBroken
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
 from .group import Group
+
+REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
 class Session:
@@ -33,17 +35,13 @@ class Session:
         self._lock = threading.RLock()
         self._admitted = threading.Condition(self._lock)
         self._admitted_view: View | None = None
-        self._first: dict[int, Outcome] = {}
         self._halted = False
         self._closed = False
 
-    def admit(self, member: int, view: View) -> Group:
-        """The first view that has us: make the world's communicator."""
+    def world(self) -> Group:
+        """The communicator of all members; it was made when the first view that has us came."""
         with self._lock:
-            self.member = member
-            if self.failure is not None:
-                raise self.failure
-            return self._make(0, view, self._first.get(0, Outcome(0, 0)).consumed)
+            return self.groups[0]
 
     def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Group:
         """A communicator of some members of ``epoch_view``."""
@@ -79,10 +77,11 @@ class Session:
             self.transport.keep_only(view.ids)
             self.view = view
             self._halted = False
-            if not self.groups:
-                self._first = outcomes
+            if 0 not in self.groups:
+                self._make(0, view, outcomes[0].consumed)
             for gid, group in self.groups.items():
-                group.adopt(view, outcomes.get(gid))
+                if group.progress.epoch < view.epoch:
+                    group.adopt(view, outcomes.get(gid))
             if admitted:
                 self._admitted_view = view
             self._admitted.notify_all()
@@ -118,18 +117,19 @@ class Session:
     def wait_admission(self, view: View, deadline: float) -> View:
         """At the safe point, ready for newcomers: wait for the view that has them. ``view``: where we are."""
         with self._lock:
-            asked = -1
+            asked, asked_at = -1, 0.0
             while True:
                 if self.failure is not None:
                     raise self.failure
                 admitted = self._admitted_view
                 if admitted is not None and admitted.epoch > view.epoch:
                     return admitted
-                if self.view.epoch != asked and not self._halted:
-                    asked = self.view.epoch
+                now = time.monotonic()
+                if not self._halted and (self.view.epoch != asked or now - asked_at > REPEAT_SECONDS):
+                    asked, asked_at = self.view.epoch, now
                     self.agent.ready(asked)
-                if time.monotonic() > deadline:
-                    raise TimeoutError
+                if now > deadline:
+                    raise CollectiveTimeout("step(): not all members have come to their step() in time to admit newcomers")
                 self._admitted.wait(0.1)
 
     def abandon(self, why: str) -> None:

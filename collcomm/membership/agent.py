@@ -24,6 +24,7 @@ from .peer import PeerMachine, State
 from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
 
 HERE_SECONDS = 0.5
+REPEAT_SECONDS = 0.9
 MAX_TEXT = 1000
 _EVENTS = (
     zmq.EVENT_CONNECTED
@@ -99,7 +100,7 @@ class Agent:
         self._view: View | None = None
         self._error: CollcommError | None = None
         self._left = False
-        self._accused: set[tuple[int, int]] = set()
+        self._accused: dict[tuple[int, int], float] = {}  # when last said
         self._heard_at = time.monotonic()
         self._line = "nothing listens there"
         self._closing = False
@@ -159,9 +160,10 @@ class Agent:
         self._tell({"t": "ready", "epoch": epoch})
 
     def accuse(self, member: int, epoch: int, evidence: str, text: str) -> None:
-        """The link to ``member`` has failed. Said once per member and view."""
-        if (epoch, member) not in self._accused:
-            self._accused.add((epoch, member))
+        """The link to ``member`` has failed. Repeated by whoever waits for a view change; said once in a while."""
+        now = time.monotonic()
+        if now - self._accused.get((epoch, member), 0.0) > REPEAT_SECONDS:
+            self._accused[epoch, member] = now
             self._tell({"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]})
 
     def stalled(
@@ -196,16 +198,17 @@ class Agent:
         self._wake()
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # closed meanwhile
-            os.write(self._wake_write, b"x")
+        with self._changed:
+            if not self._closing:  # after that the number may be somebody else's
+                os.write(self._wake_write, b"x")
 
     def close(self) -> None:
         """End both threads and connections. Bounded, and harmless when done twice."""
         with self._changed:
             if self._closing:
                 return
+            os.write(self._wake_write, b"x")
             self._closing = True
-        self._wake()
         closer = threading.current_thread()
         if self._pulse_context is not None:
             self._pulse_context.term()

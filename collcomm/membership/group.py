@@ -28,13 +28,13 @@ from .disputes import Dispute
 from .effects import CoordinatorEffect, Note, Ping, Send
 from .messages import Message
 from .presets import LAN, Limits
-from .round import Round, decide
+from .round import Round, contradictions, decide
 from .suspicion import Health
 
 MAX_DISPUTES = 64
 MAX_HISTORY = 1000
 LINK_FAULTS = 3  # so many times in LINK_SECONDS, and the link is the fault of whoever more peers complain about
-LINK_SECONDS = 10.0
+LINK_SECONDS = 30.0  # each attempt to dial a path that is cut takes some seconds
 LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
 
 
@@ -74,6 +74,8 @@ class GroupMachine:
         self._round: Round | None = None
         self._disputes: dict[tuple[int, int], Dispute] = {}
         self._unstuck: set[tuple[int, int]] = set()
+        self._announced: Message = {}  # the last view, as it was sent
+        self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
         self._faults: dict[tuple[int, int], list[float]] = {}
         self._pulse = 0
@@ -96,7 +98,10 @@ class GroupMachine:
             else:
                 self._send(key, {"t": "unknown"} if cause is None else {"t": "evicted", "cause": cause})
         else:
+            was_away = peer.health.disconnected_at is not None
             peer.health.spoke(now)
+            if was_away:
+                self._say_again(peer)
             if kind == "here":
                 self._send(key, {"t": "alive"})
             elif kind == "leave":
@@ -135,11 +140,19 @@ class GroupMachine:
             self._examine(now, peer)
         for dispute in list(self._disputes.values()):
             self._judge(now, dispute)
+        if self._round is not None and now - self._round.began > self._limits.halt:
+            for peer in list(self._peers.values()):
+                if self._round is not None and peer.is_member and peer.member.id not in self._round.states:
+                    self._remove(now, peer, f"did not answer a halt within {self._limits.halt:g} s", announce=False)
         return self._drain()
 
     @property
     def tick_seconds(self) -> float:
         return min(0.05, self._limits.pulse / 2)
+
+    def knows(self, key: bytes) -> bool:
+        """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""
+        return key in self._peers or key in self._gone
 
     @property
     def empty(self) -> bool:
@@ -240,6 +253,17 @@ class GroupMachine:
         members = [peer for peer in self._peers.values() if peer.is_member]
         return bool(members) and all(peer.ready for peer in members)
 
+    def _say_again(self, peer: Peer) -> None:
+        """Its connection was away: what it may have missed. What it knows already it ignores."""
+        if not peer.is_member:
+            return
+        if self._round is None:
+            self._send(peer.key, self._announced)
+            self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
+        elif peer.member.id not in self._round.states:
+            self._send(peer.key, self._announced)
+            self._send(peer.key, {"t": "halt", "epoch": self.view.epoch, "round": self._round.number})
+
     # -- death ------------------------------------------------------------------------------------------------------
 
     def _ping(self, now: float, peer: Peer) -> None:
@@ -319,7 +343,7 @@ class GroupMachine:
         """Begin a round, or add to the one under way."""
         if self._round is None:
             self._rounds += 1
-            self._round = Round(self._rounds)
+            self._round = Round(self._rounds, began=now)
             self.state = State.CHANGING
             for peer in self._peers.values():
                 if peer.is_member:
@@ -338,6 +362,9 @@ class GroupMachine:
         survivors = {peer.member.id for peer in self._peers.values() if peer.is_member}
         if not round.complete(survivors):
             return
+        for liar in sorted(contradictions(round, survivors)):
+            self._remove(now, self._peers[self._ids[liar]], "reported what cannot be true", announce=False)
+            return  # removing it has concluded the round
         self._round = None
         if not survivors:
             self.state = State.FORMING
@@ -348,7 +375,7 @@ class GroupMachine:
                 self._form()
             return
         assert self.options is not None
-        outcomes = decide(round, survivors, self.options[1] == "raise")
+        outcomes = decide(round, survivors, self.options[1] == "raise", self._settled)
         broken = [pair for pair in sorted(round.broken) if set(pair) <= survivors]
         self._announce(outcomes, admitted=self._all_ready(), broken=broken)
 
@@ -369,6 +396,8 @@ class GroupMachine:
             "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
             "broken": [list(pair) for pair in broken],
         }
+        self._announced = message
+        self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
         for peer in members:
             peer.is_member, peer.ready = True, False
             self._send(peer.key, message)

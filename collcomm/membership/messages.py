@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 VERSION = 1
-MAX_BYTES = 1 << 20
+MAX_BYTES = 8 << 20  # a view of as many members as may join, with the longest names
 MAX_TEXT = 1024
 MAX_MEMBERS = 10_000
 MAX_GROUPS = 10_000
@@ -149,7 +149,8 @@ def decode(data: bytes) -> Message:
         raise BadMessage("not a map with a type")
     kind = found["t"]
     if found.get("v") != VERSION:
-        raise BadMessage(f"control protocol version {found.get('v')!r:.20}, this side speaks {VERSION}")
+        spoken = found["v"] if type(found.get("v")) is int else "unknown"
+        raise BadMessage(f"control protocol version {spoken}, this side speaks {VERSION}")
     fields = FIELDS.get(kind)
     if fields is None:
         raise BadMessage(f"unknown type {kind[:32]!r}")

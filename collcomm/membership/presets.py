@@ -12,6 +12,7 @@ class Limits:
     silence_ceiling: float  # ... and however slow it was measured to be
     reconnect: float  # a dropped control connection may take that long to come back
     answer: float  # who has not answered an inquiry by then counts as "has not entered"
+    halt: float  # a member that does not answer a halt for so long is dropped
     unstick: float  # all entered the same call, nothing moves: make the links anew
 
 
@@ -21,6 +22,7 @@ LAN = Limits(
     silence_ceiling=10.0,  # beyond that users reach for ctrl-C
     reconnect=1.0,  # libzmq tries again after 0.1 s
     answer=0.3,  # a peer answers from its own thread, in ms unless something holds its GIL
+    halt=10.0,  # twice the longest stall of a live peer that should be survived
     unstick=5.0,  # ten stall reports
 )
 LOCAL = LAN  # one machine is no more punctual than a LAN: its cores are shared
@@ -30,6 +32,7 @@ WAN = Limits(
     silence_ceiling=20.0,
     reconnect=5.0,
     answer=1.0,
+    halt=20.0,
     unstick=15.0,
 )
 PRESETS = {"local": LOCAL, "lan": LAN, "wan": WAN}

@@ -25,23 +25,41 @@ class Round:
     verdicts: list[tuple[int, int, Verdict]] = field(default_factory=list)
     broken: set[tuple[int, int]] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)  # how members were lost in this round, in words
+    began: float = 0.0
 
     def complete(self, survivors: Iterable[int]) -> bool:
         return all(member in self.states for member in survivors)
 
 
-def decide(round: Round, survivors: set[int], raise_on_loss: bool) -> dict[int, Outcome]:
-    """The outcome of every communicator that a survivor has reported."""
+def contradictions(round: Round, survivors: set[int]) -> set[int]:
+    """Members whose report cannot be true beside the others': they are more than one operation ahead of somebody, though
+    each operation needs everybody."""
+    found: set[int] = set()
+    for gid in {gid for member in survivors for gid in round.states[member]}:
+        complete = {m: round.states[m][gid].complete for m in survivors if gid in round.states[m]}
+        found |= {member for member, value in complete.items() if value > min(complete.values()) + 1}
+    return found
+
+
+def decide(
+    round: Round, survivors: set[int], raise_on_loss: bool, floor: Mapping[int, int] | None = None
+) -> dict[int, Outcome]:
+    """The outcome of every communicator that a survivor has reported.
+
+    ``floor``: what the last view settled for each communicator. A member that has not made a communicator yet reports
+    nothing of it, and has completed just that.
+    """
     outcomes: dict[int, Outcome] = {}
     states = {member: round.states[member] for member in survivors}
     for gid in sorted({gid for groups in states.values() for gid in groups}):
         reports = {member: groups[gid] for member, groups in states.items() if gid in groups}
-        members = {member for report in reports.values() for member in report.members} & survivors
-        # a member that has not made the communicator yet has completed nothing in it
-        decided = min(reports[member].complete if member in reports else 0 for member in members | set(reports))
+        members = {member for report in reports.values() for member in report.members}
+        settled = (floor or {}).get(gid, 0)
+        complete = {m: reports[m].complete if m in reports else settled for m in members & survivors | set(reports)}
+        decided = min(complete.values())
         entered = max(report.entered for report in reports.values())
-        assert all(report.complete <= decided + 1 for report in reports.values()), (gid, reports)
-        outcomes[gid] = _outcome(gid, decided, entered, round, raise_on_loss)
+        assert all(value <= decided + 1 for value in complete.values()), (gid, reports)
+        outcomes[gid] = _outcome(gid, decided, entered, round, raise_on_loss and not members <= survivors)
     return outcomes
 
 

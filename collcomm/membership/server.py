@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
@@ -122,10 +123,8 @@ class Coordinator:
 
     def _tick(self, now: float) -> float:
         """Let time pass in all groups; returns when to do so again."""
-        for group in self._groups.values():
-            self._carry_out(group.tick(now))
-        for name in [name for name, group in self._groups.items() if group.empty and not group.history]:
-            del self._groups[name]
+        for name in list(self._groups):
+            self._step(name, lambda group: group.tick(now))
         return min((group.tick_seconds for group in self._groups.values() if not group.empty), default=IDLE_SECONDS)
 
     def _read_monitor(self) -> None:
@@ -133,9 +132,8 @@ class Coordinator:
             while True:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
                 key = self._descriptors.pop(int(event["value"]), None)
-                group = self._groups.get(self._home.get(key or b"", ""))
-                if key is not None and group is not None:
-                    self._carry_out(group.disconnected(time.monotonic(), key))
+                if key is not None:
+                    self._step(self._home.get(key), lambda group, key=key: group.disconnected(time.monotonic(), key))
 
     def _read_messages(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -154,9 +152,9 @@ class Coordinator:
                     self.rubbish += 1
 
     def _read_pulse(self, key: bytes, data: bytes) -> None:
-        group = self._groups.get(self._home.get(key, ""))
-        if group is not None and len(data) == PULSE.size and data[:1] == b"p":
-            self._carry_out(group.echo(time.monotonic(), key, PULSE.unpack(data)[1]))
+        if len(data) == PULSE.size and data[:1] == b"p":
+            number = PULSE.unpack(data)[1]
+            self._step(self._home.get(key), lambda group: group.echo(time.monotonic(), key, number))
 
     def _read_message(self, key: bytes, data: bytes) -> None:
         now = time.monotonic()
@@ -172,6 +170,8 @@ class Coordinator:
         name = self._home.get(key)
         if message["t"] == "join" and name is None:
             name = message["group"]
+            if len(self._home) >= MAX_PEERS:
+                self._home = {k: home for k, home in self._home.items() if self._groups[home].knows(k)}
             if (name not in self._groups and len(self._groups) >= MAX_GROUPS) or len(self._home) >= MAX_PEERS:
                 self._carry_out([Send(key, {"t": "rejected", "text": "this coordinator is full"})])
                 return
@@ -182,7 +182,22 @@ class Coordinator:
         if group is None:
             self._carry_out([Send(key, {"t": "left"} if message["t"] == "leave" else {"t": "unknown"})])
             return
-        self._carry_out(group.receive(now, key, message))
+        self._step(name, lambda group: group.receive(now, key, message))
+
+    def _step(self, name: str | None, event: Callable[[GroupMachine], list[CoordinatorEffect]]) -> None:
+        """Let an event happen to a group. A broken invariant ends that group, whose peers learn that it is unknown; the
+        other groups go on."""
+        group = self._groups.get(name or "")
+        if group is None:
+            return
+        try:
+            effects = event(group)
+        except AssertionError:
+            log.exception("group %r has broken an invariant and is given up", name)
+            del self._groups[group.name]
+            self._home = {key: home for key, home in self._home.items() if home != group.name}
+            return
+        self._carry_out(effects)
 
     def _carry_out(self, effects: list[CoordinatorEffect]) -> None:
         for effect in effects:

@@ -29,8 +29,6 @@ class Health:
             return False
         self.round_trip.sample(now - sent)
         self.heard_at = now
-        if self.disconnected_at is not None and sent > self.disconnected_at:
-            self.disconnected_at = None
         return self.asked is not None and number >= self.asked
 
     def spoke(self, now: float) -> None:

@@ -29,7 +29,7 @@ from collcomm.types import Call, GroupReport, Outcome, View
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0  # how long anything may take before a test gives up
 QUICK_SECONDS = 0.5  # a hundred times what it takes on an idle machine
-JOIN = {"group": "run", "host": "127.0.0.1", "port": 4711, "host_id": "", "on_failure": "retry"}
+JOIN: dict[str, Any] = {"group": "run", "host": "127.0.0.1", "port": 4711, "host_id": "", "on_failure": "retry"}
 
 
 # ---- the peer: what an agent hears, on stdout ---------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""A simulated peer: the real `PeerMachine` and the real `Progress`, and a toy engine that runs one collective after another.
+"""A simulated peer: the real `PeerMachine` and `Progress`, and a toy engine that runs one collective after another.
 
 The toy collective of operation s in epoch e: every member sends everybody a contribution; who has those of all is
-complete, after a while, and says so to everybody (done); who knows that all are done commits. Its value names the epoch and
-the members that took part, so that two peers that return values of different attempts are found out.
+complete, after a while, and says so to everybody (done); who knows that all are done commits. Its value names the
+epoch and the members that took part, so that two peers that return values of different attempts are found out.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SimPeer:
         self._early: list[tuple[str, int, int, int, Any]] = []  # frames of epochs to come
         self._accused: set[tuple[int, int]] = set()
 
-    # -- life ---------------------------------------------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> bool:
@@ -107,7 +107,7 @@ class SimPeer:
         self._post(self.world.join_message(self.name) if joining else {"t": "here"})
         self.after(HERE_SECONDS, self._here)
 
-    # -- control --------------------------------------------------------------------------------------------------------
+    # -- control ---------------------------------------------------------------------------------------------
 
     def _post(self, message: dict[str, Any]) -> None:
         self.world.to_coordinator(self, message)
@@ -159,7 +159,7 @@ class SimPeer:
             self.frame(*frame)
 
     def link_closed(self, member: int) -> None:
-        """The connection to ``member`` is gone. Said once per view, and not while the view changes, as the engine does."""
+        """The connection to ``member`` is gone. Said once per view, and not while it changes, as the engine does."""
         progress = self.progress
         if progress is None or progress.halted or self.gone or member not in progress.view.ids:
             return
@@ -167,7 +167,7 @@ class SimPeer:
             self._accused.add((progress.epoch, member))
             self._post({"t": "accuse", "epoch": progress.epoch, "member": member, "evidence": "closed", "text": "EOF"})
 
-    # -- the toy engine -------------------------------------------------------------------------------------------------
+    # -- the toy engine --------------------------------------------------------------------------------------
 
     def _call_next(self) -> None:
         think, self.think = self.think, 0.0

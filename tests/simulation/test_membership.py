@@ -1,6 +1,6 @@
 """Thousands of histories of one group under faults: the promises hold after each event, and peers get on at the end.
 
-A failing seed is in the test's name and in its text; `python -m tests.simulation.test_membership SEED` replays it.
+A failing seed stands in the text of the failure; `python -m tests.simulation.test_membership SEED` replays it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_lost_control_messages_break_no_promise(first: int) -> None:
 @pytest.mark.xfail(
     raises=AssertionError,
     strict=True,
-    reason="a halt, view, state or ready that is lost with a control connection is never said again: the group stands still",
+    reason="a halt, view, state or ready that is lost with a control connection is never said again: nothing moves",
 )
 @pytest.mark.parametrize("seed", [10, 15, 40])
 def test_lost_control_messages_are_said_again(seed: int) -> None:

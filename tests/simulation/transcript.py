@@ -162,3 +162,16 @@ class Transcript:
 def play(table: str, min_size: int = 1, on_failure: str = "retry", limits: Limits = LAN) -> Transcript:
     """A new group, and the table run on it."""
     return Transcript(min_size, on_failure, limits).play(table)
+
+
+def three(on_failure: str = "retry") -> Transcript:
+    """a, b and c, ids 1 to 3, in view 1."""
+    return play(
+        """
+        0.0  a join  => a<welcome 1
+        0.0  b join  => b<welcome 2
+        0.0  c join  => c<welcome 3; a,b,c<view 1 [a b c] admitted 0:0; a,b,c<pending 0
+        """,
+        min_size=3,
+        on_failure=on_failure,
+    )

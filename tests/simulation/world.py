@@ -76,7 +76,7 @@ class World:
             self.spawn()
         self._tick()
 
-    # -- time -----------------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self._count += 1
@@ -107,7 +107,7 @@ class World:
         self._order[source, target] = at
         return at - self.now
 
-    # -- the coordinator ------------------------------------------------------------------------------------------------
+    # -- the coordinator -------------------------------------------------------------------------------------
 
     def join_message(self, name: str) -> dict[str, Any]:
         where = {"host": "10.0.0.1", "port": 4711, "host_id": ""}
@@ -199,7 +199,7 @@ class World:
         if group.state is GroupState.FORMING:
             assert not ids and len(group.waiting) < self._min_size
 
-    # -- peers ----------------------------------------------------------------------------------------------------------
+    # -- peers -----------------------------------------------------------------------------------------------
 
     def _named(self, key: bytes) -> SimPeer:
         return self.peers[int(key[1:])]
@@ -233,7 +233,7 @@ class World:
     def _notice(self, peer: SimPeer, member: int) -> None:
         self.after(self._delay(), lambda: peer.when_running(lambda: peer.link_closed(member)))
 
-    # -- faults ---------------------------------------------------------------------------------------------------------
+    # -- faults ----------------------------------------------------------------------------------------------
 
     def crash(self, peer: SimPeer) -> None:
         """The process is gone; what it had sent to the coordinator arrives before the end of its connection."""
