@@ -87,6 +87,8 @@ class GroupMachine:
 
     def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
         """A valid message from the connection ``key``."""
+        if self._ticked_at is None:
+            self._ticked_at = now  # an idle coordinator ticks seldom
         kind = message["t"]
         peer = self._peers.get(key)
         if kind == "join":

@@ -170,6 +170,9 @@ class Coordinator:
         name = self._home.get(key)
         if message["t"] == "join" and name is None:
             name = message["group"]
+            if len(self._groups) >= MAX_GROUPS:
+                self._groups = {n: group for n, group in self._groups.items() if not group.empty}
+                self._home = {k: home for k, home in self._home.items() if home in self._groups}
             if len(self._home) >= MAX_PEERS:
                 self._home = {k: home for k, home in self._home.items() if self._groups[home].knows(k)}
             if (name not in self._groups and len(self._groups) >= MAX_GROUPS) or len(self._home) >= MAX_PEERS:

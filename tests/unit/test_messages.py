@@ -315,9 +315,6 @@ def test_a_bomb_is_refused_at_little_cost(name: str) -> None:
 def test_lists_within_lists_raise_nothing_but_bad_message(
     field: str, depth: int, request: pytest.FixtureRequest
 ) -> None:
-    if (field, depth) == ("v", UNPACKER_DEPTH):
-        why = "decode() puts repr(version) into its text: RecursionError on a version of 1,000 nested lists"
-        request.applymarker(pytest.mark.xfail(raises=RecursionError, strict=True, reason=why))
     is_other_version(nested(field, depth))
     accepted_or_refused(nested(field, depth))
 
