@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -330,7 +331,7 @@ class Communicator:
             joined = self.all_gather(data, counts=lengths, timeout=timeout)
             counts = [n for member, n in zip(view.ids, lengths, strict=True) if self.view.rank_of(member) is not None]
             edges = np.concatenate(([0], np.cumsum(counts)))
-            return [decode(joined[a:b], pickle) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            return [decode(joined[a:b], pickle) for a, b in pairwise(edges)]
 
     def broadcast_object(
         self, value: Any = None, root: int = 0, pickle: bool = False, timeout: float | None = None

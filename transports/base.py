@@ -34,8 +34,6 @@ class Stream(Protocol):
     """One ordered byte stream to a peer. Byte counts are payload and headers together."""
 
     member: int
-    bytes_sent: int
-    bytes_received: int
 
     def fileno(self) -> int: ...
 
@@ -51,12 +49,31 @@ class Stream(Protocol):
     def try_receive(self, target: memoryview) -> int:
         """Read what is there; 0 when nothing is. Raises LinkBroken at the end of the stream."""
 
+    def unread(self, data: Buffer) -> None:
+        """Put back bytes; the next receive gets them first."""
+
+    def skip(self, count: int) -> None:
+        """The next ``count`` bytes are of no interest to anybody."""
+
+    def owe(self, count: int) -> None:
+        """The last frame lacks ``count`` bytes that its sender no longer wants to send."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a receive may succeed although the descriptor is not readable."""
+
+    def unacknowledged_for(self) -> float:
+        """Seconds for which the other host has owed an acknowledgement; 0.0 when it owes none."""
+
 
 class Link(Protocol):
     """This peer's connection with one other, for one communicator."""
 
-    member: int
-    streams: Sequence[Stream]
+    @property
+    def member(self) -> int: ...
+
+    @property
+    def streams(self) -> Sequence[Stream]: ...
 
     def close(self) -> None: ...
 

@@ -21,7 +21,8 @@ class Mismatch(Exception):
 
 
 class Attempt:
-    """``links(rank)`` gives the link to a rank; ``on_stall(attempt, ranks)`` tells that nothing has come from ``ranks``.
+    """``links(rank)`` gives the link to a rank, ``open_links()`` all there are; ``on_stall(attempt, ranks)`` tells that
+    nothing has come from ``ranks``.
 
     One object serves a communicator's attempts one after the other; `begin` sets it to the next.
     """
@@ -29,6 +30,7 @@ class Attempt:
     __slots__ = (
         "_links",
         "_on_stall",
+        "_open_links",
         "_report_at",
         "deadline",
         "epoch",
@@ -44,12 +46,14 @@ class Attempt:
         self,
         progress: Progress,
         links: Callable[[int, Attempt], Link],
+        open_links: Callable[[], Sequence[Link]],
         on_stall: Callable[[Attempt, Sequence[int]], None],
         staging: Staging,
     ):
         self.progress = progress
         self.staging = staging
         self._links = links
+        self._open_links = open_links
         self._on_stall = on_stall
         self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
         self.deadline = self._report_at = 0.0
@@ -77,31 +81,19 @@ class Attempt:
         """Bytes have moved: whoever we wait for is not stuck."""
         self._report_at = 0.0
 
-    def idle(self, ranks: Sequence[int], linked: bool = True) -> None:
-        """Nothing has come for a few milliseconds; ``ranks`` are those we wait for (``linked``: over links that exist).
-
-        Raises Halted or LinkBroken.
-        """
+    def idle(self, ranks: Sequence[int]) -> None:
+        """Nothing has come for a few milliseconds; ``ranks`` are those we wait for. Raises Halted or LinkBroken."""
         self.check()
         now = time.monotonic()
         if self._report_at and now >= self._report_at:
-            if linked:
-                for rank in ranks:
-                    self._examine(rank)
+            for link in self._open_links():  # also those that we have only sent on: their loss stalls others, then us
+                _examine(link)
             self._on_stall(self, ranks)
         elif self._report_at:
             return
         self._report_at = now + STALL_SECONDS
         if now < self.deadline < self._report_at:
             self._report_at = self.deadline
-
-    def _examine(self, rank: int) -> None:
-        link = self.link(rank)
-        for stream in link.streams:
-            silent = stream.unacknowledged_for()
-            if silent > PATH_DEAD_SECONDS:
-                text = f"bytes sent to it have been unacknowledged for {silent:.1f} s"
-                raise LinkBroken(link.member, "unacked", text)
 
     def judge(self, member: int, header: bytes | bytearray | memoryview) -> Header:
         """Look at a header that is not the expected one. Returns it when its frame is stale and to be skipped.
@@ -122,9 +114,16 @@ class Attempt:
                 self.progress.changed.wait(0.05)
 
 
+def _examine(link: Link) -> None:
+    for stream in link.streams:
+        silent = stream.unacknowledged_for()
+        if silent > PATH_DEAD_SECONDS:
+            raise LinkBroken(link.member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s")
+
+
 class Staging:
     """Where small messages land, header and payload in one piece; one per communicator, reused."""
 
     def __init__(self, nbytes: int):
         self.array: np.ndarray[Any, np.dtype[np.uint8]] = np.empty(nbytes, np.uint8)
-        self.view = memoryview(self.array)
+        self.view = memoryview(self.array.data)

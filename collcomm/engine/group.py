@@ -67,7 +67,7 @@ class Group:
         self._bound_epoch = -1  # of _links, _plans, _rank
         self._scratch = Scratch()
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
-        self._only_attempt = Attempt(self.progress, self._link, self._stalled, staging)
+        self._only_attempt = Attempt(self.progress, self._link, self._open_links, self._stalled, staging)
 
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
@@ -202,9 +202,12 @@ class Group:
                 attempt.check()
                 member = self.progress.view[rank]
             transport = self.session.transport
-            link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,), linked=False))
+            link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,)))
             self._links[rank] = link
         return link
+
+    def _open_links(self) -> list[Link]:
+        return [link for link in self._links if link is not None]
 
     # -- failures -------------------------------------------------------------------------------------------------------
 

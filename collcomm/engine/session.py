@@ -129,7 +129,9 @@ class Session:
                     asked, asked_at = self.view.epoch, now
                     self.agent.ready(asked)
                 if now > deadline:
-                    raise CollectiveTimeout("step(): not all members have come to their step() in time to admit newcomers")
+                    raise CollectiveTimeout(
+                        "step(): not all members have come to their step() in time to admit newcomers"
+                    )
                 self._admitted.wait(0.1)
 
     def abandon(self, why: str) -> None:

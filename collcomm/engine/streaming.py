@@ -187,7 +187,7 @@ class _Receiver:
         position = self._got - HEADER_BYTES
         if position < frame.nbytes:
             assert self._target is not None
-            count = self.stream.try_receive(memoryview(self._target[position:]))
+            count = self.stream.try_receive(self._target.data[position:])
             self._got += count
             if position + count < frame.nbytes:
                 return count > 0

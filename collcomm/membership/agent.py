@@ -106,6 +106,7 @@ class Agent:
         self._closing = False
         self.pending = 0
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._context: zmq.Context[Any] | None = None
         self._pulse_context: zmq.Context[Any] | None = None
         self._threads: list[threading.Thread] = []
@@ -200,14 +201,16 @@ class Agent:
     def _wake(self) -> None:
         with self._changed:
             if not self._closing:  # after that the number may be somebody else's
-                os.write(self._wake_write, b"x")
+                with contextlib.suppress(BlockingIOError):  # full of wake-ups: one more makes no difference
+                    os.write(self._wake_write, b"x")
 
     def close(self) -> None:
         """End both threads and connections. Bounded, and harmless when done twice."""
         with self._changed:
             if self._closing:
                 return
-            os.write(self._wake_write, b"x")
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"x")
             self._closing = True
         closer = threading.current_thread()
         if self._pulse_context is not None:
@@ -238,7 +241,7 @@ class Agent:
                     said_at = now
                     joining = self._machine.state is State.JOINING
                     self._post(dealer, self._join_message if joining else {"t": "here"})
-                ready = dict(poller.poll(HERE_SECONDS * 1e3))
+                ready = dict(poller.poll(int(HERE_SECONDS * 1e3)))
                 if self._wake_read in ready:
                     os.read(self._wake_read, 4096)
                 while self._outbox:

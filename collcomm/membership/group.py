@@ -26,7 +26,7 @@ from enum import Enum
 from ..types import Call, GroupReport, Member, Outcome, Verdict, View
 from .disputes import Dispute
 from .effects import CoordinatorEffect, Note, Ping, Send
-from .messages import Message
+from .messages import MAX_MEMBERS, Message
 from .presets import LAN, Limits
 from .round import Round, contradictions, decide
 from .suspicion import Health
@@ -195,6 +195,8 @@ class GroupMachine:
                     f"a peer called {message['name']!r} is in group {self.name!r} already ({peer.member}); "
                     f"choose another name=, or wait until the old one has left"
                 )
+        if len(self._peers) >= MAX_MEMBERS:
+            return f"group {self.name!r} is full: it has {MAX_MEMBERS} peers"
         if self.options is None or self.empty:
             return None
         min_size, on_failure = self.options

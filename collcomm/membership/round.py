@@ -2,7 +2,8 @@
 
 Why the outcome is the same for everybody. A survivor's report is frozen when it is sent, so the coordinator decides on
 facts. It decides alone and once per epoch, and tells all survivors the same. See `collcomm.engine.progress` for
-why ``decided = min(complete)`` neither loses an operation that somebody has returned nor keeps one that somebody could not finish.
+why ``decided = min(complete)`` neither loses an operation that somebody has returned, nor keeps one that somebody could
+not finish.
 A survivor that dies during the round is dropped from the awaited; what it reported is not used.
 """
 
@@ -32,12 +33,14 @@ class Round:
 
 
 def contradictions(round: Round, survivors: set[int]) -> set[int]:
-    """Members whose report cannot be true beside the others': they are more than one operation ahead of somebody, though
-    each operation needs everybody."""
+    """Members whose report cannot be true beside the others': each operation needs everybody, so nobody is more than one
+    ahead of anybody. Of those ahead and those behind, the fewer are not believed."""
     found: set[int] = set()
     for gid in {gid for member in survivors for gid in round.states[member]}:
         complete = {m: round.states[m][gid].complete for m in survivors if gid in round.states[m]}
-        found |= {member for member, value in complete.items() if value > min(complete.values()) + 1}
+        ahead = {member for member, value in complete.items() if value > min(complete.values()) + 1}
+        behind = {member for member, value in complete.items() if value < max(complete.values()) - 1}
+        found |= behind if len(behind) < len(ahead) else ahead
     return found
 
 

@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
@@ -107,7 +108,7 @@ class Coordinator:
         try:
             while not self._closing:
                 pause = max(0.0, next_tick - time.monotonic())
-                ready = dict(poller.poll(pause * 1e3))
+                ready = dict(poller.poll(int(pause * 1e3 + 0.999)))
                 with self._lock:
                     if self._router in ready:
                         self._read_messages()
@@ -133,7 +134,7 @@ class Coordinator:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
                 key = self._descriptors.pop(int(event["value"]), None)
                 if key is not None:
-                    self._step(self._home.get(key), lambda group, key=key: group.disconnected(time.monotonic(), key))
+                    self._step(self._home.get(key), partial(_drop, key))
 
     def _read_messages(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -142,7 +143,7 @@ class Coordinator:
                 if len(frames) != 2 or len(frames[0]) != IDENTITY_BYTES:
                     self.rubbish += 1
                     continue
-                identity, data = bytes(frames[0]), bytes(frames[1])
+                identity, data = frames[0].bytes, frames[1].bytes
                 if identity[:1] == PULSE_PREFIX:
                     self._read_pulse(CONTROL_PREFIX + identity[1:], data)
                 elif identity[:1] == CONTROL_PREFIX:
@@ -207,12 +208,20 @@ class Coordinator:
             if isinstance(effect, Note):
                 log.info("%s", effect.text)
                 continue
-            if isinstance(effect, Ping):
-                frames = [PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)]
-            else:
-                frames = [effect.key, encode(effect.message)]
-            with contextlib.suppress(zmq.ZMQError):  # the peer is gone, or its queue is full: it will be missed
+            try:
+                if isinstance(effect, Ping):
+                    frames = [PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)]
+                else:
+                    frames = [effect.key, encode(effect.message)]
                 self._router.send_multipart(frames, zmq.NOBLOCK)
+            except zmq.ZMQError:
+                pass  # the peer is gone, or its queue is full: it will be missed
+            except BadMessage:
+                log.exception("a message was not sent")
+
+
+def _drop(key: bytes, group: GroupMachine) -> list[CoordinatorEffect]:
+    return group.disconnected(time.monotonic(), key)
 
 
 def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes]:

@@ -88,10 +88,9 @@ def synchronise(
             report.revision = election.revision
             report.seconds = time.monotonic() - began
             return report, election.revision
-        if _transfer(comm, content, election, report):
-            if comm.rank in election.laggards:
-                mine = election.revision
-                report.changed = True
+        if _transfer(comm, content, election, report) and comm.rank in election.laggards:
+            mine = election.revision
+            report.changed = True
     raise StateDiverged(f"the state is not equal after {turns} turns; peers write to their arrays, or keep dying")
 
 

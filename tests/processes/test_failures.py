@@ -158,7 +158,7 @@ def test_a_gil_stall_of_five_seconds_is_no_death_and_a_stopped_peer_is() -> None
             assert peers.hear(i)[0] == 2
         assert any("silent for" in cause for *_, cause in coordinator.snapshot()["default"]["history"])
         peers.kill(1, signal.SIGCONT)
-        with pytest.raises(AssertionError, match="evicted from view 1: silent for .* join again"):
+        with pytest.raises(AssertionError, match=r"evicted from view 1: silent for .* join again"):
             peers.hear(1)
 
 
@@ -215,8 +215,7 @@ def test_send_to_and_recv_from_the_dead() -> None:
             with pytest.raises(collcomm.PeerLost):
                 comm.recv(np.zeros(3), 2, timeout=20)
             with pytest.raises(collcomm.PeerLost):
-                for _ in range(100):
-                    comm.send(np.zeros(100_000), 2, timeout=20)
+                comm.send(np.zeros(10_000_000), 2, timeout=20)  # more than the buffers in between take
             assert comm.all_reduce(np.ones(1))[0] == 2
 
         run_peers_at(coordinator.address, 3, body)

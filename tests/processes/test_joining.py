@@ -45,7 +45,7 @@ def test_an_http_server_is_no_coordinator() -> None:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            with pytest.raises(collcomm.CoordinatorUnavailable, match="not a collcomm coordinator|says nothing"):
+            with pytest.raises(collcomm.CoordinatorUnavailable, match=r"not a collcomm coordinator|says nothing"):
                 collcomm.join(f"127.0.0.1:{server.server_port}", timeout=1.5)
         finally:
             server.shutdown()
@@ -62,7 +62,7 @@ def test_a_silent_listener() -> None:
 
 @pytest.mark.parametrize("address", ["nowhere", "host:", ":1", "1.2.3.4:99999", "::1:5", "", "a:b"])
 def test_addresses_that_are_none(address: str) -> None:
-    with nothing_left_over(), pytest.raises(ValueError, match="port|address|bracket"):
+    with nothing_left_over(), pytest.raises(ValueError, match=r"port|address|bracket"):
         collcomm.join(address, timeout=0.5)
 
 

@@ -49,7 +49,7 @@ def test_no_majority_is_an_error_for_all() -> None:
         with pytest.raises(collcomm.StateDiverged, match="no majority") as caught:
             comm.sync({"w": np.full(10, comm.rank)}, revision=3)
         assert all(name in str(caught.value) for name in names)
-        with pytest.raises(collcomm.StateDiverged, match="differ from the majority's|no majority"):
+        with pytest.raises(collcomm.StateDiverged, match=r"differ from the majority's|no majority"):
             comm.sync({"w": np.zeros(10 + comm.rank)}, revision=3)
         with pytest.raises(collcomm.StateDiverged, match="nobody has any state"):
             comm.sync({"w": np.zeros(10)}, revision=None)

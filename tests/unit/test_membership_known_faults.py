@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from collcomm.membership.effects import Send
 from collcomm.membership.group import State
-from collcomm.membership.messages import BadMessage, encode
+from collcomm.membership.messages import encode
 from tests.simulation.transcript import Transcript, three
 
 MANY = 2100  # members of the longest names and hosts allowed: more than a message holds
