@@ -19,7 +19,7 @@ from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewCh
 from ..transports.addresses import format_address, parse_address
 from ..types import Call, GroupReport, Outcome, View
 from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Send, Welcomed
-from .messages import MAX_BYTES, BadMessage, Message, decode, encode
+from .messages import MAX_VIEW_BYTES, BadMessage, Message, decode, encode
 from .peer import PeerMachine, State
 from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
 
@@ -264,7 +264,7 @@ class Agent:
             while True:
                 data = dealer.recv(zmq.NOBLOCK)
                 try:
-                    message = decode(data)
+                    message = decode(data, MAX_VIEW_BYTES)
                 except BadMessage as error:
                     self._line = f"what answers there is not a coordinator of this version: {error}"
                     continue
@@ -353,7 +353,7 @@ def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: 
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.IDENTITY, identity)
     dealer.setsockopt(zmq.LINGER, 200)
-    dealer.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+    dealer.setsockopt(zmq.MAXMSGSIZE, MAX_VIEW_BYTES)
     dealer.setsockopt(zmq.SNDHWM, 1000)
     dealer.setsockopt(zmq.RCVHWM, 10_000)
     dealer.setsockopt(zmq.RECONNECT_IVL, 50)

@@ -8,7 +8,8 @@ from typing import Any
 import msgpack
 
 VERSION = 1
-MAX_BYTES = 8 << 20  # a view of as many members as may join, with the longest names
+MAX_BYTES = 1 << 20
+MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinator only
 MAX_TEXT = 1024
 MAX_MEMBERS = 10_000
 MAX_GROUPS = 10_000
@@ -124,15 +125,16 @@ FIELDS: dict[str, dict[str, Check]] = {
 def encode(message: Mapping[str, Any]) -> bytes:
     """``message``: "t" and its fields."""
     data: bytes = msgpack.packb({"v": VERSION, **message})
-    if len(data) > MAX_BYTES:
-        raise BadMessage(f"a {message['t']} message of {len(data)} bytes is longer than {MAX_BYTES}")
+    limit = MAX_VIEW_BYTES if message["t"] == "view" else MAX_BYTES
+    if len(data) > limit:
+        raise BadMessage(f"a {message['t']} message of {len(data)} bytes is longer than {limit}")
     return data
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes, limit: int = MAX_BYTES) -> Message:
     """The fields of a message, all present and in range. Raises BadMessage, whatever ``data`` is."""
-    if len(data) > MAX_BYTES:
-        raise BadMessage(f"{len(data)} bytes are more than {MAX_BYTES}")
+    if len(data) > limit:
+        raise BadMessage(f"{len(data)} bytes are more than {limit}")
     try:
         found = msgpack.unpackb(
             data,

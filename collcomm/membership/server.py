@@ -196,7 +196,7 @@ class Coordinator:
             return
         try:
             effects = event(group)
-        except AssertionError:
+        except Exception:
             log.exception("group %r has broken an invariant and is given up", name)
             del self._groups[group.name]
             self._home = {key: home for key, home in self._home.items() if home != group.name}

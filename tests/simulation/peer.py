@@ -105,6 +105,8 @@ class SimPeer:
             return
         joining = self.machine.state is State.JOINING
         self._post(self.world.join_message(self.name) if joining else {"t": "here"})
+        if self.admission is not None and self.progress is not None and not self.progress.halted:
+            self._post({"t": "ready", "epoch": self.progress.epoch})  # said again, as a session does
         self.after(HERE_SECONDS, self._here)
 
     # -- control ---------------------------------------------------------------------------------------------
