@@ -37,7 +37,7 @@ class Stream(Protocol):
 
     def fileno(self) -> int: ...
 
-    def send(self, header: bytes, payload: Buffer) -> int:
+    def send(self, header: Buffer, payload: Buffer | None = None) -> int:
         """Hand over a whole frame; waits a few milliseconds at most. Returns the bytes that were taken."""
 
     def try_send(self, header: Buffer, payload: Buffer) -> int:

@@ -33,7 +33,18 @@ _TCP_INFO_BYTES = 104
 class TcpStream:
     """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives."""
 
-    __slots__ = ("_debt", "_recv", "_residue", "_send", "_skip", "_sock", "bytes_received", "bytes_sent", "member")
+    __slots__ = (
+        "_debt",
+        "_recv",
+        "_residue",
+        "_send",
+        "_send_one",
+        "_skip",
+        "_sock",
+        "bytes_received",
+        "bytes_sent",
+        "member",
+    )
 
     def __init__(self, sock: socket.socket, member: int):
         self.member = member
@@ -50,15 +61,19 @@ class TcpStream:
         _forgo_congestion_control(sock)
         self._recv = sock.recv_into
         self._send = sock.sendmsg
+        self._send_one = sock.send
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def send(self, header: Buffer, payload: Buffer, _flags: int = _NOSIGNAL) -> int:
+    def send(self, header: Buffer, payload: Buffer | None = None, _flags: int = _NOSIGNAL) -> int:
         if self._debt and not self._pay(_flags):
             return 0
         try:
-            sent = self._send((header, payload), (), _flags)
+            if payload is None:
+                sent = self._send_one(header, _flags)
+            else:
+                sent = self._send((header, payload), (), _flags)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -70,11 +85,20 @@ class TcpStream:
         return self.send(header, payload, _DONTWAIT)
 
     def receive(self, target: memoryview) -> int:
-        for _ in range(SPINS):
-            count = self.try_receive(target)
-            if count:
+        if not self._skip and not self._residue:
+            receive, pause = self._recv, os.sched_yield
+            for _ in range(SPINS):
+                try:
+                    count = receive(target, 0, socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    pause()
+                    continue
+                except OSError as error:
+                    raise self._broken(error) from None
+                if not count:
+                    break  # the end of the stream; said below
+                self.bytes_received += count
                 return count
-            os.sched_yield()
         return self.try_receive(target, 0)
 
     def try_receive(self, target: memoryview, _flags: int = socket.MSG_DONTWAIT) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..transports.base import Link, LinkBroken
+from ..transports.base import Link, LinkBroken, Stream
 from ..transports.frames import BadFrame, Header, unpack
 from .progress import Halted, Progress
 
@@ -40,6 +40,7 @@ class Attempt:
         "seq",
         "size",
         "staging",
+        "streams",
     )
 
     def __init__(
@@ -56,10 +57,13 @@ class Attempt:
         self._open_links = open_links
         self._on_stall = on_stall
         self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
+        self.streams: list[Stream | None] = []  # by rank
         self.deadline = self._report_at = 0.0
 
     def begin(self, epoch: int, seq: int, fingerprint: int, rank: int, size: int, deadline: float) -> None:
         """``deadline``: a value of time.monotonic()."""
+        if epoch != self.epoch:
+            self.streams = [None] * size
         self.epoch = epoch
         self.seq = seq
         self.fingerprint = fingerprint
@@ -70,6 +74,11 @@ class Attempt:
 
     def link(self, rank: int) -> Link:
         return self._links(rank, self)
+
+    def open(self, rank: int) -> Stream:
+        """The first stream to a rank, kept in ``streams`` for the next time."""
+        stream = self.streams[rank] = self._links(rank, self).streams[0]
+        return stream
 
     def check(self) -> None:
         """Raise Halted when the group is changing its view."""

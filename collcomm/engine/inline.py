@@ -18,7 +18,6 @@ from .attempt import Attempt
 from .plan import Plan
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-_EMPTY = b""
 
 
 def run_inline(
@@ -60,13 +59,13 @@ def run_commit(attempt: Attempt) -> None:
     size, rank = attempt.size, attempt.rank
     while distance < size:
         header = pack(Kind.DONE, attempt.epoch, attempt.seq, attempt.fingerprint, 0, 0, number)
-        send_frame(attempt, (rank + distance) % size, header, _EMPTY, 0)
+        send_frame(attempt, (rank + distance) % size, header, None, 0)
         receive_frame(attempt, (rank - distance) % size, header, 0)
         distance, number = distance * 2, number + 1
 
 
 def send_frame(attempt: Attempt, rank: int, header: bytes, payload: Any, nbytes: int) -> None:
-    stream = attempt.link(rank).streams[0]
+    stream = attempt.streams[rank] or attempt.open(rank)
     sent = stream.send(header, payload)
     if sent != HEADER_BYTES + nbytes:
         _send_rest(attempt, rank, stream, header, payload, nbytes, sent)
@@ -78,7 +77,8 @@ def _send_rest(
     total = HEADER_BYTES + nbytes
     try:
         while sent < total:
-            taken = stream.send(header[sent:], payload[max(0, sent - HEADER_BYTES) :])
+            rest = None if payload is None else payload[max(0, sent - HEADER_BYTES) :]
+            taken = stream.send(header[sent:], rest)
             sent += taken
             if taken:
                 attempt.moved()
@@ -91,7 +91,7 @@ def _send_rest(
 
 def receive_frame(attempt: Attempt, rank: int, header: bytes, nbytes: int) -> Bytes:
     """Wait for exactly the frame with ``header``; returns its payload, valid until the next call."""
-    stream = attempt.link(rank).streams[0]
+    stream = attempt.streams[rank] or attempt.open(rank)
     staging = attempt.staging
     need = HEADER_BYTES + nbytes
     got = stream.receive(staging.view[:need])
