@@ -6,6 +6,7 @@ frames that it depends on are done. A frame that was just received and reduced i
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from ..collectives import Action
 from ..transports.base import Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
-from ..transports.stream import WAIT_SECONDS
+from ..transports.stream import SPINS, WAIT_SECONDS
 from .attempt import Attempt
 from .plan import FRAME_BYTES, Frame, Plan
 from .undo import UndoLog
@@ -292,8 +293,14 @@ class _Poller:
 
     def poll(self, certain: list[int]) -> list[tuple[int, int]]:
         """Ready descriptors after a few milliseconds at most; ``certain`` ones are readable whatever the kernel says."""
-        ready = self._poll.poll(0 if certain else WAIT_SECONDS * 1e3)
-        if certain:
-            seen = {descriptor for descriptor, _ in ready}
-            ready += [(descriptor, select.POLLIN) for descriptor in certain if descriptor not in seen]
+        ready = self._poll.poll(0)
+        for _ in range(0 if certain else SPINS):
+            if ready:
+                return ready
+            os.sched_yield()
+            ready = self._poll.poll(0)
+        if not certain:
+            return ready or self._poll.poll(WAIT_SECONDS * 1e3)
+        seen = {descriptor for descriptor, _ in ready}
+        ready += [(descriptor, select.POLLIN) for descriptor in certain if descriptor not in seen]
         return ready
