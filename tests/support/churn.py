@@ -145,6 +145,7 @@ class Churn:
                     victims = sorted(self.joined & set(self.peers))
                     if len(victims) > self.least:
                         self._hit(rng, rng.choice(victims), coordinator)
+                self._await(lambda: set(self.peers) <= self.joined, 60, "somebody is never admitted")
                 self.stop.touch()
                 self._finish(until)
                 history = coordinator.snapshot()["default"]["history"]

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from collcomm.transports.base import LinkBroken
+from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
+from collcomm.transports.stream import TcpStream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collcomm.engine.attempt import Attempt, Mismatch, Staging
 from collcomm.engine.inline import receive_frame, send_frame
 from collcomm.engine.progress import Halted, Progress
-from collcomm.transports.base import LinkBroken
-from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
-from collcomm.transports.stream import TcpStream
 from collcomm.types import Member, View
 
 
