@@ -70,10 +70,7 @@ class TcpStream:
         if self._debt and not self._pay(_flags):
             return 0
         try:
-            if payload is None:
-                sent = self._send_one(header, _flags)
-            else:
-                sent = self._send((header, payload), (), _flags)
+            sent = self._send((header, payload), (), _flags) if payload is not None else self._send_one(header, _flags)
         except BlockingIOError:
             return 0
         except OSError as error:

@@ -171,6 +171,9 @@ class GroupMachine:
             self._peers[key].health.spoke(now)
             self._welcome(self._peers[key])
             return
+        for peer in list(self._peers.values()):
+            if peer.member.name == message["name"] and peer.health.disconnected_at is not None:
+                self._remove(now, peer, "was restarted", announce=False)
         refusal = self._refusal(message)
         if refusal is not None:
             self._send(key, {"t": "rejected", "text": refusal})
