@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 import xxhash
 
 from .arrays import Array, HostArray
+from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
 from .engine import Group, Operation, Request, Session, request
 from .engine.reduction import finisher_for, ufunc_for
 from .errors import CommunicatorClosed
@@ -192,8 +194,8 @@ class Communicator:
         ``counts``: rows of each rank's block; equal blocks if None.
         """
         given = HostArray(x, "x")
-        rows = self._rows(given, counts, divided=True)
-        asked = request("reduce_scatter", given.dtype, op=op, counts=_elements(rows, given.shape))
+        rows = rows_of_whole(given.shape, counts, self.size)
+        asked = request("reduce_scatter", given.dtype, op=op, counts=elements(rows, given.shape))
         shape = (rows[self.rank], *given.shape[1:])
         return self._reduce(asked, given, out, shape, async_op, timeout)
 
@@ -224,8 +226,8 @@ class Communicator:
         """Everybody's ``x``, one behind the other by rank along the first axis. ``counts``: rows that each rank
         gives, where they differ."""
         given = HostArray(x, "x")
-        rows = self._rows(given, counts, divided=False)
-        asked = request("all_gather", given.dtype, counts=_elements(rows, given.shape))
+        rows = rows_of_block(given.shape, counts, self.size, self.rank)
+        asked = request("all_gather", given.dtype, counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
         return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
 
@@ -240,8 +242,8 @@ class Communicator:
     ) -> Any:
         """As `all_gather`, but only ``root`` gets the result; the others get None."""
         given = HostArray(x, "x")
-        rows = self._rows(given, counts, divided=False)
-        asked = request("gather", given.dtype, root=self._root(root), counts=_elements(rows, given.shape))
+        rows = rows_of_block(given.shape, counts, self.size, self.rank)
+        asked = request("gather", given.dtype, root=self._root(root), counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
         return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
 
@@ -266,13 +268,13 @@ class Communicator:
         like = given or model
         assert like is not None
         if given is not None:
-            rows = self._rows(given, counts, divided=True)
+            rows = rows_of_whole(given.shape, counts, self.size)
             shape = (rows[self.rank], *given.shape[1:])
         else:
             assert model is not None
-            rows = [(model.shape or (1,))[0]] * self.size if counts is None else self._counted(counts)
+            rows = [(model.shape or (1,))[0]] * self.size if counts is None else checked_counts(counts, self.size)
             shape = model.shape
-        asked = request("scatter", like.dtype, root=root, counts=_elements(rows, like.shape))
+        asked = request("scatter", like.dtype, root=root, counts=elements(rows, like.shape))
         target = self._target(out, like, shape, asked)
         return self._run(asked, given, target, shape, async_op, timeout)
 
@@ -292,14 +294,14 @@ class Communicator:
         given = HostArray(x, "x")
         if (send_counts is None) != (recv_counts is None):
             raise ValueError("all_to_all: give both send_counts and recv_counts, or neither")
-        sends = self._rows(given, send_counts, divided=True)
-        receives = sends if recv_counts is None else self._counted(recv_counts)
+        sends = rows_of_whole(given.shape, send_counts, self.size)
+        receives = sends if recv_counts is None else checked_counts(recv_counts, self.size)
         asked = request(
             "all_to_all",
             given.dtype,
             size=given.flat.size if send_counts is None else 0,
-            sends=_elements(sends, given.shape),
-            receives=_elements(receives, given.shape),
+            sends=elements(sends, given.shape),
+            receives=elements(receives, given.shape),
         )
         shape = (sum(receives), *given.shape[1:])
         return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
@@ -410,7 +412,7 @@ class Communicator:
                 whole = flat.size == target.flat.size
                 return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
             assert given is not None
-            return given.like(flat, shape if flat.size == _count(shape) else (-1, *shape[1:]))
+            return given.like(flat, shape if flat.size == math.prod(shape) else (-1, *shape[1:]))
 
         seconds = self._seconds(timeout)
         if async_op:
@@ -438,7 +440,7 @@ class Communicator:
         target.require_writable("out")
         if target.dtype != given.dtype:
             raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
-        if target.flat.size != _count(shape):
+        if target.flat.size != math.prod(shape):
             raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
         if target is not given:
             given.part_from(target)
@@ -449,45 +451,10 @@ class Communicator:
             raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
         return int(root)
 
-    def _counted(self, counts: Sequence[int]) -> list[int]:
-        rows = [int(count) for count in counts]
-        if len(rows) != self.size or min(rows) < 0:
-            raise ValueError(f"counts must be {self.size} numbers, none negative, not {list(counts)}")
-        return rows
-
-    def _rows(self, given: HostArray, counts: Sequence[int] | None, divided: bool) -> list[int]:
-        """Rows of each rank's block. ``divided``: ``given`` holds all blocks; else it is this rank's."""
-        length = given.shape[0] if given.shape else 1
-        if counts is not None:
-            rows = self._counted(counts)
-            expected = sum(rows) if divided else rows[self.rank]
-            if length != expected:
-                raise ValueError(f"x has {length} rows along its first axis, counts say {expected}")
-            return rows
-        if not divided:
-            return [length] * self.size
-        if length % self.size:
-            raise ValueError(
-                f"x has {length} rows, which {self.size} ranks cannot share equally; give counts, one per rank"
-            )
-        return [length // self.size] * self.size
-
 
 def _no_codec(codec: None) -> None:
     if codec is not None:
         raise ValueError(f"codec {codec!r} is not available in this release; leave it None")
-
-
-def _count(shape: Sequence[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
-
-
-def _elements(rows: Sequence[int], shape: tuple[int, ...]) -> tuple[int, ...]:
-    width = _count(shape[1:])
-    return tuple(count * width for count in rows)
 
 
 __all__ = ["Communicator", "CommunicatorClosed"]

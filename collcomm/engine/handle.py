@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
 from ..errors import CollectiveTimeout
 
+log = logging.getLogger("collcomm")
 Conclusion = Callable[[Any, BaseException | None], Any]
 
 
@@ -89,4 +91,7 @@ class Handle:
             callbacks, self._callbacks = self._callbacks, []
             self._finished.notify_all()
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:  # the engine's thread has others to serve
+                log.exception("a callback of %s failed", self._text)
