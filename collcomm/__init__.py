@@ -14,6 +14,7 @@ if not (_package / "transports").is_dir() and (_package.parent / "transports").i
     __path__.append(str(_package.parent))
 del _package
 
+from . import aio
 from .communicator import Communicator
 from .engine import Handle
 from .errors import (
@@ -52,5 +53,6 @@ __all__ = [
     "UnsupportedTransport",
     "View",
     "ViewChanged",
+    "aio",
     "join",
 ]
