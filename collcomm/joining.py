@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .communicator import Communicator
 from .engine import Session
-from .errors import CoordinatorUnavailable, UnsupportedTransport
+from .errors import AuthenticationFailed, CoordinatorUnavailable, UnsupportedTransport
 from .membership import Agent
 from .transports import TcpTransport, host_identity, local_address_towards, parse_address
 
@@ -27,6 +27,7 @@ def join(
     timeout: float = 60.0,
     transports: Sequence[str] | None = None,
     advertise: str | None = None,
+    secret: str | None = None,
     on_failure: str = "retry",
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
@@ -39,12 +40,15 @@ def join(
     :param transports: names in order of preference; None: the best that both ends have.
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
+    :param secret: must be None: this release cannot authenticate, and says so instead of pretending.
     :param on_failure: "retry": a collective in which a peer dies is run again over the survivors; "raise": PeerLost.
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
     """
+    if secret is not None:
+        raise AuthenticationFailed("this release has no authentication: leave secret=None and use a network you trust")
     host, port = parse_address(coordinator)
     _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
     deadline = time.monotonic() + timeout
