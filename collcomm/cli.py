@@ -10,6 +10,7 @@ from . import __version__
 from .bench import command as bench
 from .errors import CollcommError
 from .membership import PRESETS, run_coordinator
+from .simulate import command as simulate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     coordinator.add_argument("--network", choices=sorted(PRESETS), default="lan", help="time limits to go by")
     coordinator.set_defaults(run=_coordinator)
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
+    simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)

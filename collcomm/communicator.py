@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -109,7 +108,7 @@ class Communicator:
         """
         if self._group.gid:
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        deadline = self._session.clock.monotonic() + (self._timeout if timeout is None else timeout)
         flag = np.array([self.pending > 0], np.uint8)
         waiting = self.all_reduce(flag, op="max", timeout=timeout)
         if waiting[0]:
@@ -137,7 +136,7 @@ class Communicator:
         if self._group.gid:
             return
         if self._session.failure is None:
-            self._session.agent.leave(time.monotonic() + timeout)
+            self._session.agent.leave(self._session.clock.monotonic() + timeout)
         self.close()
 
     def close(self) -> None:

@@ -11,8 +11,15 @@ from collections.abc import Sequence
 from .communicator import Communicator
 from .engine import Session
 from .errors import AuthenticationFailed, CoordinatorUnavailable, UnsupportedTransport
-from .membership import Agent
-from .transports import TcpTransport, host_identity, local_address_towards, parse_address
+from .membership import Agent, ZmqLines
+from .transports import (
+    TcpTransport,
+    format_address,
+    host_identity,
+    local_address_towards,
+    parse_address,
+    parse_addresses,
+)
 
 TRANSPORTS = ("tcp",)
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
@@ -34,6 +41,8 @@ def join(
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
+    Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``.
+
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
     :param timeout: seconds to wait for admission.
@@ -49,15 +58,12 @@ def join(
     """
     if secret is not None:
         raise AuthenticationFailed("this release has no authentication: leave secret=None and use a network you trust")
-    host, port = parse_address(coordinator)
+    addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
     deadline = time.monotonic() + timeout
     if name is None:
         name = f"{socket.gethostname()}-{secrets.token_hex(3)}"
-    try:
-        own_host = local_address_towards(host, port)
-    except OSError as error:
-        raise CoordinatorUnavailable(f"no way to the coordinator at {coordinator}: {error}") from None
+    own_host = _own_address(addresses)
     listen_host, listen_port, shown_host = own_host, 0, own_host
     if advertise is not None:
         shown_host, listen_port = _advertised(advertise)
@@ -65,22 +71,17 @@ def join(
     transport = TcpTransport(listen_host, listen_port, streams)
     session = Session(transport, streams)
     try:
-        session.agent = Agent(
-            coordinator,
-            group=group,
-            name=name,
-            host=shown_host,
-            port=transport.port,
-            host_id=host_identity(),
-            min_size=min_size,
-            on_failure=on_failure,
-            observer=session,
-        )
-        session.agent.start()
-        welcome = session.agent.wait_welcome(deadline)
-        session.member = welcome.member_id
-        transport.introduce(welcome.token, welcome.member_id)
-        session.agent.wait_admitted(deadline)
+        request = {
+            "t": "join",
+            "group": group,
+            "name": name,
+            "host": shown_host,
+            "port": transport.port,
+            "host_id": host_identity(),
+            "min_size": min_size,
+            "on_failure": on_failure,
+        }
+        session.enter(Agent(ZmqLines(coordinator), request, session), deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:
         session.close()
@@ -110,6 +111,17 @@ def _check(
         wanted = [transports] if isinstance(transports, str) else list(transports)
         if not any(transport in TRANSPORTS for transport in wanted):
             raise UnsupportedTransport(f"of {wanted} none is available here; there is: {', '.join(TRANSPORTS)}")
+
+
+def _own_address(coordinators: Sequence[tuple[str, int]]) -> str:
+    """The address on the route to the first coordinator that there is a route to."""
+    problems = []
+    for host, port in coordinators:
+        try:
+            return local_address_towards(host, port)
+        except OSError as error:
+            problems.append(f"no way to the coordinator at {format_address(host, port)}: {error}")
+    raise CoordinatorUnavailable("; ".join(problems))
 
 
 def _advertised(text: str) -> tuple[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .addresses import format_address, host_identity, local_address_towards, parse_address
+from .addresses import format_address, host_identity, local_address_towards, parse_address, parse_addresses
 from .base import Link, LinkBroken, Stream, Transport, TransportClosed
 from .tcp import TcpTransport
 
@@ -17,4 +17,5 @@ __all__ = [
     "host_identity",
     "local_address_towards",
     "parse_address",
+    "parse_addresses",
 ]

@@ -23,6 +23,19 @@ def parse_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+MAX_COORDINATORS = 8
+
+
+def parse_addresses(text: str) -> list[tuple[str, int]]:
+    """Split "a:48148,b:48148". Raises ValueError."""
+    found = (
+        [parse_address(part.strip()) for part in text.split(",")] if isinstance(text, str) else [parse_address(text)]
+    )
+    if len(found) > MAX_COORDINATORS or len(set(found)) < len(found):
+        raise ValueError(f"{text!r}: name at most {MAX_COORDINATORS} coordinators, each once")
+    return found
+
+
 def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

@@ -78,6 +78,17 @@ class Link(Protocol):
     def close(self) -> None: ...
 
 
+class Poller(Protocol):
+    """Waits for streams, which are known by their descriptors; events are those of poll(2)."""
+
+    def want(self, descriptor: int, events: int) -> None: ...
+
+    def forget(self, descriptor: int, events: int) -> None: ...
+
+    def poll(self, certain: list[int]) -> list[tuple[int, int]]:
+        """Ready descriptors after a few milliseconds at most; ``certain`` ones are readable whatever the kernel says."""
+
+
 class Transport(Protocol):
     """Makes links. ``offers`` names the halves of the contract it has: "messages", "windows"."""
 
@@ -87,5 +98,7 @@ class Transport(Protocol):
     def link(self, gid: int, purpose: int, member: Any, check: Callable[[], None]) -> Link:
         """The link to ``member``, made now if there is none. ``check`` is called every few milliseconds while waiting,
         and ends the wait by raising."""
+
+    def poller(self) -> Poller: ...
 
     def close(self) -> None: ...

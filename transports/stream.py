@@ -31,7 +31,10 @@ _TCP_INFO_BYTES = 104
 
 
 class TcpStream:
-    """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives."""
+    """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives.
+
+    ``spins``: looks before a receive sleeps.
+    """
 
     __slots__ = (
         "_debt",
@@ -41,12 +44,13 @@ class TcpStream:
         "_send_one",
         "_skip",
         "_sock",
+        "_spins",
         "bytes_received",
         "bytes_sent",
         "member",
     )
 
-    def __init__(self, sock: socket.socket, member: int):
+    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS):
         self.member = member
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -54,6 +58,7 @@ class TcpStream:
         self._skip = 0
         self._debt = 0
         self._sock = sock
+        self._spins = spins
         sock.settimeout(None)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
@@ -84,7 +89,7 @@ class TcpStream:
     def receive(self, target: memoryview) -> int:
         if not self._skip and not self._residue:
             receive, pause = self._recv, os.sched_yield
-            for _ in range(SPINS):
+            for _ in range(self._spins):
                 try:
                     count = receive(target, 0, socket.MSG_DONTWAIT)
                 except BlockingIOError:

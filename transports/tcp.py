@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from ..types import Member
 from .base import LinkBroken, TransportClosed
 from .frames import ACCEPTED, GREETING_BYTES, BadFrame, Greeting
+from .poller import SocketPoller
 from .stream import WAIT_SECONDS, TcpStream
 
 CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
@@ -99,6 +100,9 @@ class TcpTransport:
                 self._changed.wait(WAIT_SECONDS)
                 check()
             return self._links[key]
+
+    def poller(self) -> SocketPoller:
+        return SocketPoller()
 
     def keep_only(self, members: Iterable[int]) -> None:
         """Close the links to all others: they have left."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..transports.base import Link, LinkBroken, Stream
+from ..clock import Clock
+from ..transports.base import Link, LinkBroken, Poller, Stream
 from ..transports.frames import BadFrame, Header, unpack
 from .progress import Halted, Progress
 
@@ -22,12 +22,13 @@ class Mismatch(Exception):
 
 class Attempt:
     """``links(rank)`` gives the link to a rank, ``open_links()`` all there are; ``on_stall(attempt, ranks)`` tells that
-    nothing has come from ``ranks``.
+    nothing has come from ``ranks``; ``poller()`` makes something to wait with for several streams.
 
     One object serves a communicator's attempts one after the other; `begin` sets it to the next.
     """
 
     __slots__ = (
+        "_clock",
         "_links",
         "_on_stall",
         "_open_links",
@@ -35,6 +36,7 @@ class Attempt:
         "deadline",
         "epoch",
         "fingerprint",
+        "poller",
         "progress",
         "rank",
         "seq",
@@ -50,9 +52,13 @@ class Attempt:
         open_links: Callable[[], Sequence[Link]],
         on_stall: Callable[[Attempt, Sequence[int]], None],
         staging: Staging,
+        clock: Clock,
+        poller: Callable[[], Poller],
     ):
         self.progress = progress
         self.staging = staging
+        self.poller = poller
+        self._clock = clock
         self._links = links
         self._open_links = open_links
         self._on_stall = on_stall
@@ -61,7 +67,7 @@ class Attempt:
         self.deadline = self._report_at = 0.0
 
     def begin(self, epoch: int, seq: int, fingerprint: int, rank: int, size: int, deadline: float) -> None:
-        """``deadline``: a value of time.monotonic()."""
+        """``deadline``: a value of the clock."""
         if epoch != self.epoch:
             self.streams = [None] * size
         self.epoch = epoch
@@ -93,7 +99,7 @@ class Attempt:
     def idle(self, ranks: Sequence[int]) -> None:
         """Nothing has come for a few milliseconds; ``ranks`` are those we wait for. Raises Halted or LinkBroken."""
         self.check()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._report_at and now >= self._report_at:
             for link in self._open_links():  # also those that we have only sent on: their loss stalls others, then us
                 _examine(link)

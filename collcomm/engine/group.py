@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ class Group:
         self.gid = gid
         self.view = view
         self.session = session
-        self.progress = Progress(gid, view, consumed)
+        self.progress = Progress(gid, view, consumed, session.clock)
         self.queue = OperationQueue(f"collcomm-engine-{gid}")
         self.splits = 0
         self.retries = 0
@@ -67,7 +66,16 @@ class Group:
         self._bound_epoch = -1  # of _links, _plans, _rank
         self._scratch = Scratch()
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
-        self._only_attempt = Attempt(self.progress, self._link, self._open_links, self._stalled, staging)
+        self._clock = session.clock
+        self._only_attempt = Attempt(
+            self.progress,
+            self._link,
+            self._open_links,
+            self._stalled,
+            staging,
+            session.clock,
+            session.transport.poller,
+        )
 
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
@@ -96,7 +104,7 @@ class Group:
 
     def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
         seq = self.progress.take()
-        deadline = time.monotonic() + timeout
+        deadline = self._clock.monotonic() + timeout
         return lambda: self._perform(operation, seq, deadline)
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
@@ -120,7 +128,7 @@ class Group:
                 operation.restore()
                 self.session.abandon(f"{operation.request.call.text} was interrupted")
                 raise
-            failed_at = failed_at or time.monotonic()
+            failed_at = failed_at or self._clock.monotonic()
             fate = self._fate(operation, seq, epoch, deadline, repeat)
             if fate is True:
                 break
@@ -130,7 +138,7 @@ class Group:
                 raise self._error(operation, fate.verdict)
             self.retries += 1
         if failed_at:
-            self.seconds_lost += time.monotonic() - failed_at
+            self.seconds_lost += self._clock.monotonic() - failed_at
         return self._settle(operation)
 
     def _begin(self, operation: Operation, seq: int, deadline: float) -> Attempt:
@@ -217,8 +225,8 @@ class Group:
             waiting_on = [self.progress.view.ids[rank] for rank in ranks]
             call = self.progress.call
         assert call is not None
-        expired = time.monotonic() > attempt.deadline
-        if time.monotonic() > attempt.deadline + GRACE_SECONDS:
+        expired = self._clock.monotonic() > attempt.deadline
+        if self._clock.monotonic() > attempt.deadline + GRACE_SECONDS:
             raise self._give_up(call.text)
         self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
 
@@ -230,12 +238,12 @@ class Group:
         ``tell`` says why to the coordinator, now and again, unless the view is changing already (then the trouble is
         most likely of that making).
         """
-        began = time.monotonic()
+        began = self._clock.monotonic()
         told = 0.0
 
         def patience() -> None:
             nonlocal told
-            now = time.monotonic()
+            now = self._clock.monotonic()
             silent = self.session.agent.coordinator_silent_for
             if (silent > GRACE_SECONDS and now - began > GRACE_SECONDS) or now > max(began, deadline) + GRACE_SECONDS:
                 raise self._give_up(operation.request.call.text)

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..clock import SYSTEM, Clock
 from ..types import Call, GroupReport, Outcome, Verdict, View
 
 
@@ -46,11 +47,11 @@ class Halted(Exception):
 class Progress:
     """Thread-safe record of one communicator. ``changed`` is notified at every adopt and close."""
 
-    def __init__(self, gid: int, view: View, consumed: int):
+    def __init__(self, gid: int, view: View, consumed: int, clock: Clock = SYSTEM):
         self.gid = gid
         self.view = view  # of the communicator's members, as of the last adopt
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
+        self.changed = clock.condition(self.lock)
         self.epoch = view.epoch
         self.halted = False
         self.failure: Exception | None = None  # set once: this communicator can do nothing any more

@@ -7,11 +7,11 @@ Locks are taken in the order session, then progress.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
-from ..membership import Agent
+from ..membership import Agent, Welcome
 from ..transports import TcpTransport
 from ..transports.base import LinkBroken
 from ..types import Call, GroupReport, Outcome, View
@@ -24,19 +24,27 @@ REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connect
 class Session:
     """Made by `join`; ``view`` is the newest view that the coordinator has announced."""
 
-    def __init__(self, transport: TcpTransport, streams: int, on_pending: Callable[[int], None] | None = None):
+    def __init__(self, transport: TcpTransport, streams: int, clock: Clock = SYSTEM):
+        self.clock = clock
         self.transport = transport
         self.streams = streams
-        self.agent: Agent  # set by join, before anything can happen
+        self.agent: Agent  # set by `enter`, before anything can happen
         self.member = -1
         self.view = View(-1, ())
         self.groups: dict[int, Group] = {}
         self.failure: CollcommError | None = None
         self._lock = threading.RLock()
-        self._admitted = threading.Condition(self._lock)
+        self._admitted = clock.condition(self._lock)
         self._admitted_view: View | None = None
         self._halted = False
         self._closed = False
+
+    def enter(self, agent: Agent, deadline: float) -> None:
+        """Join through ``agent``, and wait to be admitted. Raises JoinRejected, CoordinatorUnavailable."""
+        self.agent = agent
+        agent.start()
+        agent.wait_welcome(deadline)
+        agent.wait_admitted(deadline)
 
     def world(self) -> Group:
         """The communicator of all members; it was made when the first view that has us came."""
@@ -61,6 +69,10 @@ class Session:
         return group
 
     # -- observer of the agent ------------------------------------------------------------------------------------
+
+    def welcomed(self, welcome: Welcome) -> None:
+        self.member = welcome.member_id
+        self.transport.introduce(welcome.token, welcome.member_id)
 
     def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
         with self._lock:
@@ -88,9 +100,6 @@ class Session:
 
     def dismissed(self, error: CollcommError) -> None:
         self.fail(error)
-
-    def pending_changed(self, count: int) -> None:
-        pass  # whoever wants to know asks the agent
 
     def inquire(self, epoch: int, gid: int, seq: int) -> Call | None:
         with self._lock:
@@ -124,7 +133,7 @@ class Session:
                 admitted = self._admitted_view
                 if admitted is not None and admitted.epoch > view.epoch:
                     return admitted
-                now = time.monotonic()
+                now = self.clock.monotonic()
                 if not self._halted and (self.view.epoch != asked or now - asked_at > REPEAT_SECONDS):
                     asked, asked_at = self.view.epoch, now
                     self.agent.ready(asked)

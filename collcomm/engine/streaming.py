@@ -6,7 +6,6 @@ frames that it depends on are done. A frame that was just received and reduced i
 
 from __future__ import annotations
 
-import os
 import select
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..collectives import Action
-from ..transports.base import Stream
+from ..transports.base import Poller, Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
-from ..transports.stream import SPINS, WAIT_SECONDS
 from .attempt import Attempt
 from .plan import FRAME_BYTES, Frame, Plan
 from .undo import UndoLog
@@ -172,12 +170,15 @@ class _Receiver:
     def finished(self) -> bool:
         return self._next == len(self._frames)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next frame may be taken; until then, what has come stays where it is."""
+        return self._got > 0 or self._work.ready(self._frames[self._next])
+
     def pump(self) -> bool:
-        """Take what is there, at most one frame. True when something came."""
+        """Take what is there, at most one frame, which is `ready`. True when something came."""
         work, frame = self._work, self._frames[self._next]
         if self._got < HEADER_BYTES:
-            if self._got == 0 and not work.ready(frame):
-                return False
             count = self.stream.try_receive(self._header[self._got :])
             self._got += count
             if self._got < HEADER_BYTES:
@@ -219,9 +220,10 @@ class _Receiver:
 
 def _loop(work: _Work, senders: list[_Sender], receivers: list[_Receiver], copies: list[Frame]) -> None:
     attempt = work.attempt
-    poller = _Poller()
+    poller = attempt.poller()
     listening = {receiver.stream.fileno(): receiver for receiver in receivers}
     waiting: dict[int, _Sender] = {}
+    held: list[int] = []  # descriptors whose frames are there, or not, and may not be taken yet
     for descriptor in listening:
         poller.want(descriptor, select.POLLIN)
     while True:
@@ -234,6 +236,8 @@ def _loop(work: _Work, senders: list[_Sender], receivers: list[_Receiver], copie
                     descriptor = sender.stream.fileno()
                     waiting[descriptor] = sender
                     poller.want(descriptor, select.POLLOUT)
+        if held:
+            held = _listen_again(poller, listening, held)
         if not listening and not copies and all(sender.finished for sender in senders):
             return
         attempt.check()
@@ -245,6 +249,11 @@ def _loop(work: _Work, senders: list[_Sender], receivers: list[_Receiver], copie
                 moved = True
             if events & ~select.POLLOUT and descriptor in listening:
                 receiver = listening[descriptor]
+                if not receiver.ready:
+                    if descriptor not in held:
+                        held.append(descriptor)
+                        poller.forget(descriptor, select.POLLIN)
+                    continue
                 moved |= receiver.pump()
                 if receiver.finished:
                     del listening[descriptor]
@@ -256,8 +265,19 @@ def _loop(work: _Work, senders: list[_Sender], receivers: list[_Receiver], copie
             attempt.idle(sorted(ranks | {sender.peer for sender in waiting.values()}))
 
 
+def _listen_again(poller: Poller, listening: Mapping[int, _Receiver], held: list[int]) -> list[int]:
+    """Listen to those whose next frame may be taken by now; returns the others."""
+    later = []
+    for descriptor in held:
+        if listening[descriptor].ready:
+            poller.want(descriptor, select.POLLIN)
+        else:
+            later.append(descriptor)
+    return later
+
+
 def _has_unread(listening: Mapping[int, _Receiver]) -> list[int]:
-    return [descriptor for descriptor, receiver in listening.items() if receiver.stream.has_unread]
+    return [number for number, receiver in listening.items() if receiver.stream.has_unread and receiver.ready]
 
 
 def _copy_ready(work: _Work, copies: list[Frame]) -> list[Frame]:
@@ -270,37 +290,3 @@ def _copy_ready(work: _Work, copies: list[Frame]) -> list[Frame]:
         else:
             later.append(frame)
     return later
-
-
-class _Poller:
-    """poll(2) over descriptors that are wanted for reading, writing, or both."""
-
-    def __init__(self) -> None:
-        self._poll = select.poll()
-        self._wanted: dict[int, int] = {}
-
-    def want(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] = self._wanted.get(descriptor, 0) | events
-        self._poll.register(descriptor, self._wanted[descriptor])
-
-    def forget(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] &= ~events
-        if self._wanted[descriptor]:
-            self._poll.modify(descriptor, self._wanted[descriptor])
-        else:
-            del self._wanted[descriptor]
-            self._poll.unregister(descriptor)
-
-    def poll(self, certain: list[int]) -> list[tuple[int, int]]:
-        """Ready descriptors after a few milliseconds at most; ``certain`` ones are readable whatever the kernel says."""
-        ready = self._poll.poll(0)
-        for _ in range(0 if certain else SPINS):
-            if ready:
-                return ready
-            os.sched_yield()
-            ready = self._poll.poll(0)
-        if not certain:
-            return ready or self._poll.poll(WAIT_SECONDS * 1e3)
-        seen = {descriptor for descriptor, _ in ready}
-        ready += [(descriptor, select.POLLIN) for descriptor in certain if descriptor not in seen]
-        return ready

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from .agent import Agent, Observer, Welcome
+from .agent import Agent, Lines, Observer, Welcome
+from .coordinator import CoordinatorMachine
 from .group import GroupMachine
+from .lines import ZmqLines
 from .peer import PeerMachine
 from .presets import LAN, LOCAL, PRESETS, WAN, Limits
 from .server import Coordinator, run_coordinator
@@ -15,10 +17,13 @@ __all__ = [
     "WAN",
     "Agent",
     "Coordinator",
+    "CoordinatorMachine",
     "GroupMachine",
     "Limits",
+    "Lines",
     "Observer",
     "PeerMachine",
     "Welcome",
+    "ZmqLines",
     "run_coordinator",
 ]

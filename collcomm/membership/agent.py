@@ -1,43 +1,59 @@
-"""A peer's line to the coordinator: drives `PeerMachine` on a ZeroMQ DEALER socket, and keeps the pulse echo."""
+"""What a peer says to its coordinators and hears from them: `PeerMachine`, and those who wait for what it learns."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
 import threading
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import zmq
-from zmq.utils.monitor import recv_monitor_message
-
+from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
-from ..transports.addresses import format_address, parse_address
 from ..types import Call, GroupReport, Outcome, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Send, Welcomed
-from .messages import MAX_VIEW_BYTES, BadMessage, Message, decode, encode
-from .peer import PeerMachine, State
-from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
+from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
+from .messages import Message
+from .peer import PeerMachine
 
-HERE_SECONDS = 0.5
 REPEAT_SECONDS = 0.9
 MAX_TEXT = 1000
-_EVENTS = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_DISCONNECTED
-)
+
+
+class Lines(Protocol):
+    """The connections to the coordinators, numbered from 0. ``turn`` and ``hear`` are called one at a time, on one thread;
+    `post` is called from within them."""
+
+    count: int
+    where: str
+
+    def start(self, turn: Callable[[], None], hear: Callable[[int, Message], None]) -> None:
+        """Call ``turn()`` every half second, and after `wake`; ``hear(line, message)`` for each valid message."""
+
+    def post(self, line: int, message: Mapping[str, Any]) -> None: ...
+
+    def wake(self) -> None:
+        """Call ``turn`` soon. From any thread."""
+
+    def in_words(self) -> str:
+        """What the connections have met, for an error message."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """``token`` names the group's run on data connections."""
+
+    member_id: int
+    incarnation: str
+    token: bytes
 
 
 class Observer(Protocol):
     """Hears what the coordinator decides, on the agent's thread; each call returns quickly."""
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """The coordinator has taken this peer in; it may do so again, under another number, before the first view."""
 
     def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
         """Freeze all communicators and report how far each has got."""
@@ -54,71 +70,34 @@ class Observer(Protocol):
         """What operation ``seq`` is here; None when it has not been entered, `Agent.entered` tells later."""
 
 
-@dataclass(frozen=True)
-class Welcome:
-    """``token`` names the group's run on data connections."""
-
-    member_id: int
-    incarnation: str
-    token: bytes
-
-
 class Agent:
-    """All methods may be called from any thread; those that only tell something never wait."""
+    """All methods may be called from any thread; those that only tell something never wait.
 
-    def __init__(
-        self,
-        coordinator: str,
-        *,
-        group: str,
-        name: str,
-        host: str,
-        port: int,
-        host_id: str,
-        min_size: int,
-        on_failure: str,
-        observer: Observer,
-    ):
-        self._where = coordinator
-        self._endpoint = "tcp://" + format_address(*parse_address(coordinator))
-        self._join_message: Message = {
-            "t": "join",
-            "group": group,
-            "name": name,
-            "host": host,
-            "port": port,
-            "host_id": host_id,
-            "min_size": min_size,
-            "on_failure": on_failure,
-        }
+    ``request``: the `join` message of this peer.
+    """
+
+    def __init__(self, lines: Lines, request: Message, observer: Observer, clock: Clock = SYSTEM):
+        self._lines = lines
+        self._request = request
         self._observer = observer
-        self._identity = secrets.token_bytes(16)
-        self._machine = PeerMachine()
+        self._clock = clock
+        self._machine = PeerMachine(request, lines.count)
         self._outbox: deque[Message] = deque()
-        self._changed = threading.Condition()
+        self._changed = clock.condition(threading.RLock())
         self._welcome: Welcome | None = None
         self._view: View | None = None
         self._error: CollcommError | None = None
         self._left = False
         self._accused: dict[tuple[int, int], float] = {}  # when last said
-        self._heard_at = time.monotonic()
-        self._line = "nothing listens there"
-        self._closing = False
+        self._heard_at = clock.monotonic()
         self.pending = 0
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
-        self._context: zmq.Context[Any] | None = None
-        self._pulse_context: zmq.Context[Any] | None = None
-        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        self._context, self._pulse_context = zmq.Context(), zmq.Context()
-        self._threads = [
-            threading.Thread(target=self._serve, name="collcomm-agent", daemon=True),
-            threading.Thread(target=self._echo, name="collcomm-pulse", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lines.start(self._turn, self._hear)
+
+    def close(self) -> None:
+        """End the connections. Bounded, and harmless when done twice."""
+        self._lines.close()
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +105,9 @@ class Agent:
         """Until the coordinator has taken us in. Raises JoinRejected, CoordinatorUnavailable."""
         with self._changed:
             while self._welcome is None:
-                self._wait(deadline, f"the coordinator at {self._where} does not answer: {self._line}")
+                self._wait(
+                    deadline, f"the coordinator at {self._lines.where} does not answer: {self._lines.in_words()}"
+                )
             return self._welcome
 
     def wait_admitted(self, deadline: float) -> View:
@@ -135,8 +116,8 @@ class Agent:
             while self._view is None:
                 self._wait(
                     deadline,
-                    f"joined group {self._join_message['group']!r} at {self._where}, but was not admitted in time: "
-                    f"{self._join_message['min_size']} peers make the first view, and members of a running group admit "
+                    f"joined group {self._request['group']!r} at {self._lines.where}, but was not admitted in time: "
+                    f"{self._request['min_size']} peers make the first view, and members of a running group admit "
                     f"newcomers in step()",
                 )
             return self._view
@@ -144,15 +125,20 @@ class Agent:
     def _wait(self, deadline: float, otherwise: str) -> None:
         if self._error is not None:
             raise self._error
-        left = deadline - time.monotonic()
+        left = deadline - self._clock.monotonic()
         if left <= 0:
             raise CoordinatorUnavailable(otherwise)
         self._changed.wait(min(left, 0.1))
 
     @property
+    def welcome(self) -> Welcome | None:
+        """What the coordinator said when it took us in."""
+        return self._welcome
+
+    @property
     def coordinator_silent_for(self) -> float:
         """Seconds since anything came from the coordinator."""
-        return time.monotonic() - self._heard_at
+        return self._clock.monotonic() - self._heard_at
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -162,7 +148,7 @@ class Agent:
 
     def accuse(self, member: int, epoch: int, evidence: str, text: str) -> None:
         """The link to ``member`` has failed. Repeated by whoever waits for a view change; said once in a while."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._accused.get((epoch, member), 0.0) > REPEAT_SECONDS:
             self._accused[epoch, member] = now
             self._tell({"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]})
@@ -191,122 +177,57 @@ class Agent:
         """Leave, and wait until the coordinator knows or ``deadline`` has passed."""
         self._tell({"t": "leave"})
         with self._changed:
-            while not self._left and self._error is None and time.monotonic() < deadline:
-                self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+            while not self._left and self._error is None and self._clock.monotonic() < deadline:
+                self._changed.wait(min(0.1, max(0.0, deadline - self._clock.monotonic())))
 
     def _tell(self, message: Message) -> None:
         self._outbox.append(message)
-        self._wake()
+        self._lines.wake()
 
-    def _wake(self) -> None:
-        with self._changed:
-            if not self._closing:  # after that the number may be somebody else's
-                with contextlib.suppress(BlockingIOError):  # full of wake-ups: one more makes no difference
-                    os.write(self._wake_write, b"x")
+    # -- on the thread of the lines ----------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """End both threads and connections. Bounded, and harmless when done twice."""
-        with self._changed:
-            if self._closing:
-                return
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._wake_write, b"x")
-            self._closing = True
-        closer = threading.current_thread()
-        if self._pulse_context is not None:
-            self._pulse_context.term()
-        for thread in self._threads:
-            if thread is not closer:
-                thread.join(CLOSE_SECONDS)
-        if self._context is not None and closer not in self._threads:
-            self._context.term()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+    def _turn(self) -> None:
+        self._carry_out(self._machine.tick(self._clock.monotonic()))
+        while self._outbox:
+            self._carry_out(self._machine.say(self._outbox.popleft()))
 
-    # -- the agent's thread ------------------------------------------------------------------------------------------
+    def _hear(self, line: int, message: Message) -> None:
+        if message["t"] != "standby":
+            self._heard_at = self._clock.monotonic()
+        self._carry_out(self._machine.receive(line, message))
 
-    def _serve(self) -> None:
-        assert self._context is not None
-        dealer = _dealer(self._context, CONTROL_PREFIX + self._identity, self._endpoint, connect=False)
-        monitor = dealer.get_monitor_socket(_EVENTS)
-        dealer.connect(self._endpoint)
-        poller = zmq.Poller()
-        for source in (dealer, monitor, self._wake_read):
-            poller.register(source, zmq.POLLIN)
-        said_at = 0.0
-        try:
-            while not self._closing:
-                now = time.monotonic()
-                if now - said_at >= HERE_SECONDS:
-                    said_at = now
-                    joining = self._machine.state is State.JOINING
-                    self._post(dealer, self._join_message if joining else {"t": "here"})
-                ready = dict(poller.poll(int(HERE_SECONDS * 1e3)))
-                if self._wake_read in ready:
-                    os.read(self._wake_read, 4096)
-                while self._outbox:
-                    self._post(dealer, self._outbox.popleft())
-                if dealer in ready:
-                    self._read(dealer)
-                if monitor in ready:
-                    self._watch_line(monitor)
-        finally:
-            dealer.disable_monitor()
-            monitor.close(0)
-            dealer.close(200)
-
-    def _post(self, dealer: zmq.Socket[bytes], message: Message) -> None:
-        with contextlib.suppress(zmq.Again):  # the queue is full: the coordinator has been away for long
-            dealer.send(encode(message), zmq.NOBLOCK)
-
-    def _read(self, dealer: zmq.Socket[bytes]) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                data = dealer.recv(zmq.NOBLOCK)
-                try:
-                    message = decode(data, MAX_VIEW_BYTES)
-                except BadMessage as error:
-                    self._line = f"what answers there is not a coordinator of this version: {error}"
-                    continue
-                self._heard_at = time.monotonic()
-                for effect in self._machine.receive(message):
-                    self._carry_out(dealer, effect)
-
-    def _carry_out(self, dealer: zmq.Socket[bytes], effect: PeerEffect) -> None:
-        if isinstance(effect, Halt):
-            reports = self._observer.halt(effect.epoch, effect.round)
-            groups = {gid: [r.complete, r.entered, list(r.members)] for gid, r in reports.items()}
-            self._post(dealer, {"t": "state", "epoch": effect.epoch, "round": effect.round, "groups": groups})
-        elif isinstance(effect, Adopt):
-            self._accused.clear()
-            self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken)
-            self._set(view=effect.view)
-        elif isinstance(effect, Inquire):
-            call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)
-            if call is not None:
-                self._post(dealer, _called(effect.epoch, effect.gid, effect.seq, call))
-        elif isinstance(effect, Pending):
-            self.pending = effect.count
-        elif isinstance(effect, Welcomed):
-            self._set(welcome=Welcome(effect.member, effect.incarnation, effect.token))
-        elif isinstance(effect, Rejected):
-            self._set(error=JoinRejected(f"the coordinator at {self._where} refused: {effect.text}"))
-        elif isinstance(effect, Dismissed):
-            self._dismiss(effect)
-        elif isinstance(effect, Left):
-            self._set(left=True)
-        else:
-            assert isinstance(effect, Send)
-            self._post(dealer, dict(effect.message))
-
-    def _dismiss(self, effect: Dismissed) -> None:
-        error: CollcommError
-        if effect.unknown:
-            error = CoordinatorUnavailable(f"{effect.cause}: all peers must join again")
-        else:
-            error = ViewChanged(f"this peer was {effect.cause}; call join again")
-        self._set(error=error)
-        self._observer.dismissed(error)
+    def _carry_out(self, effects: Sequence[PeerEffect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Say):
+                self._lines.post(effect.line, effect.message)
+            elif isinstance(effect, Halt):
+                reports = self._observer.halt(effect.epoch, effect.round)
+                groups = {gid: [r.complete, r.entered, list(r.members)] for gid, r in reports.items()}
+                state = {"t": "state", "epoch": effect.epoch, "round": effect.round, "groups": groups}
+                self._lines.post(effect.line, state)
+            elif isinstance(effect, Adopt):
+                self._accused.clear()
+                self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken)
+                self._set(view=effect.view)
+            elif isinstance(effect, Inquire):
+                call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)
+                if call is not None:
+                    self._lines.post(effect.line, _called(effect.epoch, effect.gid, effect.seq, call))
+            elif isinstance(effect, Pending):
+                self.pending = effect.count
+            elif isinstance(effect, Welcomed):
+                welcome = Welcome(effect.member, effect.incarnation, effect.token)
+                self._observer.welcomed(welcome)
+                self._set(welcome=welcome)
+            elif isinstance(effect, Rejected):
+                self._set(error=JoinRejected(f"the coordinator at {self._lines.where} refused: {effect.text}"))
+            elif isinstance(effect, Dismissed):
+                error = ViewChanged(f"this peer was {effect.cause}; call join again")
+                self._set(error=error)
+                self._observer.dismissed(error)
+            else:
+                assert isinstance(effect, Left)
+                self._set(left=True)
 
     def _set(
         self,
@@ -321,47 +242,6 @@ class Agent:
             self._error = self._error or error
             self._left = self._left or left
             self._changed.notify_all()
-
-    def _watch_line(self, monitor: zmq.Socket[bytes]) -> None:
-        """Remember what the connection attempts have met, for the error message."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(monitor, zmq.NOBLOCK)["event"]
-                if event == zmq.EVENT_CONNECTED:
-                    self._line = "something accepts connections there but says nothing"
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._line = "it accepted the connection and then fell silent"
-                elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-                    self._line = "what listens there is not a collcomm coordinator (another protocol: wrong port?)"
-
-    # -- the pulse ---------------------------------------------------------------------------------------------------
-
-    def _echo(self) -> None:
-        """Send back every pulse. libzmq's proxy runs in C and needs no GIL, so a live peer always answers."""
-        assert self._pulse_context is not None
-        socket = _dealer(self._pulse_context, PULSE_PREFIX + self._identity, self._endpoint)
-        try:
-            socket.send(PULSE.pack(b"p", 0))
-            zmq.proxy(socket, socket)
-        except zmq.ZMQError:
-            pass  # the context was terminated: we are closing
-        finally:
-            socket.close(0)
-
-
-def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: bool = True) -> zmq.Socket[bytes]:
-    dealer = context.socket(zmq.DEALER)
-    dealer.setsockopt(zmq.IDENTITY, identity)
-    dealer.setsockopt(zmq.LINGER, 200)
-    dealer.setsockopt(zmq.MAXMSGSIZE, MAX_VIEW_BYTES)
-    dealer.setsockopt(zmq.SNDHWM, 1000)
-    dealer.setsockopt(zmq.RCVHWM, 10_000)
-    dealer.setsockopt(zmq.RECONNECT_IVL, 50)
-    dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    dealer.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
-    if connect:
-        dealer.connect(endpoint)
-    return dealer
 
 
 def _operation(kind: str, epoch: int, gid: int, seq: int, call: Call, members: Sequence[int]) -> Message:

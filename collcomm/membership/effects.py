@@ -6,15 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..types import Outcome, View
+from ..types import Member, Outcome, View
 
 
 @dataclass(frozen=True)
 class Send:
-    """Send ``message`` to the peer whose connection is called ``key`` (a peer's machine has only the coordinator: b"")."""
+    """Send ``message`` to the peer whose connection is called ``key``."""
 
     key: bytes
     message: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Say:
+    """Send ``message`` to the coordinator at the peer's line number ``line``."""
+
+    line: int
+    message: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Write down what ``group`` has come to (None: it is over) before any later effect is carried out."""
+
+    group: str
+    record: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Find out whether anything listens at the data address of ``member``, and tell `probed`."""
+
+    group: str
+    member: Member
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,9 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Halt:
+    """Freeze, and answer on ``line``."""
+
+    line: int
     epoch: int
     round: int
 
@@ -60,6 +87,9 @@ class Adopt:
 
 @dataclass(frozen=True)
 class Inquire:
+    """Tell, on ``line``, what operation ``seq`` is."""
+
+    line: int
     epoch: int
     gid: int
     seq: int
@@ -72,10 +102,9 @@ class Pending:
 
 @dataclass(frozen=True)
 class Dismissed:
-    """The peer is out of the group. ``unknown``: the coordinator does not know it (a restarted one)."""
+    """The peer is out of the group."""
 
     cause: str
-    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,5 +112,5 @@ class Left:
     pass
 
 
-CoordinatorEffect = Send | Ping | Note
-PeerEffect = Send | Welcomed | Rejected | Halt | Adopt | Inquire | Pending | Dismissed | Left
+CoordinatorEffect = Send | Ping | Note | Remember | Probe
+PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Inquire | Pending | Dismissed | Left

@@ -12,29 +12,36 @@
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
                                                                            wait if all survivors were ready
     changing     nobody survives                              forming      as forming
+    recovering   report; everybody that matters has           changing     the last view to those who have missed it; halt to
+                                                                           all members
+
+A machine begins in `forming`, or in `recovering` when its coordinator knows nothing of a group that exists
+(`collcomm.membership.recovery`).
 
 Invariants, asserted below: an epoch is announced once, and each is higher than the last; nobody is in a view who has
-not asked to be; who was declared dead gets no later view; a round's outcome uses survivors' reports only.
+not asked to be; who was declared dead gets no later view; a round's outcome uses survivors' reports only; a view is written down
+(Remember) before it is sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from ..types import Call, GroupReport, Member, Outcome, Verdict, View
 from .disputes import Dispute
-from .effects import CoordinatorEffect, Note, Ping, Send
+from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
+from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
 from .presets import LAN, Limits
+from .recovery import Recovery, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
 
 MAX_DISPUTES = 64
 MAX_HISTORY = 1000
-LINK_FAULTS = 3  # so many times in LINK_SECONDS, and the link is the fault of whoever more peers complain about
-LINK_SECONDS = 30.0  # each attempt to dial a path that is cut takes some seconds
 LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
 
 
@@ -42,6 +49,7 @@ class State(Enum):
     FORMING = "forming"
     STEADY = "steady"
     CHANGING = "changing"
+    RECOVERING = "recovering"
 
 
 @dataclass
@@ -56,7 +64,7 @@ class Peer:
 
 
 class GroupMachine:
-    """``token``: eight bytes that name this run of the group on data connections."""
+    """``incarnation`` names this run of the group, ``token`` (eight bytes) does so on data connections."""
 
     def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN):
         self.name = name
@@ -70,6 +78,8 @@ class GroupMachine:
         self._peers: dict[bytes, Peer] = {}
         self._ids: dict[int, bytes] = {}
         self._next_id = 1
+        self._next_epoch = 1
+        self._recovery: Recovery | None = None
         self._rounds = 0
         self._round: Round | None = None
         self._disputes: dict[tuple[int, int], Dispute] = {}
@@ -77,11 +87,25 @@ class GroupMachine:
         self._announced: Message = {}  # the last view, as it was sent
         self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
-        self._faults: dict[tuple[int, int], list[float]] = {}
+        self._faults = LinkFaults()
         self._pulse = 0
         self._pulse_at = 0.0
         self._ticked_at: float | None = None
         self._out: list[CoordinatorEffect] = []
+
+    @classmethod
+    def of_record(cls, name: str, record: Message, limits: Limits, now: float) -> GroupMachine:
+        """A group that the coordinator has a record of, and no more."""
+        group = cls(name, record["incarnation"], record["token"], limits)
+        group._recover(Recovery(record, now))
+        return group
+
+    @classmethod
+    def of_report(cls, name: str, report: Message, limits: Limits, now: float) -> GroupMachine:
+        """A group that a peer is about to report, and of which there is no record."""
+        group = cls(name, report["incarnation"], report["token"], limits)
+        group._recover(Recovery(None, now))
+        return group
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -91,14 +115,18 @@ class GroupMachine:
             self._ticked_at = now  # an idle coordinator ticks seldom
         kind = message["t"]
         peer = self._peers.get(key)
-        if kind == "join":
+        if self._recovery is not None:
+            self._while_recovering(now, key, message)
+        elif kind == "join":
             self._join(now, key, message)
+        elif kind == "report":
+            self._late_report(now, key, message)
         elif peer is None:
             cause = self._gone.get(key)
             if kind == "leave":
                 self._send(key, {"t": "left"})
             else:
-                self._send(key, {"t": "unknown"} if cause is None else {"t": "evicted", "cause": cause})
+                self._send(key, {"t": "who"} if cause is None else {"t": "evicted", "cause": cause})
         else:
             was_away = peer.health.disconnected_at is not None
             peer.health.spoke(now)
@@ -115,7 +143,9 @@ class GroupMachine:
     def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
         """The control connection of ``key`` has closed."""
         peer = self._peers.get(key)
-        if peer is not None and peer.health.disconnected_at is None:
+        if self._recovery is not None:
+            self._recovery.reports.pop(key, None)  # it reports again if it comes back
+        elif peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
             self._examine(now, peer)
         return self._drain()
@@ -127,8 +157,19 @@ class GroupMachine:
             self._blame_link(now, peer)
         return self._drain()
 
+    def probed(self, now: float, member: int, refused: bool) -> list[CoordinatorEffect]:
+        """Whether nothing listens at the data address of ``member`` (or something does, or no answer came)."""
+        if self._recovery is not None and refused:
+            self._recovery.refused.add(member)
+            self._try_to_resume(now)
+        return self._drain()
+
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
+        if self._recovery is not None:
+            self._ticked_at = now
+            self._try_to_resume(now)
+            return self._drain()
         late = 0.0 if self._ticked_at is None else now - self._ticked_at - self.tick_seconds
         self._ticked_at = now
         if late > LATE_SECONDS:
@@ -154,15 +195,97 @@ class GroupMachine:
 
     def knows(self, key: bytes) -> bool:
         """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""
-        return key in self._peers or key in self._gone
+        reported = self._recovery is not None and key in self._recovery.reports
+        return reported or key in self._peers or key in self._gone
 
     @property
     def empty(self) -> bool:
-        return not self._peers
+        return not self._peers and self._recovery is None
 
     @property
     def waiting(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if not peer.is_member]
+
+    # -- recovery ---------------------------------------------------------------------------------------------------
+
+    def _recover(self, recovery: Recovery) -> None:
+        self.state = State.RECOVERING
+        self._recovery = recovery
+
+    def _while_recovering(self, now: float, key: bytes, message: Message) -> None:
+        """Newcomers say their `join` again; they are heard when the group is whole."""
+        recovery = self._recovery
+        assert recovery is not None
+        kind = message["t"]
+        if kind == "report":
+            if message["incarnation"] != self._incarnation:
+                if message["view"] is not None:  # who only waits is taken in when the group is whole
+                    self._send(key, {"t": "evicted", "cause": _OTHER_RUN})
+                return
+            recovery.reports[key] = message
+            self._send(key, {"t": "alive"})
+            self._try_to_resume(now)
+        elif kind == "leave":
+            recovery.reports.pop(key, None)
+            self._send(key, {"t": "left"})
+        elif kind != "join":
+            self._send(key, {"t": "alive" if key in recovery.reports else "who"})
+
+    def _try_to_resume(self, now: float) -> None:
+        recovery = self._recovery
+        assert recovery is not None
+        resumption = recovery.conclude(now, self._limits.recover)
+        if resumption is not None:
+            self._resume(now, recovery.reports, resumption)
+        else:
+            for member in recovery.to_probe(now, self._limits.recover):
+                self._out.append(Probe(self.name, member))
+                self._out.append(Note(f"group {self.name!r} waits for {member}, of whom nothing was heard yet"))
+
+    def _resume(self, now: float, reports: Mapping[bytes, Message], resumption: Resumption) -> None:
+        """Be what the lost coordinator was, and change the view at once: what it had begun is settled by that."""
+        self._recovery = None
+        self._ticked_at = now
+        self._next_epoch, self._next_id = resumption.next_epoch, resumption.next_id
+        for key in resumption.members + resumption.waiting:
+            report = reports[key]
+            self.options = (report["min_size"], report["on_failure"])
+            self._enter(now, key, Member(*report["member"]), is_member=key in resumption.members)
+        for key in resumption.strays:
+            self._gone[key] = "evicted from the group while its coordinator was away"
+            self._send(key, {"t": "evicted", "cause": self._gone[key]})
+        self.state = State.FORMING
+        if resumption.view is not None:
+            self._announced = {"t": "view", **resumption.view}
+            members = tuple(Member(*row) for row in resumption.view["members"])
+            self.view = View(resumption.view["epoch"], members)
+            self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
+            for key in resumption.lagging:
+                self._send(key, self._announced)
+        self._out.append(Note(f"group {self.name!r} is taken over in view {self.view.epoch}"))
+        if not self.view.members:
+            if self.options is not None:
+                self._form()
+            return
+        causes = [f"{member.name} was not heard of when the coordinator came back" for member in resumption.lost]
+        for member, cause in zip(resumption.lost, causes, strict=True):
+            self.history.append((now, self.view.epoch, member.name, cause))
+            self._out.append(Note(f"{member} is out of view {self.view.epoch}: {cause}"))
+        self._change(now, lost="; ".join(causes) or None)
+
+    def _late_report(self, now: float, key: bytes, message: Message) -> None:
+        """A report when the group goes on already: of a newcomer that still waits, or of somebody who is out."""
+        if key in self._peers:
+            return
+        cause = self._gone.get(key)
+        if message["view"] is None and cause is None:  # it only waits: as if it joined now
+            fields = dict(zip(("name", "host", "port", "host_id"), message["member"][1:], strict=True))
+            self._join(now, key, {**message, **fields})
+            return
+        if message["incarnation"] != self._incarnation:
+            cause = _OTHER_RUN
+        gone_on = f"not in view {self.view.epoch}: the group went on without it"
+        self._send(key, {"t": "evicted", "cause": cause or gone_on})
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
@@ -181,15 +304,18 @@ class GroupMachine:
         self.options = (message["min_size"], message["on_failure"])
         member = Member(self._next_id, message["name"], message["host"], message["port"], message["host_id"])
         self._next_id += 1
-        peer = self._peers[key] = Peer(key, member, Health(now))
-        self._ids[member.id] = key
         self._gone.pop(key, None)
-        self._welcome(peer)
-        self._ping(now, peer)
+        self._welcome(self._enter(now, key, member, is_member=False))
         if self.state is State.FORMING:
             self._form()
         else:
             self._tell_pending()
+
+    def _enter(self, now: float, key: bytes, member: Member, is_member: bool) -> Peer:
+        peer = self._peers[key] = Peer(key, member, Health(now), is_member)
+        self._ids[member.id] = key
+        self._ping(now, peer)
+        return peer
 
     def _refusal(self, message: Message) -> str | None:
         for peer in self._peers.values():
@@ -269,7 +395,7 @@ class GroupMachine:
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
         elif peer.member.id not in self._round.states:
             self._send(peer.key, self._announced)
-            self._send(peer.key, {"t": "halt", "epoch": self.view.epoch, "round": self._round.number})
+            self._send(peer.key, self._halt())
 
     # -- death ------------------------------------------------------------------------------------------------------
 
@@ -303,20 +429,12 @@ class GroupMachine:
             if accuser not in self._ids or accused.key not in self._peers:
                 continue
             pair = (min(accuser, accused.member.id), max(accuser, accused.member.id))
-            recent = [at for at in self._faults.get(pair, ()) if now - at < LINK_SECONDS]
-            self._faults[pair] = [*recent, now]
-            if len(recent) + 1 >= LINK_FAULTS:
-                self._sever(now, pair)
-            else:
+            worse = self._faults.broke(now, pair)
+            if worse is None:
                 self._change(now, broken=pair)
-
-    def _sever(self, now: float, pair: tuple[int, int]) -> None:
-        """Two live members cannot talk to each other: the one in more broken links goes, of equals the later one."""
-        del self._faults[pair]
-        counts = {member: sum(member in other for other in self._faults) for member in pair}
-        worse = max(pair, key=lambda member: (counts[member], member))
-        other = self._peers[self._ids[sum(pair) - worse]].member.name
-        self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+            else:
+                other = self._peers[self._ids[sum(pair) - worse]].member.name
+                self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
 
     def _remove(self, now: float, peer: Peer, cause: str, announce: bool) -> None:
         """``announce``: it asked to leave and gets an answer."""
@@ -354,7 +472,7 @@ class GroupMachine:
             self.state = State.CHANGING
             for peer in self._peers.values():
                 if peer.is_member:
-                    self._send(peer.key, {"t": "halt", "epoch": self.view.epoch, "round": self._rounds})
+                    self._send(peer.key, self._halt())
         if lost is not None:
             self._round.lost.append(lost)
         if verdict is not None:
@@ -362,6 +480,9 @@ class GroupMachine:
         if broken is not None:
             self._round.broken.add(broken)
         self._conclude(now)
+
+    def _halt(self) -> Message:
+        return {"t": "halt", "epoch": self.view.epoch, "round": self._rounds, "next": self._next_epoch}
 
     def _conclude(self, now: float) -> None:
         round = self._round
@@ -376,8 +497,11 @@ class GroupMachine:
         if not survivors:
             self.state = State.FORMING
             self.options = None if self.empty else self.options
-            self.view = View(self.view.epoch + 1, ())
+            self.view = View(self._next_epoch, ())
+            self._next_epoch += 1
+            self._settled.clear()
             self._disputes.clear()
+            self._out.append(Remember(self.name, None))
             if not self.empty:
                 self._form()
             return
@@ -390,7 +514,9 @@ class GroupMachine:
         members = [peer for peer in self._peers.values() if peer.is_member or admitted]
         members.sort(key=lambda peer: peer.member.id)
         new = [peer.member.name for peer in members if not peer.is_member]
-        epoch = self.view.epoch + 1
+        epoch = self._next_epoch
+        assert epoch > self.view.epoch and self.options is not None
+        self._next_epoch += 1
         self.view = View(epoch, tuple(peer.member for peer in members))
         self.state = State.STEADY
         self._disputes.clear()
@@ -405,6 +531,11 @@ class GroupMachine:
         }
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
+        min_size, on_failure = self.options
+        record = {"incarnation": self._incarnation, "token": self._token, "view": message}
+        record |= {"min_size": min_size, "on_failure": on_failure}
+        record |= {"next_id": self._next_id, "next_epoch": self._next_epoch}
+        self._out.append(Remember(self.name, record))
         for peer in members:
             peer.is_member, peer.ready = True, False
             self._send(peer.key, message)
@@ -465,6 +596,9 @@ class GroupMachine:
     def _drain(self) -> list[CoordinatorEffect]:
         effects, self._out = self._out, []
         return effects
+
+
+_OTHER_RUN = "of an earlier run: the group was begun anew since"
 
 
 def _as_row(outcome: Outcome) -> list[object]:

@@ -9,7 +9,8 @@ import msgpack
 
 VERSION = 1
 MAX_BYTES = 1 << 20
-MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinator only
+MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinators only
+MAX_REPORT_BYTES = 2 << 20  # ... and what a coordinator takes: ten thousand members of usual names
 MAX_TEXT = 1024
 MAX_MEMBERS = 10_000
 MAX_GROUPS = 10_000
@@ -58,7 +59,16 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _token(value: Any) -> bool:
+    return isinstance(value, bytes) and len(value) == 8
+
+
+def _on_failure(value: Any) -> bool:
+    return value in ("retry", "raise")
+
+
 _number = _integer(0, 2**62)
+_epoch = _integer(0, 2**32 - 1)  # as wide as in a frame
 _gid = _integer(0, 2**32 - 1)
 _id = _integer(0, 2**31)
 _ids = _list_of(_id, MAX_MEMBERS)
@@ -67,7 +77,25 @@ _member = _row(_id, _text(128, 1), _text(256, 1), _port, _text(128))
 _verdict = _row(_text(16), _text(4096), _list_of(_text(128), MAX_MEMBERS))
 _outcome = _row(_number, _number, _optional(_verdict))
 _call = _row(_gid, _text())  # fingerprint, text
-_operation: dict[str, Check] = {"epoch": _number, "gid": _gid, "seq": _number}
+_operation: dict[str, Check] = {"epoch": _epoch, "gid": _gid, "seq": _number}
+_options: dict[str, Check] = {"min_size": _integer(1, MAX_MEMBERS), "on_failure": _on_failure}
+_view: dict[str, Check] = {
+    "epoch": _epoch,
+    "members": _list_of(_member, MAX_MEMBERS),
+    "admitted": _flag,
+    "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
+    "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
+}
+_run: dict[str, Check] = {"incarnation": _text(64), "token": _token}
+
+
+def _fields(checks: Mapping[str, Check]) -> Check:
+    return lambda value: (
+        isinstance(value, dict)
+        and len(value) <= 2 * len(checks)
+        and all(name in value and check(value[name]) for name, check in checks.items())
+    )
+
 
 FIELDS: dict[str, dict[str, Check]] = {
     # peer to coordinator
@@ -77,19 +105,26 @@ FIELDS: dict[str, dict[str, Check]] = {
         "host": _text(256, 1),
         "port": _port,
         "host_id": _text(128),
-        "min_size": _integer(1, MAX_MEMBERS),
-        "on_failure": lambda value: value in ("retry", "raise"),
+        **_options,
+    },
+    "report": {  # to a coordinator that asked `who`: what it needs to take the group over
+        "group": _text(128, 1),
+        "member": _member,
+        "next": _epoch,  # the highest epoch that a halt has spoken of
+        "view": _optional(_fields(_view)),  # the last one adopted
+        **_options,
+        **_run,
     },
     "here": {},
-    "ready": {"epoch": _number},
+    "ready": {"epoch": _epoch},
     "leave": {},
     "state": {
-        "epoch": _number,
+        "epoch": _epoch,
         "round": _number,
         "groups": _map_of(_gid, _row(_number, _number, _ids), MAX_GROUPS),
     },
     "accuse": {
-        "epoch": _number,
+        "epoch": _epoch,
         "member": _id,
         "evidence": lambda value: value in ("closed", "unacked"),
         "text": _text(),
@@ -99,42 +134,36 @@ FIELDS: dict[str, dict[str, Check]] = {
     "mismatch": {**_operation, "call": _call, "members": _ids},
     "call": {**_operation, "call": _call},
     # coordinator to peer
-    "welcome": {
-        "member": _id,
-        "incarnation": _text(64),
-        "token": lambda value: isinstance(value, bytes) and len(value) == 8,
-    },
+    "welcome": {"member": _id, **_run},
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
-    "halt": {"epoch": _number, "round": _number},
-    "view": {
-        "epoch": _number,
-        "members": _list_of(_member, MAX_MEMBERS),
-        "admitted": _flag,
-        "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
-        "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
-    },
+    "halt": {"epoch": _epoch, "round": _number, "next": _epoch},
+    "view": _view,
     "inquire": _operation,
     "evicted": {"cause": _text(4096)},
     "left": {},
     "alive": {},
-    "unknown": {},
+    "who": {},
+    "standby": {"leader": _text(256)},
+    # a coordinator to itself, through its store
+    "record": {"view": _fields(_view), "next_id": _id, "next_epoch": _epoch, **_options, **_run},
 }
+LIMITS = {"view": MAX_VIEW_BYTES, "report": MAX_REPORT_BYTES, "record": MAX_VIEW_BYTES}
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
     """``message``: "t" and its fields."""
     data: bytes = msgpack.packb({"v": VERSION, **message})
-    limit = MAX_VIEW_BYTES if message["t"] == "view" else MAX_BYTES
+    limit = LIMITS.get(message["t"], MAX_BYTES)
     if len(data) > limit:
         raise BadMessage(f"a {message['t']} message of {len(data)} bytes is longer than {limit}")
     return data
 
 
-def decode(data: bytes, limit: int = MAX_BYTES) -> Message:
+def decode(data: bytes) -> Message:
     """The fields of a message, all present and in range. Raises BadMessage, whatever ``data`` is."""
-    if len(data) > limit:
-        raise BadMessage(f"{len(data)} bytes are more than {limit}")
+    if len(data) > MAX_VIEW_BYTES:
+        raise BadMessage(f"{len(data)} bytes are more than {MAX_VIEW_BYTES}")
     try:
         found = msgpack.unpackb(
             data,
@@ -156,6 +185,8 @@ def decode(data: bytes, limit: int = MAX_BYTES) -> Message:
     fields = FIELDS.get(kind)
     if fields is None:
         raise BadMessage(f"unknown type {kind[:32]!r}")
+    if len(data) > LIMITS.get(kind, MAX_BYTES):
+        raise BadMessage(f"a {kind} message of {len(data)} bytes is too long")
     for name, check in fields.items():
         if name not in found or not check(found[name]):
             raise BadMessage(f"{kind}: field {name!r} is missing or out of range")

@@ -1,18 +1,24 @@
-"""A peer's state machine: what the coordinator's messages mean to it. Events in, effects out.
+"""A peer's state machine: what the coordinators' messages mean to it, and what it says by itself. Events in, effects out.
 
     state     message                    to         effect
     --------  -------------------------  ---------  ------------------------------------------------
     joining   welcome                    waiting    Welcomed
+    waiting   welcome (as another one)   waiting    Welcomed: the group was begun anew before it took us in
     joining   rejected                   gone       Rejected
     waiting   view (with us in it)       member     Adopt
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
-    any       evicted, unknown           gone       Dismissed
+    not joining, not gone: who           same       `report`: all that a coordinator needs to take the group over
+    any       evicted                    gone       Dismissed
     any       left                       gone       Left
     gone      any                        gone       (none)
 
-Invariants: views are adopted in the order of their epochs, none twice; a member adopts a view only after it has frozen
-and reported (it is in the coordinator's power alone to break this, and it is asserted there).
+There may be several coordinators, one per line, of which at most one leads at a time; the others answer `standby` or
+nothing. So requests that must not get lost (`join`, `here`) go to all, and the line on which something else was heard
+last is the leader's.
+
+Invariants: views are adopted in the order of their epochs, none twice. What a peer remembers for the coordinator's sake:
+its own row, the run's name, the last view as it was announced, and the highest epoch that a halt has spoken of.
 """
 
 from __future__ import annotations
@@ -20,8 +26,10 @@ from __future__ import annotations
 from enum import Enum
 
 from ..types import Member, Outcome, Verdict, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Welcomed
+from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
 from .messages import Message
+
+HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
 
 
 class State(Enum):
@@ -33,52 +41,90 @@ class State(Enum):
 
 
 class PeerMachine:
-    def __init__(self) -> None:
+    """``request``: the `join` message of this peer; ``lines``: how many coordinators it knows of."""
+
+    def __init__(self, request: Message, lines: int = 1):
         self.state = State.JOINING
         self.member = -1
         self.epoch = -1
+        self.leader = 0  # the line whose coordinator spoke last as one that leads
+        self._request = request
+        self._lines = lines
+        self._run: Message = {}  # incarnation and token
+        self._announced: Message | None = None  # the last view adopted
+        self._next_epoch = 0
+        self._here_at: float | None = None
 
-    def receive(self, message: Message) -> list[PeerEffect]:
-        """A valid message from the coordinator."""
-        if self.state is State.GONE:
+    def tick(self, now: float) -> list[PeerEffect]:
+        """Time passes; call every ``HERE_SECONDS`` or oftener."""
+        if self.state is State.GONE or (self._here_at is not None and now - self._here_at < HERE_SECONDS):
             return []
+        self._here_at = now
+        message = self._request if self.state is State.JOINING else {"t": "here"}
+        return [Say(line, message) for line in range(self._lines)]
+
+    def say(self, message: Message) -> list[PeerEffect]:
+        """Something that the leading coordinator should know. It may get lost: whoever cares says it again."""
+        return [Say(self.leader, message)]
+
+    def receive(self, line: int, message: Message) -> list[PeerEffect]:
+        """A valid message from the coordinator of ``line``."""
+        if self.state is State.GONE or message["t"] == "standby":
+            return []
+        self.leader = line
         kind = message["t"]
-        if kind == "welcome" and self.state is State.JOINING:
+        if kind == "welcome" and self.state in (State.JOINING, State.WAITING):
+            if self.state is State.WAITING and self.member == message["member"]:
+                return []  # said twice
             self.state = State.WAITING
             self.member = message["member"]
+            self._run = {"incarnation": message["incarnation"], "token": message["token"]}
             return [Welcomed(message["member"], message["incarnation"], message["token"])]
         if kind == "rejected" and self.state is State.JOINING:
             self.state = State.GONE
             return [Rejected(message["text"])]
         if kind == "halt" and self.state in (State.MEMBER, State.HALTED) and message["epoch"] == self.epoch:
             self.state = State.HALTED
-            return [Halt(message["epoch"], message["round"])]
+            self._next_epoch = max(self._next_epoch, message["next"])
+            return [Halt(line, message["epoch"], message["round"])]
         if kind == "view":
             return self._view(message)
         if kind == "pending":
             return [Pending(message["count"])]
         if kind == "inquire" and message["epoch"] == self.epoch:
-            return [Inquire(message["epoch"], message["gid"], message["seq"])]
+            return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
+        if kind == "who" and self.state is not State.JOINING:
+            return [Say(line, self._report())]
         if kind == "left":
             self.state = State.GONE
             return [Left()]
         if kind == "evicted":
             self.state = State.GONE
             return [Dismissed(message["cause"])]
-        if kind == "unknown" and self.state is not State.JOINING:
-            self.state = State.GONE
-            return [Dismissed("the coordinator does not know this group any more (it was restarted)", unknown=True)]
         return []
 
     def _view(self, message: Message) -> list[PeerEffect]:
         view = View(message["epoch"], tuple(Member(*row) for row in message["members"]))
-        if view.epoch <= self.epoch or view.rank_of(self.member) is None:
+        if view.epoch <= self.epoch or self.state is State.JOINING or view.rank_of(self.member) is None:
             return []
         self.epoch = view.epoch
         self.state = State.MEMBER
+        self._announced = message
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
         return [Adopt(view, outcomes, message["admitted"], broken)]
+
+    def _report(self) -> Message:
+        request = self._request
+        own = [self.member, *(request[field] for field in ("name", "host", "port", "host_id"))]
+        return {
+            "t": "report",
+            **{field: request[field] for field in ("group", "min_size", "on_failure")},
+            **self._run,
+            "member": own,
+            "next": self._next_epoch,
+            "view": self._announced,
+        }
 
 
 def _outcome(row: list[object]) -> Outcome:

@@ -1,4 +1,4 @@
-"""The coordinator as a server: drives one `GroupMachine` per group on a ZeroMQ ROUTER socket.
+"""The coordinator as a server: drives a `CoordinatorMachine` on a ZeroMQ ROUTER socket.
 
 Two connections per peer. On the control connection travel the messages. The pulse connection carries nine bytes that the peer's
 libzmq thread sends back by itself, without Python: a peer that holds its GIL for seconds still echoes, a stopped
@@ -15,8 +15,6 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import zmq
@@ -24,18 +22,18 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
-from .effects import CoordinatorEffect, Note, Ping, Send
-from .group import GroupMachine
-from .messages import MAX_BYTES, BadMessage, decode, encode, is_other_version
+from .coordinator import IDLE_SECONDS, CoordinatorMachine
+from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
+from .messages import MAX_REPORT_BYTES, BadMessage, Message, decode, encode, is_other_version
 from .presets import LAN, Limits
+from .probing import Probes
+from .store import Deposed, MemoryStore, Store
 
 log = logging.getLogger("collcomm.coordinator")
 PULSE = struct.Struct("<cQ")
 CONTROL_PREFIX, PULSE_PREFIX = b"C", b"P"
 IDENTITY_BYTES = 17
-MAX_GROUPS = 1000
-MAX_PEERS = 20_000
-IDLE_SECONDS = 1.0
+STANDBY_SECONDS = 0.1  # how late a standby notices that it leads
 CLOSE_SECONDS = 5.0
 
 
@@ -44,10 +42,11 @@ class Coordinator:
 
     :param bind: "host:port" to listen on; port 0 takes a free one, see ``address``.
     :param limits: how long silence may last, see `collcomm.membership.presets`.
+    :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`.
     :raises CollcommError: the address cannot be bound.
     """
 
-    def __init__(self, bind: str = "0.0.0.0:48148", *, limits: Limits = LAN):
+    def __init__(self, bind: str = "0.0.0.0:48148", *, limits: Limits = LAN, store: Store | None = None):
         host, port = parse_address(bind)
         self._context = zmq.Context()
         self._router = _listen(self._context, host, port)
@@ -55,11 +54,12 @@ class Coordinator:
         self.port = int(endpoint.rpartition(":")[2])
         self.address = format_address(host if host not in ("0.0.0.0", "::", "*") else "127.0.0.1", self.port)
         self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._limits = limits
-        self._incarnation = secrets.token_hex(8)
-        self._groups: dict[str, GroupMachine] = {}
-        self._home: dict[bytes, str] = {}  # connection -> group
+        self._store = store if store is not None else MemoryStore()
+        known = store is not None or port == 0
+        self._machine = CoordinatorMachine(limits, secrets.token_bytes, self._load, known)
         self._descriptors: dict[int, bytes] = {}
+        self._poller = zmq.Poller()
+        self._probes = Probes(self._poller)
         self._lock = threading.Lock()
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
@@ -73,6 +73,11 @@ class Coordinator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this coordinator decides at present; a standby does not."""
+        return self._machine.leads
+
     def close(self) -> None:
         """Stop. Peers go on in their views; nobody joins or is missed until a coordinator is back."""
         if self._closing:
@@ -81,52 +86,62 @@ class Coordinator:
         os.write(self._wake_write, b"x")
         self._thread.join(CLOSE_SECONDS)
         self._context.term()
+        self._store.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def snapshot(self) -> dict[str, Any]:
         """Groups, members and history as plain values, for people and tests."""
         with self._lock:
-            return {
-                name: {
-                    "state": group.state.value,
-                    "epoch": group.view.epoch,
-                    "members": [str(member) for member in group.view.members],
-                    "waiting": [str(peer.member) for peer in group.waiting],
-                    "history": list(group.history),
-                }
-                for name, group in self._groups.items()
-            }
+            return self._machine.snapshot()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
         for source in (self._router, self._monitor, self._wake_read):
-            poller.register(source, zmq.POLLIN)
+            self._poller.register(source, zmq.POLLIN)
         next_tick = time.monotonic()
         try:
             while not self._closing:
                 pause = max(0.0, next_tick - time.monotonic())
-                ready = dict(poller.poll(int(pause * 1e3 + 0.999)))
+                ready = dict(self._poller.poll(int(pause * 1e3 + 0.999)))
                 with self._lock:
+                    self._follow_store(time.monotonic())
                     if self._router in ready:
                         self._read_messages()
                     if self._monitor in ready:
                         self._read_monitor()
                     now = time.monotonic()
+                    for probe, refused in self._probes.ended(ready, now):
+                        self._carry_out(self._machine.probed(now, probe, refused))
                     if now >= next_tick:
                         next_tick = now + self._tick(now)
         finally:
+            self._probes.close()
             self._router.disable_monitor()
             self._monitor.close(0)
             self._router.close(0)
 
+    def _follow_store(self, now: float) -> None:
+        """Lead when the store says so, and only then."""
+        leads = self._store.leads()
+        self._machine.leader = self._store.leader_hint
+        if leads and not self._machine.leads:
+            self._machine.lead(now)
+            if not isinstance(self._store, MemoryStore):
+                log.info("this coordinator leads")
+        elif not leads and self._machine.leads:
+            self._step_down()
+
+    def _step_down(self) -> None:
+        self._machine.step_down()
+        log.warning("this coordinator does not lead any more")
+
     def _tick(self, now: float) -> float:
         """Let time pass in all groups; returns when to do so again."""
-        for name in list(self._groups):
-            self._step(name, lambda group: group.tick(now))
-        return min((group.tick_seconds for group in self._groups.values() if not group.empty), default=IDLE_SECONDS)
+        for name in list(self._machine.groups):
+            self._carry_out(self._machine.tick(now, name))
+        return min(self._machine.tick_seconds, IDLE_SECONDS if self._machine.leads else STANDBY_SECONDS)
 
     def _read_monitor(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -134,7 +149,7 @@ class Coordinator:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
                 key = self._descriptors.pop(int(event["value"]), None)
                 if key is not None:
-                    self._step(self._home.get(key), partial(_drop, key))
+                    self._carry_out(self._machine.disconnected(time.monotonic(), key))
 
     def _read_messages(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -154,11 +169,9 @@ class Coordinator:
 
     def _read_pulse(self, key: bytes, data: bytes) -> None:
         if len(data) == PULSE.size and data[:1] == b"p":
-            number = PULSE.unpack(data)[1]
-            self._step(self._home.get(key), lambda group: group.echo(time.monotonic(), key, number))
+            self._carry_out(self._machine.echo(time.monotonic(), key, PULSE.unpack(data)[1]))
 
     def _read_message(self, key: bytes, data: bytes) -> None:
-        now = time.monotonic()
         try:
             message = decode(data)
         except BadMessage as error:
@@ -168,66 +181,62 @@ class Coordinator:
                     [Send(key, {"t": "rejected", "text": f"{error}; install the same collcomm everywhere"})]
                 )
             return
-        name = self._home.get(key)
-        if message["t"] == "join" and name is None:
-            name = message["group"]
-            if len(self._groups) >= MAX_GROUPS:
-                self._groups = {n: group for n, group in self._groups.items() if not group.empty}
-                self._home = {k: home for k, home in self._home.items() if home in self._groups}
-            if len(self._home) >= MAX_PEERS:
-                self._home = {k: home for k, home in self._home.items() if self._groups[home].knows(k)}
-            if (name not in self._groups and len(self._groups) >= MAX_GROUPS) or len(self._home) >= MAX_PEERS:
-                self._carry_out([Send(key, {"t": "rejected", "text": "this coordinator is full"})])
-                return
-            self._home[key] = name
-            if name not in self._groups:
-                self._groups[name] = GroupMachine(name, self._incarnation, secrets.token_bytes(8), self._limits)
-        group = self._groups.get(name or "")
-        if group is None:
-            self._carry_out([Send(key, {"t": "left"} if message["t"] == "leave" else {"t": "unknown"})])
-            return
-        self._step(name, lambda group: group.receive(now, key, message))
+        self._carry_out(self._machine.receive(time.monotonic(), key, message))
 
-    def _step(self, name: str | None, event: Callable[[GroupMachine], list[CoordinatorEffect]]) -> None:
-        """Let an event happen to a group. A broken invariant ends that group, whose peers learn that it is unknown; the
-        other groups go on."""
-        group = self._groups.get(name or "")
-        if group is None:
-            return
-        try:
-            effects = event(group)
-        except Exception:
-            log.exception("group %r has broken an invariant and is given up", name)
-            del self._groups[group.name]
-            self._home = {key: home for key, home in self._home.items() if home != group.name}
-            return
-        self._carry_out(effects)
+    # -- effects -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[CoordinatorEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Note):
                 log.info("%s", effect.text)
-                continue
-            try:
-                if isinstance(effect, Ping):
-                    frames = [PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)]
-                else:
-                    frames = [effect.key, encode(effect.message)]
-                self._router.send_multipart(frames, zmq.NOBLOCK)
-            except zmq.ZMQError:
-                pass  # the peer is gone, or its queue is full: it will be missed
-            except BadMessage:
-                log.exception("a message was not sent")
+            elif isinstance(effect, Remember):
+                if not self._save(effect):
+                    return  # nobody hears of what was not written down
+            elif isinstance(effect, Probe):
+                self._probes.start(effect, time.monotonic())
+            else:
+                self._post(effect)
 
+    def _post(self, effect: Send | Ping) -> None:
+        try:
+            if isinstance(effect, Ping):
+                frames = [PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)]
+            else:
+                frames = [effect.key, encode(effect.message)]
+            self._router.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            pass  # the peer is gone, or its queue is full: it will be missed
+        except BadMessage:
+            log.exception("a message was not sent")
 
-def _drop(key: bytes, group: GroupMachine) -> list[CoordinatorEffect]:
-    return group.disconnected(time.monotonic(), key)
+    def _save(self, effect: Remember) -> bool:
+        record = None if effect.record is None else encode({"t": "record", **effect.record})
+        try:
+            self._store.save(effect.group, record)
+        except Deposed as error:
+            log.warning("%s", error)
+            self._step_down()
+        except Exception as error:
+            log.error("group %r stands still, its record cannot be written: %s", effect.group, error)
+            self._machine.forget(effect.group)  # it is rebuilt from its peers' reports, which tries again
+        else:
+            return True
+        return False
+
+    def _load(self, group: str) -> Message | None:
+        data = self._store.load(group)
+        try:
+            message = decode(data) if data is not None else None
+        except BadMessage as error:
+            log.error("the record of group %r is unreadable and not used: %s", group, error)
+            return None
+        return message if message is not None and message["t"] == "record" else None
 
 
 def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes]:
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.LINGER, 200)
-    router.setsockopt(zmq.MAXMSGSIZE, MAX_BYTES)
+    router.setsockopt(zmq.MAXMSGSIZE, MAX_REPORT_BYTES)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.ROUTER_HANDOVER, 1)
     router.setsockopt(zmq.SNDHWM, 10_000)

@@ -23,13 +23,20 @@ from typing import Any
 import pytest
 
 from collcomm.errors import CollcommError
-from collcomm.membership import Agent, Coordinator
+from collcomm.membership import Agent, Coordinator, Welcome, ZmqLines
 from collcomm.types import Call, GroupReport, Outcome, View
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0  # how long anything may take before a test gives up
 QUICK_SECONDS = 0.5  # a hundred times what it takes on an idle machine
-JOIN: dict[str, Any] = {"group": "run", "host": "127.0.0.1", "port": 4711, "host_id": "", "on_failure": "retry"}
+JOIN: dict[str, Any] = {
+    "t": "join",
+    "group": "run",
+    "host": "127.0.0.1",
+    "port": 4711,
+    "host_id": "",
+    "on_failure": "retry",
+}
 
 
 # ---- the peer: what an agent hears, on stdout ---------------------------------------------------------------------
@@ -42,6 +49,9 @@ class Reporter:
         self.tell = tell
         self.complete = 0
         self.members: tuple[int, ...] = ()
+
+    def welcomed(self, welcome: Welcome) -> None:
+        pass
 
     def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
         self.tell("halt", epoch=epoch)
@@ -62,7 +72,7 @@ class Reporter:
 
 
 def make_agent(address: str, name: str, min_size: int, observer: Any) -> Agent:
-    return Agent(address, name=name, min_size=min_size, observer=observer, **JOIN)
+    return Agent(ZmqLines(address), {**JOIN, "name": name, "min_size": min_size}, observer)
 
 
 def be_a_peer(address: str, name: str, min_size: int) -> None:
@@ -124,6 +134,9 @@ class Peer:
             self.heard.append(found)
             if found["event"] == event and all(found[key] == value for key, value in fields.items()):
                 return found
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def order(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -341,15 +354,24 @@ def test_a_coordinator_that_was_stopped_for_seconds_evicts_nobody(port: int) -> 
         assert [event["event"] for event in a.heard] == ["view", "halt", "view"]
 
 
-def test_a_restarted_coordinator_does_not_know_the_old_group(port: int) -> None:
+def test_a_restarted_coordinator_takes_the_group_over(port: int) -> None:
     with coordinator_process(port) as process, group_of(f"127.0.0.1:{port}", "ab") as peers:
         process.kill()
         process.wait(WAIT_SECONDS)
         with coordinator_process(port):
             for peer in peers:
-                told = peer.wait("dismissed")
-                assert told["error"] == "CoordinatorUnavailable" and "join again" in told["text"]
-                assert [event["event"] for event in peer.heard] == ["view", "dismissed"]
+                peer.wait("view", epoch=2, names=["a", "b"], ids=[1, 2])
+                assert [event["event"] for event in peer.heard] == ["view", "halt", "view"]
+
+
+def test_who_died_while_the_coordinator_was_away_is_out(port: int) -> None:
+    with coordinator_process(port) as process, group_of(f"127.0.0.1:{port}", "abc") as (a, b, c):
+        process.kill()
+        process.wait(WAIT_SECONDS)
+        b.kill()
+        with coordinator_process(port):
+            for peer in (a, c):
+                assert peer.wait("view", names=["a", "c"])["epoch"] > 2
 
 
 def test_a_taken_port_is_told(coordinator: Coordinator) -> None:

@@ -188,10 +188,10 @@ def test_an_evicted_peer_that_comes_back_is_told_the_cause() -> None:
     assert transcript.texts[-1].startswith("evicted from view 1: silent for 1.")
 
 
-def test_a_stranger_is_told_that_it_is_unknown() -> None:
+def test_a_stranger_is_asked_who_it_is() -> None:
     three().play("""
-        1.0  x here     => x<unknown
-        1.0  x ready 1  => x<unknown
+        1.0  x here     => x<who
+        1.0  x ready 1  => x<who
         1.0  x leave    => x<left
     """)
 

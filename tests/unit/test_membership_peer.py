@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from collcomm.membership import PeerMachine
-from collcomm.membership.effects import Adopt, Dismissed, Halt, Inquire, Left, Pending, Rejected, Welcomed
+from collcomm.membership.effects import Adopt, Dismissed, Halt, Inquire, Left, Pending, Rejected, Say, Welcomed
 from collcomm.membership.messages import decode, encode
 from collcomm.membership.peer import State
 from collcomm.types import Outcome, Verdict
 
+JOIN = {"t": "join", "group": "run", "name": "b", "host": "h", "port": 2, "host_id": "x"}
+JOIN |= {"min_size": 2, "on_failure": "retry"}
 WELCOME = {"t": "welcome", "member": 2, "incarnation": "5f", "token": b"8 bytes!"}
 ROWS = [[1, "a", "h", 1, ""], [2, "b", "h", 2, "x"]]
 
@@ -24,17 +26,17 @@ def tell(machine: PeerMachine, *messages: dict[str, Any]) -> list[Any]:
     """The effects of the last of ``messages``."""
     effects: list[Any] = []
     for message in messages:
-        effects = machine.receive(decode(encode(message)))
+        effects = machine.receive(0, decode(encode(message)))
     return effects
 
 
 def machine_in(state: State) -> PeerMachine:
-    machine = PeerMachine()
+    machine = PeerMachine(JOIN)
     path = {
         State.JOINING: [],
         State.WAITING: [WELCOME],
         State.MEMBER: [WELCOME, view(3)],
-        State.HALTED: [WELCOME, view(3), {"t": "halt", "epoch": 3, "round": 1}],
+        State.HALTED: [WELCOME, view(3), {"t": "halt", "epoch": 3, "round": 1, "next": 4}],
         State.GONE: [WELCOME, view(3), {"t": "left"}],
     }
     tell(machine, *path[state])
@@ -43,12 +45,12 @@ def machine_in(state: State) -> PeerMachine:
 
 
 def test_from_joining_to_leaving() -> None:
-    machine = PeerMachine()
+    machine = PeerMachine(JOIN)
     assert tell(machine, WELCOME) == [Welcomed(2, "5f", b"8 bytes!")]
     (adopted,) = tell(machine, view(1))
     assert isinstance(adopted, Adopt)
     assert (adopted.view.epoch, adopted.view.ids, adopted.view.rank_of(2), adopted.admitted) == (1, (1, 2), 1, True)
-    assert tell(machine, {"t": "halt", "epoch": 1, "round": 1}) == [Halt(1, 1)]
+    assert tell(machine, {"t": "halt", "epoch": 1, "round": 1, "next": 4}) == [Halt(0, 1, 1)]
     assert machine.state is State.HALTED
     assert isinstance(tell(machine, view(2))[0], Adopt)
     assert machine.state is State.MEMBER
@@ -82,17 +84,17 @@ def test_a_view_without_us_is_not_ours(state: State) -> None:
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_a_halt_of_another_epoch_is_ignored(epoch: int) -> None:
     machine = machine_in(State.MEMBER)
-    assert tell(machine, {"t": "halt", "epoch": epoch, "round": 7}) == []
+    assert tell(machine, {"t": "halt", "epoch": epoch, "round": 7, "next": 9}) == []
     assert machine.state is State.MEMBER
 
 
 def test_a_halt_said_twice_is_answered_twice() -> None:
-    assert tell(machine_in(State.HALTED), {"t": "halt", "epoch": 3, "round": 1}) == [Halt(3, 1)]
+    assert tell(machine_in(State.HALTED), {"t": "halt", "epoch": 3, "round": 1, "next": 4}) == [Halt(0, 3, 1)]
 
 
 @pytest.mark.parametrize("state", [State.JOINING, State.WAITING])
 def test_who_is_no_member_is_not_halted(state: State) -> None:
-    assert tell(machine_in(state), {"t": "halt", "epoch": 0, "round": 1}) == []
+    assert tell(machine_in(state), {"t": "halt", "epoch": 0, "round": 1, "next": 4}) == []
 
 
 def test_a_welcome_said_twice_is_one() -> None:
@@ -101,7 +103,7 @@ def test_a_welcome_said_twice_is_one() -> None:
 
 
 def test_a_refusal_ends_it() -> None:
-    machine = PeerMachine()
+    machine = PeerMachine(JOIN)
     assert tell(machine, {"t": "rejected", "text": "another name"}) == [Rejected("another name")]
     assert machine.state is State.GONE
     assert tell(machine_in(State.MEMBER), {"t": "rejected", "text": "too late"}) == []
@@ -109,7 +111,7 @@ def test_a_refusal_ends_it() -> None:
 
 @pytest.mark.parametrize("epoch", [2, 3, 4])
 def test_only_inquiries_of_this_epoch_are_answered(epoch: int) -> None:
-    expected = [Inquire(3, 0, 5)] if epoch == 3 else []
+    expected = [Inquire(0, 3, 0, 5)] if epoch == 3 else []
     assert tell(machine_in(State.MEMBER), {"t": "inquire", "epoch": epoch, "gid": 0, "seq": 5}) == expected
 
 
@@ -118,16 +120,8 @@ def test_pending_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("state", [State.WAITING, State.MEMBER, State.HALTED])
-def test_eviction_and_oblivion_are_told_apart(state: State) -> None:
+def test_an_eviction_tells_its_cause(state: State) -> None:
     assert tell(machine_in(state), {"t": "evicted", "cause": "silent"}) == [Dismissed("silent")]
-    (dismissed,) = tell(machine_in(state), {"t": "unknown"})
-    assert dismissed.unknown
-
-
-def test_a_restarted_coordinator_is_joined_not_complained_of_while_joining() -> None:
-    machine = PeerMachine()
-    assert tell(machine, {"t": "unknown"}) == []
-    assert machine.state is State.JOINING
 
 
 @pytest.mark.parametrize(
@@ -135,9 +129,9 @@ def test_a_restarted_coordinator_is_joined_not_complained_of_while_joining() -> 
     [
         WELCOME,
         view(9),
-        {"t": "halt", "epoch": 3, "round": 1},
+        {"t": "halt", "epoch": 3, "round": 1, "next": 4},
         {"t": "evicted", "cause": ""},
-        {"t": "unknown"},
+        {"t": "who"},
         {"t": "left"},
         {"t": "pending", "count": 1},
     ],
@@ -145,3 +139,30 @@ def test_a_restarted_coordinator_is_joined_not_complained_of_while_joining() -> 
 )
 def test_after_the_end_nothing_happens(message: dict[str, Any]) -> None:
     assert tell(machine_in(State.GONE), message) == []
+
+
+def test_who_is_asked_says_all_that_a_coordinator_needs() -> None:
+    (said,) = tell(machine_in(State.HALTED), {"t": "who"})
+    assert isinstance(said, Say) and said.line == 0
+    report = decode(encode(said.message))
+    assert report["member"] == [2, "b", "h", 2, "x"]
+    assert (report["view"]["epoch"], report["view"]["members"], report["next"]) == (3, ROWS, 4)
+    assert (report["incarnation"], report["token"], report["min_size"]) == ("5f", b"8 bytes!", 2)
+
+
+def test_who_waits_reports_no_view_and_who_has_not_been_welcomed_reports_nothing() -> None:
+    (said,) = tell(machine_in(State.WAITING), {"t": "who"})
+    assert said.message["view"] is None
+    assert tell(machine_in(State.JOINING), {"t": "who"}) == []
+
+
+def test_signs_of_life_go_to_all_lines_and_the_rest_to_the_one_that_leads() -> None:
+    machine = PeerMachine(JOIN, lines=3)
+    assert machine.tick(0.0) == [Say(line, JOIN) for line in range(3)]
+    assert machine.tick(0.2) == []
+    machine.receive(1, WELCOME)
+    machine.receive(0, {"t": "standby", "leader": "b:1"})
+    assert machine.say({"t": "leave"}) == [Say(1, {"t": "leave"})]
+    assert machine.tick(0.6) == [Say(line, {"t": "here"}) for line in range(3)]
+    machine.receive(2, {"t": "who"})
+    assert machine.say({"t": "leave"}) == [Say(2, {"t": "leave"})]

@@ -28,6 +28,14 @@ from collcomm.membership.messages import (
 
 CALL = [7, "all_reduce(sum, float32, 1024 elements)"]
 OPERATION = {"epoch": 3, "gid": 2, "seq": 9}
+VIEW = {
+    "epoch": 4,
+    "members": [[1, "a", "10.0.0.1", 4711, ""], [3, "c", "::1", 4712, "host/net"]],
+    "admitted": False,
+    "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
+    "broken": [[1, 3]],
+}
+RUN = {"incarnation": "5f", "token": b"8 bytes!", "min_size": 2, "on_failure": "retry"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "join": {
         "group": "run-7",
@@ -50,25 +58,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "welcome": {"member": 4, "incarnation": "5f", "token": b"8 bytes!"},
     "rejected": {"text": "a peer called 'lab-3' is in group 'run-7' already"},
     "pending": {"count": 1},
-    "halt": {"epoch": 3, "round": 1},
-    "view": {
-        "epoch": 4,
-        "members": [[1, "a", "10.0.0.1", 4711, ""], [3, "c", "::1", 4712, "host/net"]],
-        "admitted": False,
-        "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
-        "broken": [[1, 3]],
-    },
+    "halt": {"epoch": 3, "round": 1, "next": 4},
+    "view": VIEW,
     "inquire": OPERATION,
     "evicted": {"cause": "evicted from view 7: silent for 1.3 s"},
     "left": {},
     "alive": {},
-    "unknown": {},
+    "who": {},
+    "standby": {"leader": "10.0.0.2:48148"},
+    "report": {"group": "run-7", "member": [1, "a", "::1", 4711, ""], "next": 5, "view": VIEW, **RUN},
+    "record": {"view": VIEW, "next_id": 4, "next_epoch": 5, **RUN},
 }
 TYPES = sorted(FIELDS)
 
 # ---- the same by hypothesis --------------------------------------------------------------------------------------
 
 number = st.integers(0, 2**62)
+epoch = st.integers(0, 2**32 - 1)
 gid = st.integers(0, 2**32 - 1)
 member_id = st.integers(0, 2**31)
 ids = st.lists(member_id, max_size=8)
@@ -76,7 +82,20 @@ port = st.integers(1, 65535)
 call = st.tuples(gid, st.text(max_size=40)).map(list)
 verdict = st.tuples(st.text(max_size=16), st.text(max_size=80), st.lists(st.text(max_size=20), max_size=4)).map(list)
 member = st.tuples(member_id, st.text("abc", min_size=1), st.text("abc", min_size=1), port, st.text("abc")).map(list)
-operation = {"epoch": number, "gid": gid, "seq": number}
+operation = {"epoch": epoch, "gid": gid, "seq": number}
+view = {
+    "epoch": epoch,
+    "members": st.lists(member, max_size=5),
+    "admitted": st.booleans(),
+    "outcomes": st.dictionaries(gid, st.tuples(number, number, st.none() | verdict).map(list), max_size=5),
+    "broken": st.lists(st.tuples(member_id, member_id).map(list), max_size=4),
+}
+run = {
+    "incarnation": st.text(max_size=64),
+    "token": st.binary(min_size=8, max_size=8),
+    "min_size": st.integers(1, MAX_MEMBERS),
+    "on_failure": st.sampled_from(["retry", "raise"]),
+}
 STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "join": {
         "group": st.text(min_size=1, max_size=128),
@@ -87,14 +106,14 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "min_size": st.integers(1, MAX_MEMBERS),
         "on_failure": st.sampled_from(["retry", "raise"]),
     },
-    "ready": {"epoch": number},
+    "ready": {"epoch": epoch},
     "state": {
-        "epoch": number,
+        "epoch": epoch,
         "round": number,
         "groups": st.dictionaries(gid, st.tuples(number, number, ids).map(list), max_size=5),
     },
     "accuse": {
-        "epoch": number,
+        "epoch": epoch,
         "member": member_id,
         "evidence": st.sampled_from(["closed", "unacked"]),
         "text": st.text(max_size=1024),
@@ -106,16 +125,19 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "welcome": {"member": member_id, "incarnation": st.text(max_size=64), "token": st.binary(min_size=8, max_size=8)},
     "rejected": {"text": st.text(max_size=200)},
     "pending": {"count": number},
-    "halt": {"epoch": number, "round": number},
-    "view": {
-        "epoch": number,
-        "members": st.lists(member, max_size=5),
-        "admitted": st.booleans(),
-        "outcomes": st.dictionaries(gid, st.tuples(number, number, st.none() | verdict).map(list), max_size=5),
-        "broken": st.lists(st.tuples(member_id, member_id).map(list), max_size=4),
-    },
+    "halt": {"epoch": epoch, "round": number, "next": epoch},
+    "view": view,
     "inquire": operation,
     "evicted": {"cause": st.text(max_size=200)},
+    "standby": {"leader": st.text(max_size=256)},
+    "report": {
+        "group": st.text(min_size=1, max_size=128),
+        "member": member,
+        "next": epoch,
+        "view": st.none() | st.fixed_dictionaries(view),
+        **run,
+    },
+    "record": {"view": st.fixed_dictionaries(view), "next_id": member_id, "next_epoch": epoch, **run},
 }
 MESSAGE = st.sampled_from(TYPES).flatmap(
     lambda kind: st.fixed_dictionaries({"t": st.just(kind), **STRATEGIES.get(kind, {})})

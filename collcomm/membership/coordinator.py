@@ -1,0 +1,149 @@
+"""The coordinator's state machine: which group a message is for, groups that it knows nothing of, and whether it leads at all.
+
+Events in (each with the time), effects out. A coordinator that does not lead answers `standby` and remembers nothing;
+when it comes to lead it begins with nothing, like one that was restarted: peers that it does not know are asked `who`,
+and groups are rebuilt from their reports and from its store's records (`collcomm.membership.recovery`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .effects import CoordinatorEffect, Note, Probe, Send
+from .group import GroupMachine
+from .messages import Message
+from .presets import Limits
+
+MAX_GROUPS = 1000
+MAX_PEERS = 20_000
+IDLE_SECONDS = 1.0
+
+Draw = Callable[[int], bytes]
+Load = Callable[[str], Message | None]
+
+
+class CoordinatorMachine:
+    """``draw(n)``: n random bytes; ``load(group)``: the store's record of a group.
+
+    ``known``: whether old groups can be told from new ones at once, by the store or because nobody can have known this
+    coordinator's address before. Otherwise new groups wait until old ones have had time to report.
+    """
+
+    def __init__(self, limits: Limits, draw: Draw, load: Load, known: bool):
+        self.groups: dict[str, GroupMachine] = {}
+        self.leads = False
+        self.leader = ""  # who leads, as far as is known
+        self._limits = limits
+        self._draw = draw
+        self._load = load
+        self._known = known
+        self._led_since = 0.0
+        self._home: dict[bytes, str] = {}  # connection -> group
+
+    def lead(self, now: float) -> None:
+        self.leads = True
+        self._led_since = now
+
+    def step_down(self) -> None:
+        """Forget everything: somebody else decides from now on."""
+        self.leads = False
+        self.groups.clear()
+        self._home.clear()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
+        """A valid message from the connection ``key``."""
+        if not self.leads:
+            return [Send(key, {"t": "standby", "leader": self.leader})]
+        name = self._home.get(key)
+        if name is None and message["t"] in ("join", "report"):
+            refusal = self._place(now, key, message)
+            if refusal is not None:
+                return refusal
+            name = message["group"]
+        if name not in self.groups:
+            return [Send(key, {"t": "left"} if message["t"] == "leave" else {"t": "who"})]
+        return self._step(name, lambda group: group.receive(now, key, message))
+
+    def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
+        return self._step(self._home.get(key), lambda group: group.disconnected(now, key))
+
+    def echo(self, now: float, key: bytes, number: int) -> list[CoordinatorEffect]:
+        return self._step(self._home.get(key), lambda group: group.echo(now, key, number))
+
+    def probed(self, now: float, probe: Probe, refused: bool) -> list[CoordinatorEffect]:
+        return self._step(probe.group, lambda group: group.probed(now, probe.member.id, refused))
+
+    def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
+        """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""
+        return self._step(name, lambda group: group.tick(now))
+
+    @property
+    def tick_seconds(self) -> float:
+        return min((group.tick_seconds for group in self.groups.values() if not group.empty), default=IDLE_SECONDS)
+
+    # -- groups -----------------------------------------------------------------------------------------------------
+
+    def _place(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect] | None:
+        """Find or make the group that a newcomer names. Returns what to answer instead when there can be none (yet)."""
+        name = message["group"]
+        self._make_room()
+        if (name not in self.groups and len(self.groups) >= MAX_GROUPS) or len(self._home) >= MAX_PEERS:
+            return [Send(key, {"t": "rejected", "text": "this coordinator is full"})]
+        if name not in self.groups:
+            record = self._load(name)
+            if record is not None:
+                self.groups[name] = GroupMachine.of_record(name, record, self._limits, now)
+            elif message["t"] == "report":
+                self.groups[name] = GroupMachine.of_report(name, message, self._limits, now)
+            elif (
+                not self._known and now - self._led_since < self._limits.recover / 2
+            ):  # all have a sign of life due by then
+                return []  # it says its join again
+            else:
+                self.groups[name] = GroupMachine(name, self._draw(8).hex(), self._draw(8), self._limits)
+        self._home[key] = name
+        return None
+
+    def _make_room(self) -> None:
+        if len(self.groups) >= MAX_GROUPS:
+            self.groups = {name: group for name, group in self.groups.items() if not group.empty}
+            self._home = {key: name for key, name in self._home.items() if name in self.groups}
+        if len(self._home) >= MAX_PEERS:
+            self._home = {key: name for key, name in self._home.items() if self.groups[name].knows(key)}
+
+    def _step(
+        self, name: str | None, event: Callable[[GroupMachine], list[CoordinatorEffect]]
+    ) -> list[CoordinatorEffect]:
+        """Let an event happen to a group. A broken invariant ends what is known of that group, which is rebuilt from its peers'
+        reports; the other groups go on."""
+        group = self.groups.get(name or "")
+        if group is None:
+            return []
+        try:
+            return event(group)
+        except Exception:
+            self.forget(group.name)
+            text = f"group {name!r} has broken an invariant, and is rebuilt from its peers' reports"
+            return [Note(f"{text}:\n{traceback.format_exc()}")]
+
+    def forget(self, name: str) -> None:
+        """Know nothing of a group any more: its peers will be asked."""
+        self.groups.pop(name, None)
+        self._home = {key: home for key, home in self._home.items() if home != name}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Groups, members and history as plain values, for people and tests."""
+        return {
+            name: {
+                "state": group.state.value,
+                "epoch": group.view.epoch,
+                "members": [str(member) for member in group.view.members],
+                "waiting": [str(peer.member) for peer in group.waiting],
+                "history": list(group.history),
+            }
+            for name, group in self.groups.items()
+        }

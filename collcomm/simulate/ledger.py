@@ -1,0 +1,48 @@
+"""What has been promised to whom. Raises AssertionError at the first contradiction."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from ..membership.messages import Message
+from ..types import Member
+
+Fate = Hashable
+
+
+class Ledger:
+    """Views by epoch, the fates of operations, and revisions of the shared state, of one run of one group.
+
+    A run is what one numbering of epochs belongs to: it ends when no member is left, and is named by its incarnation.
+    """
+
+    def __init__(self) -> None:
+        self.views: dict[tuple[str, int], tuple[Any, ...]] = {}
+        self.fates: dict[tuple[str, int, int], tuple[Fate, str]] = {}  # (run, turn, part) -> fate, first seen at
+        self.states: dict[tuple[str, int], tuple[bytes, str]] = {}
+        self._newest: dict[str, int] = {}
+        self._revisions: dict[str, int] = {}
+
+    def announced(self, run: str, message: Message) -> None:
+        """A coordinator sends a view."""
+        members = tuple(Member(*row) for row in message["members"])
+        told = (members, tuple(sorted((gid, str(outcome)) for gid, outcome in message["outcomes"].items())))
+        known = self.views.setdefault((run, message["epoch"]), told)
+        assert known == told, f"two views of epoch {message['epoch']} of run {run}: {known} and {told}"
+
+    def adopted(self, peer: str, epoch: int) -> None:
+        assert epoch > self._newest.get(peer, 0), f"{peer} goes back to epoch {epoch}"
+        self._newest[peer] = epoch
+
+    def ended(self, run: str, turn: int, part: int, fate: Fate, peer: str) -> None:
+        """Uniform agreement: all who return from one operation return the same, dead by now or not."""
+        known, by = self.fates.setdefault((run, turn, part), (fate, peer))
+        assert known == fate, f"turn {turn}, part {part}: {by} returned {known}, {peer} {fate}"
+
+    def synced(self, run: str, revision: int, digest: bytes, peer: str) -> None:
+        """Equal bits at each revision, and no peer's revision goes back."""
+        known, by = self.states.setdefault((run, revision), (digest, peer))
+        assert known == digest, f"revision {revision} differs between {by} and {peer}"
+        assert revision >= self._revisions.get(peer, 0), f"{peer} goes back to revision {revision}"
+        self._revisions[peer] = revision

@@ -1,0 +1,152 @@
+"""A thousand histories of a group under faults, and flaws that such histories must find.
+
+A violation's text begins with the command that replays it: ``collcomm simulate --seed ...``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("greenlet", reason="the simulator's tasks are greenlets: pip install 'collcomm[simulate]'")
+
+import collcomm.engine.group as engine_group
+import collcomm.engine.inline as inline
+import collcomm.engine.streaming as streaming
+import collcomm.membership.group as membership_group
+from collcomm.engine.operation import Operation
+from collcomm.engine.progress import Progress
+from collcomm.membership.recovery import Recovery, Resumption
+from collcomm.membership.round import Round
+from collcomm.simulate.command import run_batches
+from collcomm.simulate.history import Options, Violation, live
+from collcomm.transports.stream import TcpStream
+from collcomm.types import GroupReport, Outcome
+
+SEEDS = 1000
+FLAW_SEEDS = 2000  # within that many a flaw must be found; it is within far fewer
+
+
+def test_a_thousand_histories_break_no_promise() -> None:
+    done = 0
+    for finished, _, _, violation in run_batches(0, SEEDS, {}, jobs=2):
+        assert not violation, violation
+        done += finished
+    assert done == SEEDS
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(4 * 3600)
+def test_a_hundred_thousand_histories_break_no_promise() -> None:
+    assert not [violation for *_, violation in run_batches(SEEDS, 100_000, {}, jobs=2) if violation]
+
+
+def test_a_seed_replays_exactly_also_in_another_process() -> None:
+    command = [sys.executable, "-m", "collcomm", "simulate", "--seed", "7"]
+    there = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert there.splitlines()[:-1] == list(live(Options(7)).log) == list(live(Options(7)).log)
+
+
+def test_the_histories_hold_what_they_are_meant_to_hold() -> None:
+    """Guards the guard: deaths, recoveries, changes of the leader, verdicts and admissions do occur."""
+    outlines = [live(Options(seed)) for seed in range(60)]
+    text = "\n".join(line for outline in outlines for line in outline.log)
+    for word in ("crash p", "silent for", "died:", "left", "; new: ", "called something else", "is taken over"):
+        assert word in text, word
+    for word in ("does not lead any more", "is started again", "not heard of", "cut off", "of an earlier run"[:0]):
+        assert word in text, word
+    assert sum(outline.views for outline in outlines) > 2 * len(outlines)
+    assert sum(outline.operations for outline in outlines) > 10 * len(outlines)
+
+
+# ---- flaws ------------------------------------------------------------------------------------------------------
+
+
+def _most_complete(round: Round, survivors: set[int], raise_on_loss: bool, floor: object) -> dict[int, Outcome]:
+    """Keeps what some survivor could not finish."""
+    gids = {gid for groups in round.states.values() for gid in groups}
+    most = {gid: max(groups[gid].complete for groups in round.states.values() if gid in groups) for gid in gids}
+    return {gid: Outcome(value, value) for gid, value in most.items()}
+
+
+def _reports_and_goes_on(self: Progress) -> GroupReport:
+    return GroupReport(self.complete, self.entered, self.view.ids)
+
+
+def _first_report_is_enough(self: Round, survivors: Any) -> bool:
+    return any(member in self.states for member in survivors) or not set(survivors)
+
+
+def _no_commit_round(attempt: Any) -> None:
+    """Returns what it has, without asking whether the others have it."""
+
+
+def _no_restore(self: Operation) -> None:
+    """What an aborted attempt wrote over the input stays."""
+
+
+def _any_epoch(pack: Callable[..., bytes]) -> Callable[..., bytes]:
+    """Frames that do not tell of which epoch they are."""
+    return lambda kind, epoch, *rest: pack(kind, 0, *rest)
+
+
+def _forgets_what_was_left_over(self: TcpStream, count: int) -> None:
+    """The rest of an aborted frame is taken for the next."""
+
+
+def _takes_any_view(self: Recovery) -> Any:
+    """Goes on from the first view reported, not from the last there was."""
+    views = [report["view"] for report in self.reports.values() if report["view"] is not None]
+    return min(views, key=lambda view: view["epoch"], default=None)
+
+
+_CONCLUDE = Recovery.conclude
+
+
+def _waits_for_nobody(self: Recovery, now: float, grace: float) -> Resumption | None:
+    """Goes on with whoever reports first."""
+    return _CONCLUDE(self, now, 0.0) if self.record is not None else self._resume(self.missing(), certain=True)
+
+
+def _numbers_again(self: Recovery, lost: Any, certain: bool) -> Resumption:
+    """Forgets which epochs halts have spoken of."""
+    found = _RESUME(self, lost, certain)
+    epoch = found.view["epoch"] if found.view else 0
+    return Resumption(**{**found.__dict__, "next_epoch": epoch + 1})
+
+
+_RESUME = Recovery._resume
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "flaw", "store"),
+    [
+        (engine_group, "run_commit", _no_commit_round, ""),
+        (Operation, "restore", _no_restore, ""),
+        ((inline, streaming), "pack", _any_epoch(inline.pack), ""),
+        (TcpStream, "owe", _forgets_what_was_left_over, ""),
+        (membership_group, "decide", _most_complete, ""),
+        (Progress, "halt", _reports_and_goes_on, ""),
+        (Round, "complete", _first_report_is_enough, ""),
+        (Recovery, "best", property(_takes_any_view), "memory"),
+        (Recovery, "conclude", _waits_for_nobody, "memory"),
+        (Recovery, "_resume", _numbers_again, "memory"),
+    ],
+    ids=[
+        *("no commit round", "inputs not kept", "no epoch in frames", "torn frames", "most complete decides"),
+        *("no freeze", "first report", "any view", "waits for nobody", "epochs used again"),
+    ],
+)
+def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in target if isinstance(target, tuple) else (target,):
+        monkeypatch.setattr(place, name, flaw)
+    for seed in range(FLAW_SEEDS):
+        try:
+            live(Options(seed, store=store))
+        except Violation:
+            return
+    pytest.fail(f"{FLAW_SEEDS} histories went well in spite of it")
