@@ -189,8 +189,9 @@ class AsyncCommunicator:
     ) -> Any:
         return await self._composite(self._comm.broadcast_object, value, root, pickle, timeout)
 
-    async def sync(self, state: Mapping[str, Any], revision: int | None) -> Any:
-        return await self._composite(self._comm.sync, state, revision)
+    async def sync(self, state: Mapping[str, Any], revision: int | None, timeout: float | None = None) -> Any:
+        """Other collectives may go on meanwhile: ``asyncio.create_task(comm.sync(...))``."""
+        return await self._comm.sync(state, revision, async_op=True, timeout=timeout)
 
     async def _composite(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.wrap_future(self._lane.submit(call, *arguments))

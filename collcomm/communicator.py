@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from .arrays import Array, HostArray
 from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
@@ -18,6 +17,7 @@ from .engine.reduction import finisher_for, ufunc_for
 from .errors import CommunicatorClosed
 from .objects import decode, encode
 from .pointtopoint import PointToPoint
+from .sharing import Sharing, derived_gid
 from .types import View
 
 LEAVE_SECONDS = 5.0
@@ -44,7 +44,7 @@ class Communicator:
         self._group = group
         self._timeout = op_timeout
         self._point = PointToPoint(session, group)
-        self._synced = -1
+        self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
         self.name = name
 
     # -- who is here ----------------------------------------------------------------------------------------------------
@@ -105,14 +105,15 @@ class Communicator:
     def step(self, timeout: float | None = None) -> View:
         """A safe point: admit those who wait, and return the view that the next calls run in. Every member calls it.
 
-        With nobody waiting it costs one small all_reduce; the coordinator is not asked.
+        With nobody waiting it costs one small all_reduce; the coordinator is not asked. While a `sync` of some member still
+        runs in the background, nobody is admitted.
         """
         if self._group.gid:
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
         deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
-        flag = np.array([self.pending > 0], np.uint8)
-        waiting = self.all_reduce(flag, op="max", timeout=timeout)
-        if waiting[0]:
+        flags = np.array([self.pending > 0, self._sharing.busy], np.uint8)
+        waiting, busy = self.all_reduce(flags, op="max", timeout=timeout)
+        if waiting and not busy:
             self._group.show(self._session.wait_admission(self._group.view, deadline))
         return self._group.view
 
@@ -128,7 +129,7 @@ class Communicator:
         members = [view.ids[rank] for rank in chosen]
         if self._session.member not in members:
             return None
-        gid = xxhash.xxh32_intdigest(f"{self._group.gid}/{made}/{sorted(members)}".encode()) or 1
+        gid = derived_gid(f"{self._group.gid}/{made}/{sorted(members)}")
         group = self._session.make_group(gid, members, self.view)
         return Communicator(self._session, group, self.name, self._timeout)
 
@@ -370,12 +371,20 @@ class Communicator:
 
     # -- shared state ---------------------------------------------------------------------------------------------------
 
-    def sync(self, state: Mapping[str, Any], revision: int | None) -> Any:
-        """Make ``state`` (name -> array, written in place) bit-identical at all members; see `collcomm.state`."""
-        from .state import synchronise
+    def sync(
+        self,
+        state: Mapping[str, Any],
+        revision: int | None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make ``state`` (name -> array, written in place) bit-identical at all members: a `SyncReport`, or a handle for it.
 
-        report, self._synced = synchronise(self, state, revision, self._synced)
-        return report
+        ``revision``: counts the state's changes; None at a peer that has nothing. With ``async_op`` the arrays belong to
+        the sync until it has ended (read them, do not write), and other collectives go on beside it; see `sharing`.
+        ``timeout``: for all members to have called it. Raises StateDiverged where no majority holds the same.
+        """
+        return self._sharing.sync(state, revision, async_op, self._seconds(timeout))
 
     # -- common ---------------------------------------------------------------------------------------------------------
 
