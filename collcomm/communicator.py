@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
 from .engine import Group, Operation, Request, Session, request
 from .engine.reduction import finisher_for, ufunc_for
 from .errors import CommunicatorClosed
-from .objects import decode, encode
+from .objects import gather_objects, spread_object
 from .pointtopoint import PointToPoint
 from .sharing import Sharing, derived_gid
 from .types import View
@@ -325,29 +324,13 @@ class Communicator:
     def all_gather_object(self, value: Any, pickle: bool = False, timeout: float | None = None) -> list[Any]:
         """Everybody's ``value``, by rank. msgpack-able values; anything else only with ``pickle=True``, which runs
         code that peers send: for peers that you trust."""
-        data = encode(value, pickle)
-        while True:
-            view = self.view
-            lengths = self.all_gather(np.array([data.size], np.int64), timeout=timeout)
-            if self.view is not view:
-                continue
-            joined = self.all_gather(data, counts=lengths, timeout=timeout)
-            counts = [n for member, n in zip(view.ids, lengths, strict=True) if self.view.rank_of(member) is not None]
-            edges = np.concatenate(([0], np.cumsum(counts)))
-            return [decode(joined[a:b], pickle) for a, b in pairwise(edges)]
+        return gather_objects(self, value, pickle, timeout)
 
     def broadcast_object(
         self, value: Any = None, root: int = 0, pickle: bool = False, timeout: float | None = None
     ) -> Any:
         """``root``'s ``value`` at every rank; see `all_gather_object` for what it may be."""
-        owner = self.view.ids[self._root(root)]
-        mine = owner == self._session.member
-        data = encode(value, pickle) if mine else np.empty(0, np.uint8)
-        length = self.broadcast(np.array([data.size], np.int64), root=root, timeout=timeout)
-        new_root = self.view.rank_of(owner)
-        if not mine:
-            data = np.empty(int(length[0]), np.uint8)
-        return decode(self.broadcast(data, root=-1 if new_root is None else new_root, timeout=timeout), pickle)
+        return spread_object(self, value, self._root(root), pickle, timeout)
 
     # -- point to point -------------------------------------------------------------------------------------------------
 

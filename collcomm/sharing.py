@@ -46,10 +46,10 @@ class Sharing:
         content, number = Content(state), as_revision(revision)
         if self._session.failure is not None:
             raise self._session.failure
-        group, session = self._group, self._session
+        group, session, lane = self._group, self._session, self._own_lane()  # there before anybody can use it
         begin = Operation(request("sync", np.dtype(np.uint8)), group.view, session.member, None, None)
         if async_op:
-            begun = group.submit(begin, timeout, None)
+            begun = group.submit(begin, timeout, _conclude)
         else:
             group.run(begin, timeout)
             begun = None
@@ -59,7 +59,7 @@ class Sharing:
                 self._await(begun)
             return self._run(content, number, begin.view)
 
-        return self._own_lane().call(work, "sync", async_op)
+        return lane.call(work, "sync", async_op)
 
     def _await(self, begun: Handle) -> None:
         while not begun.wait(POLL_SECONDS):
@@ -83,6 +83,12 @@ class Sharing:
                 view = self._group.view
                 self._lane = self._session.make_group(derived_gid(f"{gid}/state"), view.ids, view)
         return self._lane
+
+
+def _conclude(_: Any, error: BaseException | None) -> None:
+    """The view is not shown: the user has not taken any result."""
+    if error is not None:
+        raise error
 
 
 def derived_gid(text: str) -> int:

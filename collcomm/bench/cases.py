@@ -163,7 +163,7 @@ def bench_state(
     A step is ``work`` seconds of numpy, ``idle`` seconds of waiting as for an accelerator, and an all_reduce of 4 KiB among
     the donors; with ``together`` the newcomer takes part in that, too.
     """
-    case = {"n": n, "nbytes": nbytes, "together": together, "work": work, "idle": idle}
+    case: dict[str, Any] = {"n": n, "nbytes": nbytes, "together": together, "work": work, "idle": idle}
     with (
         Network(n, rate) as network,
         CoordinatorProcess(f"{network.hub_address}:{SHAPED_PORT}", network.enter(None)) as coordinator,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
     if options.case == "state":
         return [
-            row for size in sizes("1G") for together in (False, True) for row in bench_state(n, size, together=together)
+            row
+            for size in sizes(_state_size(n))
+            for together in (False, True)
+            for row in bench_state(n, size, together=together)
         ]
     return bench_collective(
         options.case,
@@ -80,3 +84,13 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         dtype=options.dtype,
         block=options.block,
     )
+
+
+def _state_size(n: int) -> str:
+    """The default for ``n`` peers on this machine, each with the whole state in memory."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for text in ("1G", "256M"):
+        if n * parse_size(text) * 1.25 < free:
+            return text
+        print(f"{n} peers with {text} each do not fit into {free >> 20} MiB of free memory; taking less")
+    return "64M"

@@ -40,7 +40,7 @@ class Content:
 
     def rehash(self, indices: Sequence[int] | None = None) -> None:
         for index in range(len(self.chunks)) if indices is None else indices:
-            self.hashes[index] = np.frombuffer(xxhash.xxh3_128_digest(self.chunks[index]), np.uint8)
+            self.hashes[index] = np.frombuffer(xxhash.xxh3_128_digest(self.chunks[index].data), np.uint8)
 
     @property
     def schema_digest(self) -> bytes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import random
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -17,6 +18,7 @@ from collcomm.state import Synchroniser
 
 ROUND_BYTES = 2 << 20
 JOIN_SECONDS = 30.0
+MAX_DELAY = 0.003  # about what a round takes
 NUMBER = 3 << 20  # of float64: 24 MiB, in 12 rounds or more
 
 
@@ -38,8 +40,8 @@ def nbytes(state: Mapping[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in state.values())
 
 
-def live(address: str, name: str, min_size: int, has_state: bool, tell: Connection) -> None:
-    """One sync, told to the parent round by round."""
+def live(address: str, name: str, min_size: int, has_state: bool, on_failure: str, tell: Connection) -> None:
+    """One sync, told to the parent round by round; called again when PeerLost is raised."""
     try:
         Synchroniser.round_bytes = ROUND_BYTES
         one_round = Synchroniser._one_round
@@ -49,13 +51,21 @@ def live(address: str, name: str, min_size: int, has_state: bool, tell: Connecti
             nonlocal rounds
             rounds += 1
             tell.send(("round", name, rounds))
+            assert tell.poll(JOIN_SECONDS) and tell.recv() == "go"
             one_round(self, *arguments)
 
         Synchroniser._one_round = noted  # type: ignore[method-assign]
-        with collcomm.join(address, name=name, min_size=min_size, timeout=JOIN_SECONDS, op_timeout=30) as comm:
+        with collcomm.join(
+            address, name=name, min_size=min_size, on_failure=on_failure, timeout=JOIN_SECONDS, op_timeout=30
+        ) as comm:
             state = trained() if has_state else untrained()
             before = comm.stats()["bytes_received"]
-            report = comm.sync(state, revision=5 if has_state else None)
+            revision = 5 if has_state else None
+            try:
+                report = comm.sync(state, revision)
+            except collcomm.PeerLost:
+                tell.send(("lost", name, None))
+                report = comm.sync(state, revision)
             wire = comm.stats()["bytes_received"] - before
             tell.send(("synced", name, (digest(state), report, wire)))
             comm.all_gather_object(name)
@@ -66,11 +76,13 @@ def live(address: str, name: str, min_size: int, has_state: bool, tell: Connecti
 
 
 class Group:
-    """A context with a coordinator and processes; ``ends`` is how each of them ended."""
+    """A context with a coordinator and processes; ``ends`` is how each of them ended, ``lost`` are those who
+    heard of PeerLost on the way."""
 
     def __init__(self) -> None:
         self.processes: dict[str, Any] = {}
         self.ends: dict[str, tuple[str, Any]] = {}
+        self.lost: set[str] = set()
         self._ears: dict[str, Connection] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["collcomm", "tests.support.syncing"])
@@ -80,9 +92,9 @@ class Group:
         self._coordinator.__enter__()
         return self
 
-    def start(self, name: str, min_size: int, has_state: bool) -> None:
-        hear, tell = self._context.Pipe(duplex=False)
-        arguments = (self._coordinator.address, name, min_size, has_state, tell)
+    def start(self, name: str, min_size: int, has_state: bool, on_failure: str = "retry") -> None:
+        hear, tell = self._context.Pipe()
+        arguments = (self._coordinator.address, name, min_size, has_state, on_failure, tell)
         self.processes[name] = self._context.Process(target=live, args=arguments, daemon=True)
         self.processes[name].start()
         tell.close()
@@ -92,8 +104,12 @@ class Group:
         self.processes[name].kill()
         self.ends[name] = ("killed", None)
 
-    def run(self, on_round: Callable[[str, int], None], seconds: float = 40.0) -> dict[str, tuple[str, Any]]:
-        """Until all have ended; ``on_round(name, number)`` is told of every round."""
+    def run(
+        self, victims: Mapping[tuple[str, int], str], seed: int = 0, seconds: float = 40.0
+    ) -> dict[str, tuple[str, Any]]:
+        """Until all have ended. ``victims``: who is killed when which peer has begun which round; at what moment in that round
+        is left to ``seed``. No peer begins its next round before that."""
+        rng = random.Random(seed)
         until = time.monotonic() + seconds
         open_ears = dict(self._ears)
         while open_ears:
@@ -104,11 +120,17 @@ class Group:
                     continue
                 try:
                     what, _, detail = ear.recv()
-                except (EOFError, ConnectionResetError):
+                    if what == "round":
+                        ear.send("go")
+                except (EOFError, OSError):
                     del open_ears[name]
                     continue
                 if what == "round":
-                    on_round(name, detail)
+                    if (name, detail) in victims:
+                        time.sleep(rng.uniform(0.0, MAX_DELAY))
+                        self.kill(victims[name, detail])
+                elif what == "lost":
+                    self.lost.add(name)
                 else:
                     assert what != "error", f"{name}: {detail}"
                     self.ends.setdefault(name, (what, detail))
