@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 Transfer = dict[tuple[int, int], list[int]]  # (donor, laggard) -> chunks, ascending
 
-ROUND_BYTES = 64 << 20  # what a peer sends or receives in one exchange: bounds packing, and what a view change repeats
+ROUND_BYTES = 32 << 20  # what a peer sends or receives in one exchange: bounds packing, and what a view change repeats
 
 
 def plan_transfer(
