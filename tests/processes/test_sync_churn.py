@@ -105,5 +105,5 @@ def test_a_sync_that_raised_is_called_again(seed: int) -> None:
     reports = _equal_at(ends, {"donor-0", "donor-2", "newcomer"})
     assert group.lost in (set(), set(reports))
     received = reports["newcomer"].bytes_received
-    assert received <= SIZE - 5 * ROUND_BYTES if group.lost else received == SIZE
+    assert received <= SIZE - 4 * ROUND_BYTES if group.lost else received == SIZE  # five rounds, the first is not full
     assert ends["newcomer"][1][2] <= SIZE + 2 * ROUND_BYTES + OVERHEAD
