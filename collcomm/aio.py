@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -189,8 +189,10 @@ class AsyncCommunicator:
     ) -> Any:
         return await self._composite(self._comm.broadcast_object, value, root, pickle, timeout)
 
-    async def sync(self, state: Mapping[str, Any], revision: int | None) -> Any:
-        return await self._composite(self._comm.sync, state, revision)
+    def sync(self, state: Mapping[str, Any], revision: int | None, timeout: float | None = None) -> Awaitable[Any]:
+        """Begins at once; await it now, or after other collectives that go on beside it."""
+        handle: Awaitable[Any] = self._comm.sync(state, revision, async_op=True, timeout=timeout)
+        return handle
 
     async def _composite(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.wrap_future(self._lane.submit(call, *arguments))

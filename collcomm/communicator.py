@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from .arrays import Array, HostArray
 from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
 from .engine import Group, Operation, Request, Session, request
 from .engine.reduction import finisher_for, ufunc_for
 from .errors import CommunicatorClosed
-from .objects import decode, encode
+from .objects import gather_objects, spread_object
 from .pointtopoint import PointToPoint
+from .sharing import Sharing, derived_gid
 from .types import View
 
 LEAVE_SECONDS = 5.0
@@ -43,7 +42,7 @@ class Communicator:
         self._group = group
         self._timeout = op_timeout
         self._point = PointToPoint(session, group)
-        self._synced = -1
+        self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
         self.name = name
 
     # -- who is here ----------------------------------------------------------------------------------------------------
@@ -104,14 +103,15 @@ class Communicator:
     def step(self, timeout: float | None = None) -> View:
         """A safe point: admit those who wait, and return the view that the next calls run in. Every member calls it.
 
-        With nobody waiting it costs one small all_reduce; the coordinator is not asked.
+        With nobody waiting it costs one small all_reduce; the coordinator is not asked. While a `sync` of some member still
+        runs in the background, nobody is admitted.
         """
         if self._group.gid:
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
         deadline = self._session.clock.monotonic() + (self._timeout if timeout is None else timeout)
-        flag = np.array([self.pending > 0], np.uint8)
-        waiting = self.all_reduce(flag, op="max", timeout=timeout)
-        if waiting[0]:
+        flags = np.array([self.pending > 0, self._sharing.busy], np.uint8)
+        waiting, busy = self.all_reduce(flags, op="max", timeout=timeout)
+        if waiting and not busy:
             self._group.show(self._session.wait_admission(self._group.view, deadline))
         return self._group.view
 
@@ -120,14 +120,14 @@ class Communicator:
         chosen = list(ranks)
         if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= rank < self.size for rank in chosen):
             raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {chosen}")
-        view = self.view
-        extra = f"ranks {sorted(chosen)}"
-        self._run(request("split", np.dtype(np.uint8), extra=extra), None, None)
-        made = self._group.splits = self._group.splits + 1
-        members = [view.ids[rank] for rank in chosen]
+        asked = request("split", np.dtype(np.uint8), extra=f"ranks {sorted(chosen)}")
+        operation = Operation(asked, self.view, self._session.member, None, None)
+        members = [self.view.ids[rank] for rank in chosen]
+        self._group.run(operation, self._timeout)
+        self._group.show(operation.view)
         if self._session.member not in members:
             return None
-        gid = xxhash.xxh32_intdigest(f"{self._group.gid}/{made}/{sorted(members)}".encode()) or 1
+        gid = derived_gid(f"{self._group.gid}/{operation.seq}/{sorted(members)}")
         group = self._session.make_group(gid, members, self.view)
         return Communicator(self._session, group, self.name, self._timeout)
 
@@ -141,9 +141,11 @@ class Communicator:
 
     def close(self) -> None:
         """Close at once. The others will find out by themselves; prefer ``leave()``."""
-        self._point.close()
         if self._group.gid == 0:
             self._session.close()
+        else:
+            self._session.release(self._group)
+        self._point.close()
 
     # -- reductions -----------------------------------------------------------------------------------------------------
 
@@ -323,29 +325,13 @@ class Communicator:
     def all_gather_object(self, value: Any, pickle: bool = False, timeout: float | None = None) -> list[Any]:
         """Everybody's ``value``, by rank. msgpack-able values; anything else only with ``pickle=True``, which runs
         code that peers send: for peers that you trust."""
-        data = encode(value, pickle)
-        while True:
-            view = self.view
-            lengths = self.all_gather(np.array([data.size], np.int64), timeout=timeout)
-            if self.view is not view:
-                continue
-            joined = self.all_gather(data, counts=lengths, timeout=timeout)
-            counts = [n for member, n in zip(view.ids, lengths, strict=True) if self.view.rank_of(member) is not None]
-            edges = np.concatenate(([0], np.cumsum(counts)))
-            return [decode(joined[a:b], pickle) for a, b in pairwise(edges)]
+        return gather_objects(self, value, pickle, timeout)
 
     def broadcast_object(
         self, value: Any = None, root: int = 0, pickle: bool = False, timeout: float | None = None
     ) -> Any:
         """``root``'s ``value`` at every rank; see `all_gather_object` for what it may be."""
-        owner = self.view.ids[self._root(root)]
-        mine = owner == self._session.member
-        data = encode(value, pickle) if mine else np.empty(0, np.uint8)
-        length = self.broadcast(np.array([data.size], np.int64), root=root, timeout=timeout)
-        new_root = self.view.rank_of(owner)
-        if not mine:
-            data = np.empty(int(length[0]), np.uint8)
-        return decode(self.broadcast(data, root=-1 if new_root is None else new_root, timeout=timeout), pickle)
+        return spread_object(self, value, self._root(root), pickle, timeout)
 
     # -- point to point -------------------------------------------------------------------------------------------------
 
@@ -369,12 +355,20 @@ class Communicator:
 
     # -- shared state ---------------------------------------------------------------------------------------------------
 
-    def sync(self, state: Mapping[str, Any], revision: int | None) -> Any:
-        """Make ``state`` (name -> array, written in place) bit-identical at all members; see `collcomm.state`."""
-        from .state import synchronise
+    def sync(
+        self,
+        state: Mapping[str, Any],
+        revision: int | None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make ``state`` (name -> array, written in place) bit-identical at all members: a `SyncReport`, or a handle for it.
 
-        report, self._synced = synchronise(self, state, revision, self._synced)
-        return report
+        ``revision``: counts the state's changes; None at a peer that has nothing. With ``async_op`` the arrays belong to
+        the sync until it has ended (read them, do not write), and other collectives go on beside it; see `sharing`.
+        ``timeout``: for all members to have called it. Raises StateDiverged where no majority holds the same.
+        """
+        return self._sharing.sync(state, revision, async_op, self._seconds(timeout))
 
     # -- common ---------------------------------------------------------------------------------------------------------
 

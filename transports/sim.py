@@ -1,7 +1,7 @@
 """A network in memory, under somebody else's clock: connections that delay, hold back, and break, for simulation.
 
-`SimSocket` stands in for a socket below the real `TcpStream`; `SimTransport` for `TcpTransport`. Bytes of one connection arrive in
-order or not at all; a *cut* from one host to another holds them back, as TCP does on a path that drops packets.
+`SimSocket` stands in for a socket below the real `TcpStream`; `SimTransport` for `TcpTransport`. Bytes of one connection
+arrive in order or not at all; a *cut* from one host to another holds them back, as TCP does on a path that drops packets.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Scheduler(Protocol):
 
     def after(self, seconds: float, action: Callable[[], None]) -> None: ...
 
-    def waiter(self) -> Waiter:
+    def waiter(self) -> Any:
         """What the running task parks with."""
 
-    def park(self, waiter: Waiter, seconds: float) -> None:
+    def park(self, waiter: Any, seconds: float) -> None:
         """The running task sleeps until it is woken, or for ``seconds``."""
 
 
@@ -365,6 +365,9 @@ class SimTransport:
 
     def drop_member(self, member: int) -> None:
         self._drop(lambda key: key[2] == member)
+
+    def drop_group(self, gid: int) -> None:
+        self._drop(lambda key: key[0] == gid)
 
     def drop_link(self, gid: int, purpose: int, member: int) -> None:
         self._drop(lambda key: key == (gid, purpose, member))

@@ -113,6 +113,10 @@ class TcpTransport:
         """Close all links with ``member``, which stays: they are to be made anew."""
         self._drop(lambda key: key[2] == member)
 
+    def drop_group(self, gid: int) -> None:
+        """Close all links of one communicator."""
+        self._drop(lambda key: key[0] == gid)
+
     def drop_link(self, gid: int, purpose: int, member: int) -> None:
         """Close one link; the next use makes a new one."""
         self._drop(lambda key: key == (gid, purpose, member))

@@ -153,6 +153,51 @@ def bench_shaped(n: int, nbytes: int, rate: float = 125e6, runs: int = 5) -> lis
     ]
 
 
+def bench_state(
+    n: int, nbytes: int, rate: float = 125e6, together: bool = False, work: float = 0.01, idle: float = 0.02
+) -> list[Row]:
+    """``nbytes`` of shared state to a newcomer from n - 1 donors, who go on with their steps, over links of ``rate``
+    bytes/s: what share of its link the newcomer gets (payload; headers come out of the rate), from its call of
+    sync() to the verified end, and how much longer the donors' steps become.
+
+    A step is ``work`` seconds of numpy, ``idle`` seconds of waiting as for an accelerator, and an all_reduce of 4 KiB among
+    the donors; with ``together`` the newcomer takes part in that, too.
+    """
+    case: dict[str, Any] = {"n": n, "nbytes": nbytes, "together": together, "work": work, "idle": idle}
+    with (
+        Network(n, rate) as network,
+        CoordinatorProcess(f"{network.hub_address}:{SHAPED_PORT}", network.enter(None)) as coordinator,
+        Peers(network.enter) as peers,
+    ):
+        case["address"] = coordinator.address
+        for index in range(n - 1):
+            peers.start(index, {**case, "case": "donor"})
+        events = peers.events(SHAPED_SECONDS)
+        for _ in range(n - 1):
+            next(event for event in events if event["event"] == "running")
+        peers.start(n - 1, {**case, "case": "newcomer"})
+        ends = [next(e for e in events if e["event"] in ("served", "synced")) for _ in range(n)]
+        peers.wait(START_SECONDS)
+    came = next(event for event in ends if event["event"] == "synced")
+    served = [event for event in ends if event["event"] == "served"]
+    slowed = [statistics.median(e["during"]) / statistics.median(e["before"]) for e in served]
+    return [
+        {
+            "kind": "state",
+            "peers": n,
+            "nbytes": nbytes,
+            "rate": rate,
+            "together": together,
+            "bound": nbytes / rate,
+            "ours": summary([came["seconds"]]),
+            "share": nbytes / rate / came["seconds"],
+            "before": summary([seconds for event in served for seconds in event["before"]]),
+            "during": summary([seconds for event in served for seconds in event["during"]]),
+            "slowed": statistics.median(slowed),
+        }
+    ]
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from .cases import bench_collective, bench_failure, bench_join, bench_shaped
+from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
 from .measure import machine, parse_size
 from .report import print_rows
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4]}
+DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4]}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -22,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped"],
-        help="a collective; a peer's death inside one; a newcomer; or links of 1 Gbit/s (root)",
+        choices=[*COLLECTIVES, "failure", "join", "shaped", "state"],
+        help="a collective; a peer's death inside one; a newcomer; links of 1 Gbit/s, and state over them (root)",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -66,6 +67,13 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         return bench_join(n, runs=options.rounds * 4)
     if options.case == "shaped":
         return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
+    if options.case == "state":
+        return [
+            row
+            for size in sizes(_state_size(n))
+            for together in (False, True)
+            for row in bench_state(n, size, together=together)
+        ]
     return bench_collective(
         options.case,
         n,
@@ -76,3 +84,13 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         dtype=options.dtype,
         block=options.block,
     )
+
+
+def _state_size(n: int) -> str:
+    """The default for ``n`` peers on this machine, each with the whole state in memory."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for text in ("1G", "256M"):
+        if n * parse_size(text) * 1.25 < free:
+            return text
+        print(f"{n} peers with {text} each do not fit into {free >> 20} MiB of free memory; taking less")
+    return "64M"

@@ -13,6 +13,7 @@ import numpy as np
 
 import collcomm
 
+from .statepeer import donor, newcomer
 from .workload import Call, gloo_call, our_call
 
 JOIN_SECONDS = 60.0
@@ -117,7 +118,14 @@ def joiner(case: dict[str, Any]) -> None:
     comm.leave()
 
 
-CASES = {"collectives": collectives, "survivor": survivor, "stepper": stepper, "joiner": joiner}
+CASES = {
+    "collectives": collectives,
+    "survivor": survivor,
+    "stepper": stepper,
+    "joiner": joiner,
+    "donor": lambda case: donor(case, emit),
+    "newcomer": lambda case: newcomer(case, emit),
+}
 
 
 def main() -> None:

@@ -39,4 +39,9 @@ def _cells(row: Row) -> dict[str, str]:
     if "share" in row:
         cells["bound"] = format_seconds(row["bound"])
         cells["share of bound"] = f"{row['share'] * 100:.1f}%"
+    if "slowed" in row:
+        cells["reducing"] = "all" if row["together"] else "donors"
+        for what in ("before", "during"):
+            cells[f"step {what}"] = format_seconds(row[what]["median"])
+        cells["steps slowed"] = f"{row['slowed']:.3f}x"
     return cells

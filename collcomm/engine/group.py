@@ -33,8 +33,11 @@ from .streaming import run_streaming
 if TYPE_CHECKING:
     from .session import Session
 
+WORLD_GID = 0  # the communicator of all members
+STATE_GID = 1  # shared state of all members; its members are the whole view, too
+WHOLE_VIEW = (WORLD_GID, STATE_GID)
 COLLECTIVE_LINKS = 0  # purpose of a link, as in a greeting
-DATALESS_KINDS = frozenset({"barrier", "split"})  # the commit round is all they need
+DATALESS_KINDS = frozenset({"barrier", "split", "sync"})  # the commit round is all they need
 NOTHING = Plan("", (), {}, inline=True, itemsize=1, peers=())
 MAX_PLANS = 512
 REPEAT_SECONDS = 1.0
@@ -56,7 +59,6 @@ class Group:
         self.session = session
         self.progress = Progress(gid, view, consumed, session.clock)
         self.queue = OperationQueue(f"collcomm-engine-{gid}")
-        self.splits = 0
         self.retries = 0
         self.operations = 0
         self.seconds_lost = 0.0
@@ -81,7 +83,7 @@ class Group:
 
     def adopt(self, view: View, outcome: Outcome | None) -> None:
         ids = set(self.progress.view.ids)
-        mine = view if self.gid == 0 else View(view.epoch, tuple(m for m in view.members if m.id in ids))
+        mine = view if self.gid in WHOLE_VIEW else View(view.epoch, tuple(m for m in view.members if m.id in ids))
         with self.progress.changed:
             if outcome is None:  # nobody has done anything here yet
                 outcome = Outcome(self.progress.complete, self.progress.complete)
@@ -97,13 +99,18 @@ class Group:
         """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
         return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
 
+    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any:
+        """A call of several operations: runs here or, with ``async_op``, behind a handle."""
+        whole = self.queue.nested(work)
+        return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
+
     def show(self, view: View) -> None:
         """The user learns of ``view``."""
         if view.epoch > self.view.epoch:
             self.view = view
 
     def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
-        seq = self.progress.take()
+        seq = operation.seq = self.progress.take()
         deadline = self._clock.monotonic() + timeout
         return lambda: self._perform(operation, seq, deadline)
 
@@ -270,9 +277,13 @@ class Group:
         kind = _ERRORS.get(verdict.kind, ViewChanged)
         return kind(f"{operation.request.call.text}: {verdict.text}; inputs are intact")
 
-    def close(self, error: CollcommError | None = None) -> None:
-        self.progress.fail(error or CommunicatorClosed("this communicator was closed; join again to get a new one"))
+    def release(self) -> None:
+        """Give up memory and thread; what is left says at view changes how far this peer has got."""
+        self.progress.fail(CommunicatorClosed("this communicator was closed; split() makes a new one"))
         self.queue.close()
+        self._scratch = Scratch()
+        self._plans.clear()
+        self._links = [None] * self.view.size
 
 
 def _nothing() -> None:

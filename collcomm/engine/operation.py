@@ -42,6 +42,7 @@ class Operation:
         self.ufunc = ufunc
         self.finish = finish
         self.in_place = source is target and source is not None
+        self.seq = 0  # its number among the calls of the communicator, once it has one
         self.view = base  # the view in which it ran last
         self.buffers: dict[str, Bytes] = {}
         self.result: Array | None = None

@@ -2,6 +2,9 @@
 
 Operations run one at a time in the order of their calls. A synchronous call that finds nothing before it runs in its
 caller's own thread; everything else runs on one engine thread, which starts with the first operation that needs it.
+
+A call may consist of several operations (`nested`): they run one after the other in the thread that runs the call, with nothing
+of another call between them.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ class OperationQueue:
         self._changed = threading.Condition(self._lock)
         self._waiting: deque[tuple[Work, Handle]] = deque()
         self._busy = False
+        self._owner = 0  # thread that runs a call of several operations
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def run(self, prepare: Callable[[], Work], text: str) -> Any:
         """Run an operation and return its result; here and now if nothing is before it."""
+        if self._owner and self._owner == threading.get_ident():
+            return prepare()()
         with self._lock:
             work = prepare()
             mine = not self._busy and not self._waiting
@@ -48,6 +54,18 @@ class OperationQueue:
         """Queue an operation for the engine thread."""
         with self._lock:
             return self._append(prepare(), text, conclude)
+
+    def nested(self, work: Work) -> Work:
+        """``work`` as one call, to be run or submitted: what it runs in this queue belongs to it."""
+
+        def whole() -> Any:
+            self._owner = threading.get_ident()
+            try:
+                return work()
+            finally:
+                self._owner = 0
+
+        return whole
 
     def _append(self, work: Work, text: str, conclude: Conclusion | None) -> Handle:
         handle = Handle(text, conclude)

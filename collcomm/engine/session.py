@@ -16,7 +16,7 @@ from ..transports import TcpTransport
 from ..transports.base import LinkBroken
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
-from .group import Group
+from .group import WHOLE_VIEW, WORLD_GID, Group
 
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
@@ -49,7 +49,7 @@ class Session:
     def world(self) -> Group:
         """The communicator of all members; it was made when the first view that has us came."""
         with self._lock:
-            return self.groups[0]
+            return self.groups[WORLD_GID]
 
     def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Group:
         """A communicator of some members of ``epoch_view``."""
@@ -57,6 +57,11 @@ class Session:
             chosen = set(members)
             view = View(epoch_view.epoch, tuple(m for m in epoch_view.members if m.id in chosen))
             return self._make(gid, view, 0)
+
+    def release(self, group: Group) -> None:
+        """A communicator made by `make_group` is used no more; its connections close."""
+        group.release()
+        self.transport.drop_group(group.gid)
 
     def _make(self, gid: int, view: View, consumed: int) -> Group:
         group = self.groups[gid] = Group(self, gid, view, consumed)
@@ -89,8 +94,9 @@ class Session:
             self.transport.keep_only(view.ids)
             self.view = view
             self._halted = False
-            if 0 not in self.groups:
-                self._make(0, view, outcomes[0].consumed)
+            for gid in WHOLE_VIEW:
+                if gid not in self.groups:
+                    self._make(gid, view, outcomes[gid].consumed if gid in outcomes else 0)
             for gid, group in self.groups.items():
                 if group.progress.epoch < view.epoch:
                     group.adopt(view, outcomes.get(gid))

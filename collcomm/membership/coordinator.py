@@ -99,9 +99,7 @@ class CoordinatorMachine:
                 self.groups[name] = GroupMachine.of_record(name, record, self._limits, now)
             elif message["t"] == "report":
                 self.groups[name] = GroupMachine.of_report(name, message, self._limits, now)
-            elif (
-                not self._known and now - self._led_since < self._limits.recover / 2
-            ):  # all have a sign of life due by then
+            elif not self._known and now - self._led_since < self._limits.recover:
                 return []  # it says its join again
             else:
                 self.groups[name] = GroupMachine(name, self._draw(8).hex(), self._draw(8), self._limits)

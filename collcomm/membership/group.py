@@ -532,9 +532,15 @@ class GroupMachine:
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
         min_size, on_failure = self.options
-        record = {"incarnation": self._incarnation, "token": self._token, "view": message}
-        record |= {"min_size": min_size, "on_failure": on_failure}
-        record |= {"next_id": self._next_id, "next_epoch": self._next_epoch}
+        record = {
+            "incarnation": self._incarnation,
+            "token": self._token,
+            "min_size": min_size,
+            "on_failure": on_failure,
+            "view": message,
+            "next_id": self._next_id,
+            "next_epoch": self._next_epoch,
+        }
         self._out.append(Remember(self.name, record))
         for peer in members:
             peer.is_member, peer.ready = True, False

@@ -1,4 +1,4 @@
-"""Simulated coordinators: the real `CoordinatorMachine`, a store that forgets or remembers, and a lease that decides who leads."""
+"""Simulated coordinators: the real `CoordinatorMachine`, a store that forgets or remembers, and a lease."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class SimCoordinator:
         self.crashed = True
         self.busy_until = 0.0
         self.cut_off = False  # from the store
+        self.crash_after: int | None = None  # dies in the middle: after so many more messages
         self._records = records
         self._shared = shared
         self._limits = limits
@@ -150,7 +151,17 @@ class SimCoordinator:
             elif isinstance(effect, Ping):
                 world.pulse(self, effect.key, effect.number)
             else:
+                if self._dies_now():
+                    return
                 world.to_peer(self, effect.key, encode(effect.message))
+
+    def _dies_now(self) -> bool:
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after < 0:
+                self.crash_after = None
+                self.world.crash_coordinator(self, self.world.random.choice((0.1, 1.0, 3.0)))
+        return self.crashed
 
     def _save(self, effect: Remember) -> bool:
         records = self._records
@@ -172,8 +183,9 @@ class SimCoordinator:
 
     def _probe(self, probe: Probe) -> None:
         life = self._life
-        host = self.world.network.transports[probe.member.port].host
-        refused = host.crashed and not self.world.unreachable(host, self)
+        world = self.world
+        host = world.network.transports[probe.member.port].host
+        refused = host.crashed and not world.unreachable(probe.member.name.encode(), self)
 
         def answer() -> None:
             if life == self._life:

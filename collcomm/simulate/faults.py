@@ -10,7 +10,7 @@ from .world import World
 KINDS = (
     *("crash", "crash", "crash midway", "crash midway", "crash midway", "stopped", "stopped", "stalled"),
     *("reset", "reset", "cut", "one way", "partition", "join", "join", "join", "leave", "odd", "slow", "blip"),
-    *("coordinator stalls", "coordinator dies", "coordinator dies", "store cut off"),
+    *("coordinator stalls", "coordinator dies", "coordinator dies midway", "coordinator dies midway", "store cut off"),
 )
 PAUSES = (0.1, 0.5, 1.0, 2.0, 4.0)
 
@@ -36,8 +36,10 @@ def _fault(world: World) -> None:
         world.log(f"coordinator {coordinator.number} is held up for {seconds} s")
     elif kind == "coordinator dies":
         world.crash_coordinator(coordinator, random.choice((0.1, 1.0, 3.0)))
+    elif kind == "coordinator dies midway":
+        coordinator.crash_after = random.randint(0, 3 * len(running))
     elif kind == "store cut off":
-        seconds = random.choice(PAUSES)
+        seconds = random.choice((1.0, 2.0, 4.0))  # a lease survives the first
         coordinator.cut_off = True
         world.log(f"coordinator {coordinator.number} cannot reach its store for {seconds} s")
 

@@ -51,6 +51,7 @@ class World:
         self.network = Network(self.scheduler, self.delay, self.random.choice((1 << 18, 1 << 20)))
         self.store = options.store or self.random.choice(STORES)
         self.away: dict[tuple[bytes, int], float] = {}  # a line to a coordinator is down until then
+        self._welcomed: dict[bytes, str] = {}  # incarnation of the run that a peer was taken into last
         self._line: Counter[tuple[bytes, int]] = Counter()  # how often it was lost; what was on it is gone
         self._order: dict[tuple[bytes, int, bool], float] = {}
         records = None if self.store == "memory" else Records()
@@ -135,7 +136,7 @@ class World:
         message = decode(data)
         peer, place = self.by_key(key), (key, coordinator.number)
         if message["t"] == "view":
-            self.ledger.announced(peer.run or self._welcomed[key], message)
+            self.ledger.announced(self._welcomed[key], message)
         elif message["t"] == "welcome":
             self._welcomed[key] = message["incarnation"]
         line = self._line[place]
@@ -182,8 +183,8 @@ class World:
         event = lambda: coordinator.machine.disconnected(self.now, key)  # noqa: E731
         self.scheduler.after(seconds, lambda: coordinator.when_running(event))
 
-    def unreachable(self, peer: SimPeer, coordinator: SimCoordinator) -> bool:
-        return self.now < self.away.get((peer.key, coordinator.number), 0.0)
+    def unreachable(self, key: bytes, coordinator: SimCoordinator) -> bool:
+        return self.now < self.away.get((key, coordinator.number), 0.0)
 
     # -- coordinators ----------------------------------------------------------------------------------------------
 
@@ -227,11 +228,8 @@ class World:
             lines.append(f"  coordinator {coordinator.number}: {coordinator.machine.snapshot()}")
         return "\n".join(lines)
 
-    _welcomed: dict[bytes, str]
-
     def run(self, cause_faults: Callable[[World], None], settle_seconds: float = 60.0, turns: int = 2) -> None:
         """The whole history. Raises AssertionError."""
-        self._welcomed = {}
         cause_faults(self)
         self.scheduler.run_until(self.options.fault_seconds)
         asked = {peer.name: peer.turns + turns for peer in self.peers}

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from .digest import CHUNK_BYTES, Claim, Content
-from .synchronise import SyncReport, synchronise
+from .synchronise import Standing, Synchroniser, SyncReport, as_revision, synchronise
 from .transfer import plan_transfer
 from .vote import Election, elect
 
-__all__ = ["CHUNK_BYTES", "Claim", "Content", "Election", "SyncReport", "elect", "plan_transfer", "synchronise"]
+__all__ = [
+    "CHUNK_BYTES",
+    "Claim",
+    "Content",
+    "Election",
+    "Standing",
+    "SyncReport",
+    "Synchroniser",
+    "as_revision",
+    "elect",
+    "plan_transfer",
+    "synchronise",
+]

@@ -18,12 +18,14 @@ from .digest import Claim
 
 @dataclass(frozen=True)
 class Election:
-    """``holders``: positions of the peers that have the winning content; ``laggards``: all others."""
+    """``holders``: positions of the peers that have the winning content; ``laggards``: all others; ``outvoted``: those of
+    them that had a vote."""
 
     revision: int
     root: bytes
     holders: tuple[int, ...]
     laggards: tuple[int, ...]
+    outvoted: tuple[int, ...] = ()
 
 
 def elect(claims: Sequence[Claim]) -> Election:
@@ -46,7 +48,9 @@ def elect(claims: Sequence[Claim]) -> Election:
         raise StateDiverged(f"the group has synced revision {latest}; it cannot go back to {revision}")
     holders = tuple(i for i, claim in enumerate(claims) if (claim.revision, claim.root) == (revision, root))
     laggards = tuple(i for i in range(len(claims)) if i not in holders)
-    return Election(revision, root, holders, laggards)
+    entitled = {claim.name for claim in voters}
+    outvoted = tuple(i for i in laggards if claims[i].name in entitled)
+    return Election(revision, root, holders, laggards, outvoted)
 
 
 def _voters(claims: Sequence[Claim]) -> list[Claim]:
@@ -55,5 +59,8 @@ def _voters(claims: Sequence[Claim]) -> list[Claim]:
         return [claim for claim in claims if claim.lineage == latest]
     highest = max(claim.revision for claim in claims)
     if highest < 0:
-        raise StateDiverged("nobody has any state to begin with: all peers gave revision=None")
+        raise StateDiverged(
+            "nobody has any state to begin with: all peers gave revision=None, or those who had it are gone; "
+            "restore it at one of them and sync again"
+        )
     return [claim for claim in claims if claim.revision == highest]

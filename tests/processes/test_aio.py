@@ -44,7 +44,9 @@ async def test_all_calls() -> None:
         await asyncio.gather(comm.send(np.full(3, me), (me + 1) % n), comm.recv(np.zeros(3, int), (me - 1) % n))
         part = await comm.split([0, 1])
         assert (part is None) == (me == 2)
-        report = await comm.sync({"r": received}, revision=1)
+        syncing = comm.sync({"r": received}, revision=1)
+        assert (await comm.all_reduce(np.ones(2)))[0] == comm.size
+        report = await syncing
         assert report.revision == 1
         turns = 0
         async for view in comm.steps():

@@ -12,14 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"transports": "transports", "planner": "planner"}  # rooms that stand beside the package
 
-BOTTOM = {"errors", "types"}
-CORE = {"communicator", "joining", "arrays", "blocks", "objects", "pointtopoint"}
+BOTTOM = {"errors", "types", "clock"}
+CORE = {"communicator", "joining", "arrays", "blocks", "objects", "pointtopoint", "sharing"}
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"state", "health", "overlap"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
+    "clock": set(),
     "collectives": set(),
     "datatypes": BOTTOM,
     "codecs": BOTTOM,
@@ -35,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
     "bench": FACE | {"aio", "", "diloco"},
-    "cli": FACE | {"bench", ""},
+    "simulate": FACE,
+    "cli": FACE | {"bench", "simulate", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -54,7 +56,7 @@ IMPURE = {
 }
 IMPURE |= {"multiprocessing", "queue", "signal", "concurrent", "zmq", "os", "logging"}
 DRIVERS = {  # modules of pure rooms that touch the world
-    "membership": {"agent", "server", "pulse", "__init__"},
+    "membership": {"agent", "lines", "server", "probing", "store", "__init__"},
     "collectives": set(),
     "planner": set(),
     "health": {"metrics", "trace", "recorder", "__init__"},
@@ -67,8 +69,8 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
-OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil"}
-MEASURING = {"bench", "cli"}  # compares with torch, draws tables
+OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet"}
+MEASURING = {"bench", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:

@@ -8,14 +8,7 @@ import tracemalloc
 import pytest
 
 from collcomm.membership.messages import MAX_BYTES, MAX_MEMBERS, BadMessage, decode
-from tests.simulation.test_membership import live
 from tests.simulation.transcript import three
-from tests.simulation.world import BLIPS
-
-
-@pytest.mark.parametrize("seed", [56, 172, 288])
-def test_a_lost_ready_is_said_again(seed: int) -> None:
-    live(seed, BLIPS)
 
 
 def test_one_report_that_is_too_low_does_not_evict_the_others() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
+from collcomm.transports.poller import SocketPoller
 from collcomm.transports.stream import TcpStream
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collcomm.clock import SYSTEM
 from collcomm.engine.attempt import Attempt, Mismatch, Staging
 from collcomm.engine.inline import receive_frame, send_frame
 from collcomm.engine.progress import Halted, Progress
@@ -91,7 +93,8 @@ class OneLink:
 def attempt_on(stream: TcpStream, epoch: int) -> Attempt:
     view = View(epoch, (Member(1, "a", "127.0.0.1", 1), Member(2, "b", "127.0.0.1", 2)))
     link = OneLink(stream)
-    attempt = Attempt(Progress(0, view, 0), lambda *_: link, lambda: [link], lambda *_: None, Staging(4096))
+    progress, staging = Progress(0, view, 0), Staging(4096)
+    attempt = Attempt(progress, lambda *_: link, lambda: [link], lambda *_: None, staging, SYSTEM, SocketPoller)
     attempt.begin(epoch, 1, 77, 0, 2, 1e18)
     return attempt
 
