@@ -95,12 +95,6 @@ def _any_epoch(pack: Callable[..., bytes]) -> Callable[..., bytes]:
     return lambda kind, epoch, *rest: pack(kind, 0, *rest)
 
 
-def _takes_any_view(self: Recovery) -> Any:
-    """Goes on from the first view reported, not from the last there was."""
-    views = [report["view"] for report in self.reports.values() if report["view"] is not None]
-    return min(views, key=lambda view: view["epoch"], default=None)
-
-
 _CONCLUDE = Recovery.conclude
 
 
@@ -128,13 +122,12 @@ _RESUME = Recovery._resume
         (membership_group, "decide", _most_complete, ""),
         (Progress, "halt", _reports_and_goes_on, ""),
         (Round, "complete", _first_report_is_enough, ""),
-        (Recovery, "best", property(_takes_any_view), "memory"),
         (Recovery, "conclude", _waits_for_nobody, "memory"),
         (Recovery, "_resume", _numbers_again, "memory"),
     ],
     ids=[
         *("no commit round", "inputs not kept", "no epoch in frames", "most complete decides"),
-        *("no freeze", "first report", "any view", "waits for nobody", "epochs used again"),
+        *("no freeze", "first report", "waits for nobody", "epochs used again"),
     ],
 )
 def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
