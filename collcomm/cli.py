@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from . import __version__
 from .bench import command as bench
 from .errors import CollcommError
-from .membership import PRESETS, run_coordinator
+from .membership import PRESETS, Journal, Store, run_coordinator
 from .simulate import command as simulate
 
 
@@ -20,6 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     coordinator = commands.add_parser("coordinator", help="run the rendezvous that peers join")
     coordinator.add_argument("--bind", default="0.0.0.0:48148", metavar="HOST:PORT", help="default: %(default)s")
     coordinator.add_argument("--network", choices=sorted(PRESETS), default="lan", help="time limits to go by")
+    coordinator.add_argument(
+        "--journal", metavar="DIR", help="write views down there, and go on from them when restarted"
+    )
+    coordinator.add_argument(
+        "--etcd", metavar="URL[,URL]", help="several coordinators: views and the leader's lease are kept in this etcd"
+    )
+    coordinator.add_argument(
+        "--cluster", default="default", help="with --etcd: whom this one stands in for; %(default)s"
+    )
+    coordinator.add_argument("--advertise", metavar="HOST:PORT", help="with --etcd: how peers name this coordinator")
     coordinator.set_defaults(run=_coordinator)
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
@@ -36,5 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _coordinator(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    run_coordinator(options.bind, PRESETS[options.network])
+    run_coordinator(options.bind, PRESETS[options.network], _store(options))
     return 0
+
+
+def _store(options: argparse.Namespace) -> Store | None:
+    if options.journal and options.etcd:
+        raise ValueError("--journal and --etcd exclude each other: etcd keeps the views, too")
+    if options.journal:
+        return Journal(options.journal)
+    if options.etcd:
+        try:
+            from .membership.etcd import EtcdStore
+        except ImportError as error:
+            raise CollcommError(f"--etcd needs {error.name}: pip install 'collcomm[etcd]'") from None
+        return EtcdStore(options.etcd, options.cluster, options.advertise or options.bind)
+    return None

@@ -123,9 +123,9 @@ class Peers:
 class CoordinatorProcess:
     """A context in which ``collcomm coordinator`` runs as a process, behind the command-line ``prefix``."""
 
-    def __init__(self, address: str, prefix: Sequence[str] = ()):
+    def __init__(self, address: str, prefix: Sequence[str] = (), options: Sequence[str] = ()):
         self.address = address
-        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address]
+        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address, *options]
         self._said: list[str] = []
         self._listens = threading.Event()
 
@@ -133,6 +133,10 @@ class CoordinatorProcess:
     def log(self) -> str:
         """What it has said so far."""
         return "".join(self._said)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
 
     def __enter__(self) -> CoordinatorProcess:
         self._process = subprocess.Popen(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from .agent import Agent, Lines, Observer, Welcome
 from .coordinator import CoordinatorMachine
 from .group import GroupMachine
+from .journal import Journal
 from .lines import ZmqLines
 from .peer import PeerMachine
 from .presets import LAN, LOCAL, PRESETS, WAN, Limits
 from .server import Coordinator, run_coordinator
+from .store import Deposed, MemoryStore, Store
 
 __all__ = [
     "LAN",
@@ -18,11 +20,15 @@ __all__ = [
     "Agent",
     "Coordinator",
     "CoordinatorMachine",
+    "Deposed",
     "GroupMachine",
+    "Journal",
     "Limits",
     "Lines",
+    "MemoryStore",
     "Observer",
     "PeerMachine",
+    "Store",
     "Welcome",
     "ZmqLines",
     "run_coordinator",

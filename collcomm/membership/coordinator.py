@@ -41,10 +41,14 @@ class CoordinatorMachine:
         self._known = known
         self._led_since = 0.0
         self._home: dict[bytes, str] = {}  # connection -> group
+        self._strangers: dict[bytes, None] = {}  # who has spoken while we stood by
 
-    def lead(self, now: float) -> None:
+    def lead(self, now: float) -> list[CoordinatorEffect]:
+        """From now on this coordinator decides. Whoever has said something while it stood by is asked at once."""
         self.leads = True
         self._led_since = now
+        strangers, self._strangers = self._strangers, {}
+        return [Send(key, {"t": "who"}) for key in strangers]
 
     def step_down(self) -> None:
         """Forget everything: somebody else decides from now on."""
@@ -57,6 +61,9 @@ class CoordinatorMachine:
     def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
         """A valid message from the connection ``key``."""
         if not self.leads:
+            self._strangers[key] = None
+            if len(self._strangers) > MAX_PEERS:
+                del self._strangers[next(iter(self._strangers))]
             return [Send(key, {"t": "standby", "leader": self.leader})]
         name = self._home.get(key)
         if name is None and message["t"] in ("join", "report"):

@@ -125,9 +125,9 @@ class Coordinator:
     def _follow_store(self, now: float) -> None:
         """Lead when the store says so, and only then."""
         leads = self._store.leads()
-        self._machine.leader = self._store.leader_hint
+        self._machine.leader = self._store.leader
         if leads and not self._machine.leads:
-            self._machine.lead(now)
+            self._carry_out(self._machine.lead(now))
             if not isinstance(self._store, MemoryStore):
                 log.info("this coordinator leads")
         elif not leads and self._machine.leads:
@@ -181,7 +181,11 @@ class Coordinator:
                     [Send(key, {"t": "rejected", "text": f"{error}; install the same collcomm everywhere"})]
                 )
             return
-        self._carry_out(self._machine.receive(time.monotonic(), key, message))
+        try:
+            self._carry_out(self._machine.receive(time.monotonic(), key, message))
+        except CollcommError as error:  # a record cannot be read: better no answer than one without knowledge
+            log.warning("%s", error)
+            self._step_down()
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
@@ -252,12 +256,12 @@ def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes
     return router
 
 
-def run_coordinator(bind: str = "0.0.0.0:48148", limits: Limits = LAN) -> None:
+def run_coordinator(bind: str = "0.0.0.0:48148", limits: Limits = LAN, store: Store | None = None) -> None:
     """Serve until SIGINT or SIGTERM; views and losses go to the log. For the command line."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with Coordinator(bind, limits=limits) as coordinator:
+    with Coordinator(bind, limits=limits, store=store) as coordinator:
         log.info("coordinator listens on %s", coordinator.address)
         stopped.wait()
     log.info("coordinator stopped")

@@ -58,7 +58,7 @@ class SimCoordinator:
         known = self._records is not None or self.world.scheduler.now == 0.0
         self.machine = CoordinatorMachine(self._limits, random.randbytes, self._load, known)
         if not self._shared:
-            self.machine.lead(self.world.now)
+            self.carry_out(self.machine.lead(self.world.now))
         else:
             self._campaign(life)
         self._tick(life)
@@ -129,7 +129,7 @@ class SimCoordinator:
             return
         leads = self.world.now < self._leads_until
         if leads and not self.machine.leads:
-            self.machine.lead(self.world.now)
+            self.carry_out(self.machine.lead(self.world.now))
             self.world.log(f"coordinator {self.number} leads")
         elif not leads and self.machine.leads:
             self.machine.step_down()
