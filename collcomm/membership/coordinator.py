@@ -105,13 +105,17 @@ class CoordinatorMachine:
             if record is not None:
                 self.groups[name] = GroupMachine.of_record(name, record, self._limits, now)
             elif message["t"] == "report":
-                self.groups[name] = GroupMachine.of_report(name, message, self._limits, now)
+                self.groups[name] = GroupMachine.of_report(name, message, self._fresh(), self._limits, now)
             elif not self._known and now - self._led_since < self._limits.recover:
                 return []  # it says its join again
             else:
-                self.groups[name] = GroupMachine(name, self._draw(8).hex(), self._draw(8), self._limits)
+                self.groups[name] = GroupMachine(name, *self._fresh(), self._limits)
         self._home[key] = name
         return None
+
+    def _fresh(self) -> tuple[str, bytes]:
+        """Names for a new run."""
+        return self._draw(8).hex(), self._draw(8)
 
     def _make_room(self) -> None:
         if len(self.groups) >= MAX_GROUPS:

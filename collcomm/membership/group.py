@@ -40,6 +40,7 @@ from .recovery import Recovery, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
 
+Run = tuple[str, bytes]  # incarnation and token
 MAX_DISPUTES = 64
 MAX_HISTORY = 1000
 LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
@@ -80,6 +81,7 @@ class GroupMachine:
         self._next_id = 1
         self._next_epoch = 1
         self._recovery: Recovery | None = None
+        self._fresh: Run | None = None
         self._rounds = 0
         self._round: Round | None = None
         self._disputes: dict[tuple[int, int], Dispute] = {}
@@ -101,10 +103,12 @@ class GroupMachine:
         return group
 
     @classmethod
-    def of_report(cls, name: str, report: Message, limits: Limits, now: float) -> GroupMachine:
-        """A group that a peer is about to report, and of which there is no record."""
+    def of_report(cls, name: str, report: Message, fresh: Run, limits: Limits, now: float) -> GroupMachine:
+        """A group that a peer is about to report, and of which there is no record. ``fresh``: the run that is begun when
+        it turns out that nobody has a view: one may have been announced all the same, and its epoch must not come again."""
         group = cls(name, report["incarnation"], report["token"], limits)
         group._recover(Recovery(None, now))
+        group._fresh = fresh
         return group
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -246,6 +250,9 @@ class GroupMachine:
         """Be what the lost coordinator was, and change the view at once: what it had begun is settled by that."""
         self._recovery = None
         self._ticked_at = now
+        if resumption.view is None:
+            self._begin_anew(now, reports)
+            return
         self._next_epoch, self._next_id = resumption.next_epoch, resumption.next_id
         for key in resumption.members + resumption.waiting:
             report = reports[key]
@@ -254,24 +261,27 @@ class GroupMachine:
         for key in resumption.strays:
             self._gone[key] = "evicted from the group while its coordinator was away"
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
-        self.state = State.FORMING
-        if resumption.view is not None:
-            self._announced = {"t": "view", **resumption.view}
-            members = tuple(Member(*row) for row in resumption.view["members"])
-            self.view = View(resumption.view["epoch"], members)
-            self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
-            for key in resumption.lagging:
-                self._send(key, self._announced)
+        self._announced = {"t": "view", **resumption.view}
+        members = tuple(Member(*row) for row in resumption.view["members"])
+        self.view = View(resumption.view["epoch"], members)
+        self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
+        for key in resumption.lagging:
+            self._send(key, self._announced)
         self._out.append(Note(f"group {self.name!r} is taken over in view {self.view.epoch}"))
-        if not self.view.members:
-            if self.options is not None:
-                self._form()
-            return
         causes = [f"{member.name} was not heard of when the coordinator came back" for member in resumption.lost]
         for member, cause in zip(resumption.lost, causes, strict=True):
             self.history.append((now, self.view.epoch, member.name, cause))
             self._out.append(Note(f"{member} is out of view {self.view.epoch}: {cause}"))
         self._change(now, lost="; ".join(causes) or None)
+
+    def _begin_anew(self, now: float, reports: Mapping[bytes, Message]) -> None:
+        """Nobody has ever been in a view, as far as anybody knows: all who wait join a new run."""
+        self.state = State.FORMING
+        assert self._fresh is not None
+        self._incarnation, self._token = self._fresh
+        self._out.append(Note(f"group {self.name!r} is begun anew: nobody was in a view yet"))
+        for key, report in reports.items():
+            self._late_report(now, key, report)
 
     def _late_report(self, now: float, key: bytes, message: Message) -> None:
         """A report when the group goes on already: of a newcomer that still waits, or of somebody who is out."""

@@ -74,11 +74,12 @@ class PeerMachine:
         self.leader = line
         kind = message["t"]
         if kind == "welcome" and self.state in (State.JOINING, State.WAITING):
-            if self.state is State.WAITING and self.member == message["member"]:
+            run = {"incarnation": message["incarnation"], "token": message["token"]}
+            if (self.member, self._run) == (message["member"], run):
                 return []  # said twice
             self.state = State.WAITING
             self.member = message["member"]
-            self._run = {"incarnation": message["incarnation"], "token": message["token"]}
+            self._run = run
             return [Welcomed(message["member"], message["incarnation"], message["token"])]
         if kind == "rejected" and self.state is State.JOINING:
             self.state = State.GONE

@@ -86,7 +86,7 @@ class Recovery:
         best, missing = self.best, self.missing()
         late = now - self.began >= grace
         if best is None:
-            return self._resume([], certain=False) if late else None
+            return self._resume([], certain=True) if late else None
         if not missing:
             return self._resume([], certain=True)
         if not late:
