@@ -12,11 +12,8 @@
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
                                                                            wait if all survivors were ready
     changing     nobody survives                              forming      as forming
-    recovering   report; everybody that matters has           changing     the last view to those who have missed it; halt to
-                                                                           all members
 
-A machine begins in `forming`, or in `recovering` when its coordinator knows nothing of a group that exists
-(`collcomm.membership.recovery`).
+A group whose coordinator was lost begins in `changing` (`resume`; see `collcomm.membership.takeover`).
 
 Invariants, asserted below: an epoch is announced once, and each is higher than the last; nobody is in a view who has
 not asked to be; who was declared dead gets no later view; a round's outcome uses survivors' reports only; a view is written down
@@ -26,17 +23,16 @@ not asked to be; who was declared dead gets no later view; a round's outcome use
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from ..types import Call, GroupReport, Member, Outcome, Verdict, View
 from .disputes import Dispute
-from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
+from .effects import CoordinatorEffect, Note, Ping, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
 from .presets import LAN, Limits
-from .recovery import Recovery, Resumption
+from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
 
@@ -50,7 +46,6 @@ class State(Enum):
     FORMING = "forming"
     STEADY = "steady"
     CHANGING = "changing"
-    RECOVERING = "recovering"
 
 
 @dataclass
@@ -80,8 +75,6 @@ class GroupMachine:
         self._ids: dict[int, bytes] = {}
         self._next_id = 1
         self._next_epoch = 1
-        self._recovery: Recovery | None = None
-        self._fresh: Run | None = None
         self._rounds = 0
         self._round: Round | None = None
         self._disputes: dict[tuple[int, int], Dispute] = {}
@@ -96,20 +89,15 @@ class GroupMachine:
         self._out: list[CoordinatorEffect] = []
 
     @classmethod
-    def of_record(cls, name: str, record: Message, limits: Limits, now: float) -> GroupMachine:
-        """A group that the coordinator has a record of, and no more."""
-        group = cls(name, record["incarnation"], record["token"], limits)
-        group._recover(Recovery(record, now))
-        return group
-
-    @classmethod
-    def of_report(cls, name: str, report: Message, fresh: Run, limits: Limits, now: float) -> GroupMachine:
-        """A group that a peer is about to report, and of which there is no record. ``fresh``: the run that is begun when
-        it turns out that nobody has a view: one may have been announced all the same, and its epoch must not come again."""
-        group = cls(name, report["incarnation"], report["token"], limits)
-        group._recover(Recovery(None, now))
-        group._fresh = fresh
-        return group
+    def resume(
+        cls, name: str, run: Run, limits: Limits, now: float, resumption: Resumption, reports: Reports
+    ) -> tuple[GroupMachine, list[CoordinatorEffect]]:
+        """A group that goes on where the lost coordinator left it. It changes its view at once: what was begun is settled
+        by that."""
+        group = cls(name, *run, limits)
+        group._ticked_at = now
+        group._resume(now, resumption, reports)
+        return group, group._drain()
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -119,12 +107,10 @@ class GroupMachine:
             self._ticked_at = now  # an idle coordinator ticks seldom
         kind = message["t"]
         peer = self._peers.get(key)
-        if self._recovery is not None:
-            self._while_recovering(now, key, message)
-        elif kind == "join":
+        if kind == "join":
             self._join(now, key, message)
         elif kind == "report":
-            self._late_report(now, key, message)
+            self._report(now, key, message)
         elif peer is None:
             cause = self._gone.get(key)
             if kind == "leave":
@@ -147,9 +133,7 @@ class GroupMachine:
     def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
         """The control connection of ``key`` has closed."""
         peer = self._peers.get(key)
-        if self._recovery is not None:
-            self._recovery.reports.pop(key, None)  # it reports again if it comes back
-        elif peer is not None and peer.health.disconnected_at is None:
+        if peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
             self._examine(now, peer)
         return self._drain()
@@ -161,19 +145,8 @@ class GroupMachine:
             self._blame_link(now, peer)
         return self._drain()
 
-    def probed(self, now: float, member: int, refused: bool) -> list[CoordinatorEffect]:
-        """Whether nothing listens at the data address of ``member`` (or something does, or no answer came)."""
-        if self._recovery is not None and refused:
-            self._recovery.refused.add(member)
-            self._try_to_resume(now)
-        return self._drain()
-
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
-        if self._recovery is not None:
-            self._ticked_at = now
-            self._try_to_resume(now)
-            return self._drain()
         late = 0.0 if self._ticked_at is None else now - self._ticked_at - self.tick_seconds
         self._ticked_at = now
         if late > LATE_SECONDS:
@@ -199,60 +172,19 @@ class GroupMachine:
 
     def knows(self, key: bytes) -> bool:
         """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""
-        reported = self._recovery is not None and key in self._recovery.reports
-        return reported or key in self._peers or key in self._gone
+        return key in self._peers or key in self._gone
 
     @property
     def empty(self) -> bool:
-        return not self._peers and self._recovery is None
+        return not self._peers
 
     @property
     def waiting(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if not peer.is_member]
 
-    # -- recovery ---------------------------------------------------------------------------------------------------
+    # -- the time without a coordinator ------------------------------------------------------------------------------
 
-    def _recover(self, recovery: Recovery) -> None:
-        self.state = State.RECOVERING
-        self._recovery = recovery
-
-    def _while_recovering(self, now: float, key: bytes, message: Message) -> None:
-        """Newcomers say their `join` again; they are heard when the group is whole."""
-        recovery = self._recovery
-        assert recovery is not None
-        kind = message["t"]
-        if kind == "report":
-            if message["incarnation"] != self._incarnation:
-                if message["view"] is not None:  # who only waits is taken in when the group is whole
-                    self._send(key, {"t": "evicted", "cause": _OTHER_RUN})
-                return
-            recovery.reports[key] = message
-            self._send(key, {"t": "alive"})
-            self._try_to_resume(now)
-        elif kind == "leave":
-            recovery.reports.pop(key, None)
-            self._send(key, {"t": "left"})
-        elif kind != "join":
-            self._send(key, {"t": "alive" if key in recovery.reports else "who"})
-
-    def _try_to_resume(self, now: float) -> None:
-        recovery = self._recovery
-        assert recovery is not None
-        resumption = recovery.conclude(now, self._limits.recover)
-        if resumption is not None:
-            self._resume(now, recovery.reports, resumption)
-        else:
-            for member in recovery.to_probe(now, self._limits.recover):
-                self._out.append(Probe(self.name, member))
-                self._out.append(Note(f"group {self.name!r} waits for {member}, of whom nothing was heard yet"))
-
-    def _resume(self, now: float, reports: Mapping[bytes, Message], resumption: Resumption) -> None:
-        """Be what the lost coordinator was, and change the view at once: what it had begun is settled by that."""
-        self._recovery = None
-        self._ticked_at = now
-        if resumption.view is None:
-            self._begin_anew(now, reports)
-            return
+    def _resume(self, now: float, resumption: Resumption, reports: Reports) -> None:
         self._next_epoch, self._next_id = resumption.next_epoch, resumption.next_id
         for key in resumption.members + resumption.waiting:
             report = reports[key]
@@ -262,8 +194,7 @@ class GroupMachine:
             self._gone[key] = "evicted from the group while its coordinator was away"
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
         self._announced = {"t": "view", **resumption.view}
-        members = tuple(Member(*row) for row in resumption.view["members"])
-        self.view = View(resumption.view["epoch"], members)
+        self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
         self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
         for key in resumption.lagging:
             self._send(key, self._announced)
@@ -274,28 +205,19 @@ class GroupMachine:
             self._out.append(Note(f"{member} is out of view {self.view.epoch}: {cause}"))
         self._change(now, lost="; ".join(causes) or None)
 
-    def _begin_anew(self, now: float, reports: Mapping[bytes, Message]) -> None:
-        """Nobody has ever been in a view, as far as anybody knows: all who wait join a new run."""
-        self.state = State.FORMING
-        assert self._fresh is not None
-        self._incarnation, self._token = self._fresh
-        self._out.append(Note(f"group {self.name!r} is begun anew: nobody was in a view yet"))
-        for key, report in reports.items():
-            self._late_report(now, key, report)
-
-    def _late_report(self, now: float, key: bytes, message: Message) -> None:
+    def _report(self, now: float, key: bytes, message: Message) -> None:
         """A report when the group goes on already: of a newcomer that still waits, or of somebody who is out."""
-        if key in self._peers:
-            return
         cause = self._gone.get(key)
-        if message["view"] is None and cause is None:  # it only waits: as if it joined now
+        if key in self._peers:
+            pass
+        elif message["view"] is None and cause is None:  # as if it joined now
             fields = dict(zip(("name", "host", "port", "host_id"), message["member"][1:], strict=True))
             self._join(now, key, {**message, **fields})
-            return
-        if message["incarnation"] != self._incarnation:
-            cause = _OTHER_RUN
-        gone_on = f"not in view {self.view.epoch}: the group went on without it"
-        self._send(key, {"t": "evicted", "cause": cause or gone_on})
+        elif message["incarnation"] != self._incarnation:
+            self._send(key, {"t": "evicted", "cause": OTHER_RUN})
+        else:
+            gone_on = f"not in view {self.view.epoch}: the group went on without it"
+            self._send(key, {"t": "evicted", "cause": cause or gone_on})
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
@@ -612,9 +534,6 @@ class GroupMachine:
     def _drain(self) -> list[CoordinatorEffect]:
         effects, self._out = self._out, []
         return effects
-
-
-_OTHER_RUN = "of an earlier run: the group was begun anew since"
 
 
 def _as_row(outcome: Outcome) -> list[object]:
