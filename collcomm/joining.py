@@ -79,7 +79,7 @@ def join(
         session.agent.start()
         welcome = session.agent.wait_welcome(deadline)
         session.member = welcome.member_id
-        transport.introduce(welcome.token, welcome.member_id)
+        transport.introduce(welcome.member_id)
         session.agent.wait_admitted(deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
 from ..membership import Agent
@@ -68,13 +68,19 @@ class Session:
             return {gid: group.progress.halt() for gid, group in self.groups.items()}
 
     def adopt(
-        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]] = ()
+        self,
+        view: View,
+        outcomes: dict[int, Outcome],
+        admitted: bool,
+        broken: Sequence[tuple[int, int]],
+        keys: Mapping[int, bytes],
     ) -> None:
         with self._lock:
             for pair in broken:
                 if self.member in pair:
                     self.transport.drop_member(sum(pair) - self.member)
             self.transport.keep_only(view.ids)
+            self.transport.admit(view.epoch, keys)
             self.view = view
             self._halted = False
             if 0 not in self.groups:

@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,9 +43,14 @@ class Observer(Protocol):
         """Freeze all communicators and report how far each has got."""
 
     def adopt(
-        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]]
+        self,
+        view: View,
+        outcomes: dict[int, Outcome],
+        admitted: bool,
+        broken: Sequence[tuple[int, int]],
+        keys: Mapping[int, bytes],
     ) -> None:
-        """A new view. ``broken``: pairs of members whose links are to be made anew."""
+        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links."""
 
     def dismissed(self, error: CollcommError) -> None:
         """This peer is out of the group."""
@@ -279,7 +284,7 @@ class Agent:
             self._post(dealer, {"t": "state", "epoch": effect.epoch, "round": effect.round, "groups": groups})
         elif isinstance(effect, Adopt):
             self._accused.clear()
-            self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken)
+            self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken, effect.keys)
             self._set(view=effect.view)
         elif isinstance(effect, Inquire):
             call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)

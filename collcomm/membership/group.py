@@ -27,6 +27,7 @@ from ..types import Call, GroupReport, Member, Outcome, Verdict, View
 from .disputes import Dispute
 from .effects import CoordinatorEffect, Note, Ping, Send
 from .messages import MAX_MEMBERS, Message
+from .pairkeys import pair_keys, view_secret
 from .presets import LAN, Limits
 from .round import Round, contradictions, decide
 from .suspicion import Health
@@ -56,9 +57,10 @@ class Peer:
 
 
 class GroupMachine:
-    """``token``: eight bytes that name this run of the group on data connections."""
+    """``token``: eight bytes that name this run of the group. ``secret``: what the keys of its data connections are made
+    from; random, and told to nobody. Without one the views carry no keys."""
 
-    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN):
+    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN, secret: bytes | None = None):
         self.name = name
         self.state = State.FORMING
         self.view = View(0, ())
@@ -67,6 +69,7 @@ class GroupMachine:
         self._incarnation = incarnation
         self._token = token
         self._limits = limits
+        self._secret = secret
         self._peers: dict[bytes, Peer] = {}
         self._ids: dict[int, bytes] = {}
         self._next_id = 1
@@ -265,10 +268,10 @@ class GroupMachine:
         if not peer.is_member:
             return
         if self._round is None:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
         elif peer.member.id not in self._round.states:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer))
             self._send(peer.key, {"t": "halt", "epoch": self.view.epoch, "round": self._round.number})
 
     # -- death ------------------------------------------------------------------------------------------------------
@@ -407,12 +410,19 @@ class GroupMachine:
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
         for peer in members:
             peer.is_member, peer.ready = True, False
-            self._send(peer.key, message)
+            self._send(peer.key, self._with_keys(peer))
         came = f"; new: {', '.join(new)}" if new else ""
         self._out.append(Note(f"view {epoch} of group {self.name!r}: {len(members)} members{came}"))
         for name in new:
             self.history.append((self._ticked_at or 0.0, epoch, name, "joined"))
         self._tell_pending()
+
+    def _with_keys(self, peer: Peer) -> Message:
+        """The last view, with the keys that ``peer`` shares with its members."""
+        if self._secret is None:
+            return {**self._announced, "keys": []}
+        secret = view_secret(self._secret, self.view.epoch)
+        return {**self._announced, "keys": pair_keys(secret, peer.member.id, self.view.ids)}
 
     # -- disputes ----------------------------------------------------------------------------------------------------
 

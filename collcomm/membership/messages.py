@@ -32,6 +32,10 @@ def _text(most: int = MAX_TEXT, least: int = 0) -> Check:
     return lambda value: isinstance(value, str) and least <= len(value) <= most
 
 
+def _bytes(length: int) -> Check:
+    return lambda value: isinstance(value, bytes) and len(value) == length
+
+
 def _list_of(check: Check, most: int) -> Check:
     return lambda value: isinstance(value, list) and len(value) <= most and all(check(item) for item in value)
 
@@ -102,7 +106,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "welcome": {
         "member": _id,
         "incarnation": _text(64),
-        "token": lambda value: isinstance(value, bytes) and len(value) == 8,
+        "token": _bytes(8),
     },
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
@@ -113,6 +117,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "admitted": _flag,
         "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
         "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
+        "keys": _list_of(_bytes(32), MAX_MEMBERS),  # that the recipient shares with each of the members
     },
     "inquire": _operation,
     "evicted": {"cause": _text(4096)},

@@ -78,7 +78,8 @@ class PeerMachine:
         self.state = State.MEMBER
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
-        return [Adopt(view, outcomes, message["admitted"], broken)]
+        keys = dict(zip(view.ids, message["keys"], strict=False))
+        return [Adopt(view, outcomes, message["admitted"], broken, keys)]
 
 
 def _outcome(row: list[object]) -> Outcome:

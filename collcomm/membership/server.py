@@ -181,7 +181,8 @@ class Coordinator:
                 return
             self._home[key] = name
             if name not in self._groups:
-                self._groups[name] = GroupMachine(name, self._incarnation, secrets.token_bytes(8), self._limits)
+                token, secret = secrets.token_bytes(8), secrets.token_bytes(32)
+                self._groups[name] = GroupMachine(name, self._incarnation, token, self._limits, secret)
         group = self._groups.get(name or "")
         if group is None:
             self._carry_out([Send(key, {"t": "left"} if message["t"] == "leave" else {"t": "unknown"})])
