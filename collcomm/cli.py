@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from . import __version__
+from . import __version__, keys
 from .bench import command as bench
 from .errors import CollcommError
-from .membership import PRESETS, run_coordinator
+from .membership import PRESETS, read_secret, run_coordinator
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +18,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"collcomm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     coordinator = commands.add_parser("coordinator", help="run the rendezvous that peers join")
-    coordinator.add_argument("--bind", default="0.0.0.0:48148", metavar="HOST:PORT", help="default: %(default)s")
+    coordinator.add_argument(
+        "--bind",
+        metavar="HOST:PORT",
+        help="default: port 48148, of the loopback interface unless one of these is given:",
+    )
+    who = coordinator.add_mutually_exclusive_group()
+    who.add_argument("--secret-file", type=Path, metavar="FILE", help="peers have to know what stands in it")
+    who.add_argument(
+        "--keys", type=Path, metavar="DIR", help="peers need keys that 'collcomm keys' has made with these"
+    )
+    coordinator.add_argument("--insecure", action="store_true", help="let everybody join who can reach the port")
     coordinator.add_argument("--network", choices=sorted(PRESETS), default="lan", help="time limits to go by")
     coordinator.set_defaults(run=_coordinator)
+    keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     options = parser.parse_args(arguments)
     try:
@@ -34,5 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _coordinator(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    run_coordinator(options.bind, PRESETS[options.network])
+    secret = None if options.secret_file is None else read_secret(options.secret_file)
+    run_coordinator(options.bind, PRESETS[options.network], secret=secret, keys=options.keys, insecure=options.insecure)
     return 0

@@ -125,7 +125,7 @@ class CoordinatorProcess:
 
     def __init__(self, address: str, prefix: Sequence[str] = ()):
         self.address = address
-        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address]
+        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address, "--insecure"]
         self._said: list[str] = []
         self._listens = threading.Event()
 

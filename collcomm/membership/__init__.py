@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .agent import Agent, Observer, Welcome
+from .credentials import peer_credentials, read_secret
 from .group import GroupMachine
 from .peer import PeerMachine
 from .presets import LAN, LOCAL, PRESETS, WAN, Limits
@@ -20,5 +21,7 @@ __all__ = [
     "Observer",
     "PeerMachine",
     "Welcome",
+    "peer_credentials",
+    "read_secret",
     "run_coordinator",
 ]

@@ -18,7 +18,9 @@ from zmq.utils.monitor import recv_monitor_message
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
 from ..transports.addresses import format_address, parse_address
 from ..types import Call, GroupReport, Outcome, View
+from .credentials import PeerCredentials
 from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Send, Welcomed
+from .linewatch import LineWatch
 from .messages import MAX_VIEW_BYTES, BadMessage, Message, decode, encode
 from .peer import PeerMachine, State
 from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
@@ -26,14 +28,6 @@ from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
 HERE_SECONDS = 0.5
 REPEAT_SECONDS = 0.9
 MAX_TEXT = 1000
-_EVENTS = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_DISCONNECTED
-)
 
 
 class Observer(Protocol):
@@ -83,6 +77,7 @@ class Agent:
         min_size: int,
         on_failure: str,
         observer: Observer,
+        credentials: PeerCredentials | None = None,
     ):
         self._where = coordinator
         self._endpoint = "tcp://" + format_address(*parse_address(coordinator))
@@ -97,6 +92,8 @@ class Agent:
             "on_failure": on_failure,
         }
         self._observer = observer
+        self._credentials = credentials
+        self._line_watch = LineWatch(coordinator, credentials)
         self._identity = secrets.token_bytes(16)
         self._machine = PeerMachine()
         self._outbox: deque[Message] = deque()
@@ -107,7 +104,6 @@ class Agent:
         self._left = False
         self._accused: dict[tuple[int, int], float] = {}  # when last said
         self._heard_at = time.monotonic()
-        self._line = "nothing listens there"
         self._closing = False
         self.pending = 0
         self._wake_read, self._wake_write = os.pipe()
@@ -131,7 +127,7 @@ class Agent:
         """Until the coordinator has taken us in. Raises JoinRejected, CoordinatorUnavailable."""
         with self._changed:
             while self._welcome is None:
-                self._wait(deadline, f"the coordinator at {self._where} does not answer: {self._line}")
+                self._wait(deadline, f"the coordinator at {self._where} does not answer: {self._line_watch.met}")
             return self._welcome
 
     def wait_admitted(self, deadline: float) -> View:
@@ -232,8 +228,10 @@ class Agent:
 
     def _serve(self) -> None:
         assert self._context is not None
-        dealer = _dealer(self._context, CONTROL_PREFIX + self._identity, self._endpoint, connect=False)
-        monitor = dealer.get_monitor_socket(_EVENTS)
+        dealer = _dealer(
+            self._context, CONTROL_PREFIX + self._identity, self._endpoint, self._credentials, connect=False
+        )
+        monitor = dealer.get_monitor_socket(LineWatch.EVENTS)
         dealer.connect(self._endpoint)
         poller = zmq.Poller()
         for source in (dealer, monitor, self._wake_read):
@@ -271,7 +269,7 @@ class Agent:
                 try:
                     message = decode(data, MAX_VIEW_BYTES)
                 except BadMessage as error:
-                    self._line = f"what answers there is not a coordinator of this version: {error}"
+                    self._line_watch.met = f"what answers there is not a coordinator of this version: {error}"
                     continue
                 self._heard_at = time.monotonic()
                 for effect in self._machine.receive(message):
@@ -328,23 +326,18 @@ class Agent:
             self._changed.notify_all()
 
     def _watch_line(self, monitor: zmq.Socket[bytes]) -> None:
-        """Remember what the connection attempts have met, for the error message."""
         with contextlib.suppress(zmq.Again):
             while True:
-                event = recv_monitor_message(monitor, zmq.NOBLOCK)["event"]
-                if event == zmq.EVENT_CONNECTED:
-                    self._line = "something accepts connections there but says nothing"
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self._line = "it accepted the connection and then fell silent"
-                elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-                    self._line = "what listens there is not a collcomm coordinator (another protocol: wrong port?)"
+                refused = self._line_watch.heard(recv_monitor_message(monitor, zmq.NOBLOCK))
+                if refused is not None and self._welcome is None:
+                    self._set(error=refused)
 
     # -- the pulse ---------------------------------------------------------------------------------------------------
 
     def _echo(self) -> None:
         """Send back every pulse. libzmq's proxy runs in C and needs no GIL, so a live peer always answers."""
         assert self._pulse_context is not None
-        socket = _dealer(self._pulse_context, PULSE_PREFIX + self._identity, self._endpoint)
+        socket = _dealer(self._pulse_context, PULSE_PREFIX + self._identity, self._endpoint, self._credentials)
         try:
             socket.send(PULSE.pack(b"p", 0))
             zmq.proxy(socket, socket)
@@ -354,7 +347,13 @@ class Agent:
             socket.close(0)
 
 
-def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: bool = True) -> zmq.Socket[bytes]:
+def _dealer(
+    context: zmq.Context[Any],
+    identity: bytes,
+    endpoint: str,
+    credentials: PeerCredentials | None,
+    connect: bool = True,
+) -> zmq.Socket[bytes]:
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.IDENTITY, identity)
     dealer.setsockopt(zmq.LINGER, 200)
@@ -364,6 +363,8 @@ def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: 
     dealer.setsockopt(zmq.RECONNECT_IVL, 50)
     dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     dealer.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
+    if credentials is not None:
+        credentials.protect(dealer)
     if connect:
         dealer.connect(endpoint)
     return dealer
