@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import socket
 import time
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 
 from .communicator import Communicator
 from .engine import Session
-from .errors import AuthenticationFailed, CoordinatorUnavailable, UnsupportedTransport
-from .membership import Agent, ZmqLines
+from .errors import CoordinatorUnavailable, UnsupportedTransport
+from .membership import Agent, ZmqLines, peer_credentials
 from .transports import (
     TcpTransport,
     format_address,
@@ -35,6 +36,7 @@ def join(
     transports: Sequence[str] | None = None,
     advertise: str | None = None,
     secret: str | None = None,
+    keys: str | os.PathLike[str] | None = None,
     on_failure: str = "retry",
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
@@ -49,18 +51,20 @@ def join(
     :param transports: names in order of preference; None: the best that both ends have.
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
-    :param secret: must be None: this release cannot authenticate, and says so instead of pretending.
+    :param secret: what the coordinator was started with as ``secret=``; the variable COLLCOMM_SECRET if neither this nor
+        ``keys`` is given. Long and random, best: ``python -c 'import secrets; print(secrets.token_urlsafe())'``.
+    :param keys: the directory of this peer's keys and certificates, made by ``collcomm keys``; or COLLCOMM_KEYS.
     :param on_failure: "retry": a collective in which a peer dies is run again over the survivors; "raise": PeerLost.
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
+    :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
     """
-    if secret is not None:
-        raise AuthenticationFailed("this release has no authentication: leave secret=None and use a network you trust")
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
     deadline = time.monotonic() + timeout
+    credentials = peer_credentials(secret, keys)
     if name is None:
         name = f"{socket.gethostname()}-{secrets.token_hex(3)}"
     own_host = _own_address(addresses)
@@ -81,7 +85,7 @@ def join(
             "min_size": min_size,
             "on_failure": on_failure,
         }
-        session.enter(Agent(ZmqLines(coordinator), request, session), deadline)
+        session.enter(Agent(ZmqLines(coordinator, credentials), request, session), deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:
         session.close()

@@ -125,7 +125,8 @@ class CoordinatorProcess:
 
     def __init__(self, address: str, prefix: Sequence[str] = (), options: Sequence[str] = ()):
         self.address = address
-        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address, *options]
+        fixed = ["-m", "collcomm", "coordinator", "--bind", address, "--insecure"]
+        self._command = [*prefix, sys.executable, *fixed, *options]
         self._said: list[str] = []
         self._listens = threading.Event()
 

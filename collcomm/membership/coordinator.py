@@ -20,6 +20,7 @@ from .takeover import Takeover
 MAX_GROUPS = 1000
 MAX_PEERS = 20_000
 IDLE_SECONDS = 1.0
+SECRET_BYTES = 32
 
 Draw = Callable[[int], bytes]
 Load = Callable[[str], Message | None]
@@ -113,12 +114,13 @@ class CoordinatorMachine:
             elif not self._known and now - self._led_since < self._limits.recover:
                 return []  # it says its join again
             else:
-                self.groups[name] = GroupMachine(name, *self._fresh(), self._limits)
+                self.groups[name] = GroupMachine(name, *self._fresh(), self._limits, self._draw(SECRET_BYTES))
         self._home[key] = name
         return None
 
     def _take_over(self, name: str, record: Message | None, told: Message, now: float) -> Takeover:
-        return Takeover(name, record, (told["incarnation"], told["token"]), self._fresh(), self._limits, now)
+        run = (told["incarnation"], told["token"])
+        return Takeover(name, record, run, self._fresh(), self._limits, self._draw(SECRET_BYTES), now)
 
     def _fresh(self) -> tuple[str, bytes]:
         """Names for a new run."""

@@ -31,6 +31,7 @@ from .disputes import Dispute
 from .effects import CoordinatorEffect, Note, Ping, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
+from .pairkeys import pair_keys, view_secret
 from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
@@ -60,9 +61,10 @@ class Peer:
 
 
 class GroupMachine:
-    """``incarnation`` names this run of the group, ``token`` (eight bytes) does so on data connections."""
+    """``incarnation`` and ``token`` (eight bytes) name this run of the group. ``secret``: what the keys of its data connections
+    are made from; random, and told to nobody. Without one the views carry no keys."""
 
-    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN):
+    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN, secret: bytes | None = None):
         self.name = name
         self.state = State.FORMING
         self.view = View(0, ())
@@ -71,6 +73,7 @@ class GroupMachine:
         self._incarnation = incarnation
         self._token = token
         self._limits = limits
+        self._secret = secret
         self._peers: dict[bytes, Peer] = {}
         self._ids: dict[int, bytes] = {}
         self._next_id = 1
@@ -90,11 +93,11 @@ class GroupMachine:
 
     @classmethod
     def resume(
-        cls, name: str, run: Run, limits: Limits, now: float, resumption: Resumption, reports: Reports
+        cls, name: str, run: Run, limits: Limits, secret: bytes, now: float, resumption: Resumption, reports: Reports
     ) -> tuple[GroupMachine, list[CoordinatorEffect]]:
         """A group that goes on where the lost coordinator left it. It changes its view at once: what was begun is settled
         by that."""
-        group = cls(name, *run, limits)
+        group = cls(name, *run, limits, secret)
         group._ticked_at = now
         group._resume(now, resumption, reports)
         return group, group._drain()
@@ -197,7 +200,7 @@ class GroupMachine:
         self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
         self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
         for key in resumption.lagging:
-            self._send(key, self._announced)
+            self._send(key, self._with_keys(reports[key]["member"][0]))
         self._out.append(Note(f"group {self.name!r} is taken over in view {self.view.epoch}"))
         causes = [f"{member.name} was not heard of when the coordinator came back" for member in resumption.lost]
         for member, cause in zip(resumption.lost, causes, strict=True):
@@ -323,10 +326,10 @@ class GroupMachine:
         if not peer.is_member:
             return
         if self._round is None:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
         elif peer.member.id not in self._round.states:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, self._halt())
 
     # -- death ------------------------------------------------------------------------------------------------------
@@ -476,12 +479,19 @@ class GroupMachine:
         self._out.append(Remember(self.name, record))
         for peer in members:
             peer.is_member, peer.ready = True, False
-            self._send(peer.key, message)
+            self._send(peer.key, self._with_keys(peer.member.id))
         came = f"; new: {', '.join(new)}" if new else ""
         self._out.append(Note(f"view {epoch} of group {self.name!r}: {len(members)} members{came}"))
         for name in new:
             self.history.append((self._ticked_at or 0.0, epoch, name, "joined"))
         self._tell_pending()
+
+    def _with_keys(self, member: int) -> Message:
+        """The last view, with the keys that ``member`` shares with the others."""
+        if self._secret is None:
+            return {**self._announced, "keys": []}
+        secret = view_secret(self._secret, self.view.epoch)
+        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids)}
 
     # -- disputes ----------------------------------------------------------------------------------------------------
 

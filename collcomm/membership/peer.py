@@ -110,10 +110,11 @@ class PeerMachine:
             return []
         self.epoch = view.epoch
         self.state = State.MEMBER
-        self._announced = message
+        self._announced = {name: field for name, field in message.items() if name != "keys"}
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
-        return [Adopt(view, outcomes, message["admitted"], broken)]
+        keys = dict(zip(view.ids, message["keys"], strict=False))
+        return [Adopt(view, outcomes, message["admitted"], broken, keys)]
 
     def _report(self) -> Message:
         request = self._request

@@ -24,7 +24,9 @@ class Takeover:
     gone, and its epoch must not come again in the same run.
     """
 
-    def __init__(self, name: str, record: Message | None, run: Run, fresh: Run, limits: Limits, now: float):
+    def __init__(
+        self, name: str, record: Message | None, run: Run, fresh: Run, limits: Limits, secret: bytes, now: float
+    ):
         self.name = name
         self.whole: GroupMachine | None = None  # what it has become
         self.view = View(0, ())
@@ -32,6 +34,7 @@ class Takeover:
         self._run = run
         self._fresh = fresh
         self._limits = limits
+        self._secret = secret
         self._recovery = Recovery(record, now)
 
     def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
@@ -86,7 +89,7 @@ class Takeover:
         resumption = recovery.conclude(now, grace)
         if resumption is not None:
             self.whole, effects = GroupMachine.resume(
-                self.name, self._run, self._limits, now, resumption, recovery.reports
+                self.name, self._run, self._limits, self._secret, now, resumption, recovery.reports
             )
             return effects
         effects = []
@@ -99,7 +102,7 @@ class Takeover:
 
     def _begin_anew(self, now: float) -> list[CoordinatorEffect]:
         """All who wait join a new run."""
-        self.whole = GroupMachine(self.name, *self._fresh, self._limits)
+        self.whole = GroupMachine(self.name, *self._fresh, self._limits, self._secret)
         effects: list[CoordinatorEffect] = [Note(f"group {self.name!r} is begun anew: nobody was in a view yet")]
         for key, report in self._recovery.reports.items():
             effects += self.whole.receive(now, key, report)

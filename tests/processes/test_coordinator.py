@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ class Reporter:
         return {0: GroupReport(self.complete, self.complete, self.members)}
 
     def adopt(
-        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]]
+        self,
+        view: View,
+        outcomes: dict[int, Outcome],
+        admitted: bool,
+        broken: Sequence[tuple[int, int]],
+        keys: Mapping[int, bytes],
     ) -> None:
         self.members = view.ids
         self.complete = outcomes[0].consumed

@@ -37,7 +37,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diloco": FACE | {"aio", "overlap"},
     "bench": FACE | {"aio", "", "diloco"},
     "simulate": FACE,
-    "cli": FACE | {"bench", "simulate", ""},
+    "certificates": BOTTOM,
+    "keys": BOTTOM | {"membership", "certificates", ""},
+    "cli": FACE | {"bench", "keys", "simulate", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -56,7 +58,19 @@ IMPURE = {
 }
 IMPURE |= {"multiprocessing", "queue", "signal", "concurrent", "zmq", "os", "logging"}
 DRIVERS = {  # modules of pure rooms that touch the world
-    "membership": {"agent", "lines", "server", "probing", "store", "journal", "etcd", "__init__"},
+    "membership": {
+        "agent",
+        "lines",
+        "linewatch",
+        "server",
+        "probing",
+        "store",
+        "journal",
+        "etcd",
+        "credentials",
+        "strangers",
+    }
+    | {"__init__"},
     "collectives": set(),
     "planner": set(),
     "health": {"metrics", "trace", "recorder", "__init__"},
@@ -69,8 +83,8 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
-OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw"}
-MODULE_OF = {"etcd3gw": "etcd"}  # packages whose module bears a plainer name
+OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography"}
+MODULE_OF = {"etcd3gw": "etcd", "cryptography": "certificates"}  # packages whose module bears a plainer name
 MEASURING = {"bench", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 

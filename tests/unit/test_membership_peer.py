@@ -19,7 +19,8 @@ ROWS = [[1, "a", "h", 1, ""], [2, "b", "h", 2, "x"]]
 
 
 def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, Any]:
-    return {"t": "view", "epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], **fields}
+    given = {"epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], "keys": [], **fields}
+    return {"t": "view", **given}
 
 
 def tell(machine: PeerMachine, *messages: dict[str, Any]) -> list[Any]:

@@ -162,5 +162,5 @@ def test_headers_come_out_as_they_went_in(fields: tuple[int, int, int, int, int,
 
 
 def test_greetings_come_out_as_they_went_in() -> None:
-    greeting = Greeting(b"12345678", 7, 3, 4, 1, 2, 0)
+    greeting = Greeting(5, 7, 3, 4, 1, 2, 0, b"n" * 16)
     assert Greeting.unpack(greeting.pack()) == greeting
