@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .bench import command as bench
+from .chaos import command as chaos
 from .errors import CollcommError
 from .membership import PRESETS, Journal, Store, run_coordinator
 from .simulate import command as simulate
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     coordinator.set_defaults(run=_coordinator)
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
+    chaos.add_arguments(
+        commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")
+    )
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diloco": FACE | {"aio", "overlap"},
     "bench": FACE | {"aio", "", "diloco"},
     "simulate": FACE,
-    "cli": FACE | {"bench", "simulate", ""},
+    "chaos": FACE | {"bench", ""},
+    "cli": FACE | {"bench", "chaos", "simulate", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -71,7 +72,7 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw"}
 MODULE_OF = {"etcd3gw": "etcd"}  # packages whose module bears a plainer name
-MEASURING = {"bench", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:
