@@ -231,8 +231,14 @@ class Run:
             peer.record.ended = time.monotonic()
         if self._relay is not None:
             self._relay.close()
+        self._end_coordinator()
+
+    def _end_coordinator(self) -> None:
         if self._coordinator is not None:
             self._coordinator.__exit__(None, None, None)
+            with (self.settings.directory / "coordinator.log").open("a") as log:
+                log.write(self._coordinator.log)
+            self._coordinator = None
 
     # -- faults ---------------------------------------------------------------------------------------------------------
 
@@ -307,8 +313,7 @@ class Run:
         now = time.monotonic()
         self.say(f"{now - self.began:8.3f} s  coordinator dies, for {fault.seconds} s")
         self._coordinator.kill()
-        self._coordinator.__exit__(None, None, None)
-        self._coordinator = None
+        self._end_coordinator()
         self.applied.append(Applied(fault, now, now + fault.seconds))
         self._at(now + fault.seconds, self._start_coordinator)
 
