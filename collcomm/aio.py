@@ -24,7 +24,7 @@ from .types import View
 T = TypeVar("T")
 
 
-async def join(coordinator: str, **options: Any) -> AsyncCommunicator:
+async def join(coordinator: str | None = None, **options: Any) -> AsyncCommunicator:
     """Join a group; takes the arguments of `collcomm.join` and raises its errors.
 
     Cancelled, the joining is given up in the background as soon as the coordinator answers or ``timeout`` is over.

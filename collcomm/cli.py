@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import __version__, keys
 from .bench import command as bench
+from .chaos import command as chaos
 from .errors import CollcommError
 from .membership import PRESETS, Journal, Store, read_secret, run_coordinator
 from .membership.server import LOOPBACK
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
+    chaos.add_arguments(
+        commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")
+    )
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)

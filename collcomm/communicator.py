@@ -113,6 +113,7 @@ class Communicator:
         waiting, busy = self.all_reduce(flags, op="max", timeout=timeout)
         if waiting and not busy:
             self._group.show(self._session.wait_admission(self._group.view, deadline))
+        self._session.steps += 1
         return self._group.view
 
     def split(self, ranks: Sequence[int]) -> Communicator | None:

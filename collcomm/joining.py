@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .communicator import Communicator
-from .engine import Session
+from .engine import EventLog, Session
 from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .membership import Agent, ZmqLines, peer_credentials
 from .transports import (
@@ -27,7 +27,7 @@ DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long befor
 
 
 def join(
-    coordinator: str,
+    coordinator: str | None = None,
     *,
     group: str = "default",
     name: str | None = None,
@@ -35,6 +35,7 @@ def join(
     timeout: float = 60.0,
     transports: Sequence[str] | None = None,
     advertise: str | None = None,
+    listen: str | None = None,
     secret: str | None = None,
     keys: str | os.PathLike[str] | None = None,
     on_failure: str = "retry",
@@ -43,7 +44,9 @@ def join(
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
-    Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``.
+    Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
+    is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN.
+    COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
@@ -51,6 +54,7 @@ def join(
     :param transports: names in order of preference; None: the best that both ends have.
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
+    :param listen: "host:port" to listen on, where that differs from ``advertise`` (a forwarded port).
     :param secret: what the coordinator was started with as ``secret=``; the variable COLLCOMM_SECRET if neither this nor
         ``keys`` is given. Long and random, best: ``python -c 'import secrets; print(secrets.token_urlsafe())'``.
     :param keys: the directory of this peer's keys and certificates, made by ``collcomm keys``; or COLLCOMM_KEYS.
@@ -61,6 +65,7 @@ def join(
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
     """
+    coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
     deadline = time.monotonic() + timeout
@@ -68,19 +73,24 @@ def join(
     if name is None:
         name = f"{socket.gethostname()}-{secrets.token_hex(3)}"
     own_host = _own_address(addresses)
-    listen_host, listen_port, shown_host = own_host, 0, own_host
+    listen_host, listen_port, shown_host, shown_port = own_host, 0, own_host, 0
     if advertise is not None:
-        shown_host, listen_port = _advertised(advertise)
+        shown_host, shown_port = _advertised(advertise)
+        listen_port = shown_port
         listen_host = ""
+    if listen is not None:
+        listen_host, listen_port = parse_address(listen)
     transport = TcpTransport(listen_host, listen_port, streams)
     session = Session(transport, streams)
     try:
+        if events := os.environ.get("COLLCOMM_EVENTS"):
+            session.events = EventLog(events, name, session.totals)
         request = {
             "t": "join",
             "group": group,
             "name": name,
             "host": shown_host,
-            "port": transport.port,
+            "port": shown_port or transport.port,
             "host_id": host_identity(),
             "min_size": min_size,
             "on_failure": on_failure,
@@ -90,6 +100,18 @@ def join(
     except BaseException:
         session.close()
         raise
+
+
+def _from_environment(
+    coordinator: str | None, name: str | None, advertise: str | None, listen: str | None
+) -> tuple[str, str | None, str | None, str | None]:
+    given = os.environ.get
+    coordinator = coordinator or given("COLLCOMM_COORDINATOR")
+    if not coordinator:
+        raise ValueError("where is the coordinator? Call join('host:48148'), or set COLLCOMM_COORDINATOR=host:48148")
+    if listen is None and advertise is None:  # they belong together
+        listen, advertise = given("COLLCOMM_LISTEN"), given("COLLCOMM_ADVERTISE")
+    return coordinator, name or given("COLLCOMM_NAME"), advertise, listen
 
 
 def _check(

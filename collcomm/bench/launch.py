@@ -30,7 +30,7 @@ def die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Children find this very package, installed or not."""
     here = str(Path(collcomm.__file__).resolve().parents[1])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -54,7 +54,7 @@ class Peers:
     def start(self, index: int, case: dict[str, Any]) -> subprocess.Popen[str]:
         command = [*self._prefix(index), sys.executable, *self._program, json.dumps(case)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=_environment()
+            command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=child_environment()
         )
         self.processes[index] = process
         reader = threading.Thread(target=self._read, args=(index, process), daemon=True)
@@ -135,13 +135,17 @@ class CoordinatorProcess:
         """What it has said so far."""
         return "".join(self._said)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
 
     def __enter__(self) -> CoordinatorProcess:
         self._process = subprocess.Popen(
-            self._command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=_environment()
+            self._command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=child_environment()
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

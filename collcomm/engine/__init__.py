@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .events import EventLog
 from .group import STATE_GID, WORLD_GID, Group
 from .handle import Handle
 from .operation import Operation
 from .request import Request, request
 from .session import Session
 
-__all__ = ["STATE_GID", "WORLD_GID", "Group", "Handle", "Operation", "Request", "Session", "request"]
+__all__ = ["STATE_GID", "WORLD_GID", "EventLog", "Group", "Handle", "Operation", "Request", "Session", "request"]

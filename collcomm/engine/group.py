@@ -69,6 +69,7 @@ class Group:
         self._scratch = Scratch()
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
         self._clock = session.clock
+        self._events = session.events
         self._only_attempt = Attempt(
             self.progress,
             self._link,
@@ -146,6 +147,8 @@ class Group:
             self.retries += 1
         if failed_at:
             self.seconds_lost += self._clock.monotonic() - failed_at
+        if self._events is not None:
+            self._events.completed()
         return self._settle(operation)
 
     def _begin(self, operation: Operation, seq: int, deadline: float) -> Attempt:

@@ -16,6 +16,7 @@ from ..transports import TcpTransport
 from ..transports.base import LinkBroken
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
+from .events import EventLog
 from .group import WHOLE_VIEW, WORLD_GID, Group
 
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
@@ -33,6 +34,8 @@ class Session:
         self.view = View(-1, ())
         self.groups: dict[int, Group] = {}
         self.failure: CollcommError | None = None
+        self.events: EventLog | None = None
+        self.steps = 0  # calls of step() that have returned
         self._lock = threading.RLock()
         self._admitted = clock.condition(self._lock)
         self._admitted_view: View | None = None
@@ -82,6 +85,8 @@ class Session:
     def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
         with self._lock:
             self._halted = True
+            if self.events is not None:
+                self.events.halted()
             return {gid: group.progress.halt() for gid, group in self.groups.items()}
 
     def adopt(
@@ -108,6 +113,8 @@ class Session:
                     group.adopt(view, outcomes.get(gid))
             if admitted:
                 self._admitted_view = view
+            if self.events is not None:
+                self.events.adopted(self.member, view)
             self._admitted.notify_all()
 
     def dismissed(self, error: CollcommError) -> None:
@@ -164,6 +171,8 @@ class Session:
         with self._lock:
             if self.failure is None:
                 self.failure = error
+                if self.events is not None:
+                    self.events.ended(error)
             for group in self.groups.values():
                 group.progress.fail(self.failure)
             self._admitted.notify_all()
@@ -178,3 +187,14 @@ class Session:
         self.transport.close()
         for group in self.groups.values():
             group.queue.close()
+        if self.events is not None:
+            self.events.close()
+
+    def totals(self) -> dict[str, float]:
+        """Since joining, over all communicators of this peer."""
+        groups = list(self.groups.values())
+        return {
+            "operations": sum(group.operations for group in groups),
+            "steps": self.steps,
+            "seconds_lost": sum(group.seconds_lost for group in groups),
+        }

@@ -39,7 +39,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "simulate": FACE,
     "certificates": BOTTOM,
     "keys": BOTTOM | {"membership", "certificates", ""},
-    "cli": FACE | {"bench", "keys", "simulate", ""},
+    "chaos": FACE | {"bench", ""},
+    "cli": FACE | {"bench", "chaos", "keys", "simulate", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -85,7 +86,7 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography"}
 MODULE_OF = {"etcd3gw": "etcd", "cryptography": "certificates"}  # packages whose module bears a plainer name
-MEASURING = {"bench", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:
