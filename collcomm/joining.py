@@ -13,7 +13,8 @@ from .communicator import Communicator
 from .engine import Session
 from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .membership import Agent, peer_credentials
-from .transports import TcpTransport, host_identity, local_address_towards, parse_address
+from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
+from .transports import TcpTransport, Tls, host_identity, local_address_towards, parse_address
 
 TRANSPORTS = ("tcp",)
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
@@ -66,7 +67,7 @@ def join(
     if advertise is not None:
         shown_host, listen_port = _advertised(advertise)
         listen_host = ""
-    transport = TcpTransport(listen_host, listen_port, streams)
+    transport = TcpTransport(listen_host, listen_port, streams, _tls(credentials))
     session = Session(transport, streams)
     try:
         session.agent = Agent(
@@ -90,6 +91,13 @@ def join(
     except BaseException:
         session.close()
         raise
+
+
+def _tls(credentials: PeerCredentials | None) -> Tls | None:
+    if credentials is None or credentials.certificates is None:
+        return None
+    folder = credentials.certificates
+    return Tls(folder / CA_CERTIFICATE, folder / CERTIFICATE, folder / CERTIFICATE_KEY)
 
 
 def _check(
