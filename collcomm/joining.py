@@ -13,8 +13,10 @@ from .communicator import Communicator
 from .engine import EventLog, Session
 from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .membership import Agent, ZmqLines, peer_credentials
+from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
 from .transports import (
     TcpTransport,
+    Tls,
     format_address,
     host_identity,
     local_address_towards,
@@ -80,7 +82,7 @@ def join(
         listen_host = ""
     if listen is not None:
         listen_host, listen_port = parse_address(listen)
-    transport = TcpTransport(listen_host, listen_port, streams)
+    transport = TcpTransport(listen_host, listen_port, streams, _tls(credentials))
     session = Session(transport, streams)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
@@ -112,6 +114,13 @@ def _from_environment(
     if listen is None and advertise is None:  # they belong together
         listen, advertise = given("COLLCOMM_LISTEN"), given("COLLCOMM_ADVERTISE")
     return coordinator, name or given("COLLCOMM_NAME"), advertise, listen
+
+
+def _tls(credentials: PeerCredentials | None) -> Tls | None:
+    if credentials is None or credentials.certificates is None:
+        return None
+    folder = credentials.certificates
+    return Tls(folder / CA_CERTIFICATE, folder / CERTIFICATE, folder / CERTIFICATE_KEY)
 
 
 def _check(

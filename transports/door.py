@@ -13,6 +13,7 @@ import resource
 import secrets
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Acceptor, Refused, State
+from .tls import Tls, TlsLine
 
 log = logging.getLogger("collcomm.transport")
 GREETING_SECONDS = 5.0  # a connection that has not proved who it is by then is dropped
@@ -40,26 +42,32 @@ class Standing(NamedTuple):
     keys: Mapping[int, bytes] = {}
 
 
+Line = socket.socket | TlsLine
+
+
 @dataclass
 class _Stranger:
-    sock: socket.socket
+    line: Line
     host: str
     deadline: float
     side: Acceptor = field(default_factory=lambda: Acceptor(secrets.token_bytes(NONCE_BYTES)))
 
 
 class Door:
-    """``standing()``: this peer's place in the group now. ``welcome(greeting, socket)`` takes over who has proved itself."""
+    """``standing()``: this peer's place in the group now. ``welcome(greeting, line)`` takes over who has proved itself.
+    ``tls``: what everybody has to speak, if given."""
 
     def __init__(
         self,
         listener: socket.socket,
         standing: Callable[[], Standing],
-        welcome: Callable[[Greeting, socket.socket], None],
+        welcome: Callable[[Greeting, Line], None],
+        tls: Tls | None = None,
     ):
         self._listener = listener
         self._standing = standing
         self._welcome = welcome
+        self._tls = tls
         self._most = _most_strangers()
         self._strangers: dict[int, _Stranger] = {}
         self._from: Counter[str] = Counter()
@@ -121,7 +129,8 @@ class Door:
             self._turn_away(oldest, f"{self._most} connections have not said who they are, most of them from there")
         sock.setblocking(False)
         host = str(address[0])
-        self._strangers[sock.fileno()] = _Stranger(sock, host, time.monotonic() + GREETING_SECONDS)
+        line = sock if self._tls is None else self._tls.accepted(sock)
+        self._strangers[sock.fileno()] = _Stranger(line, host, time.monotonic() + GREETING_SECONDS)
         self._from[host] += 1
         self._poller.register(sock, select.POLLIN)
 
@@ -131,12 +140,16 @@ class Door:
             self._advance(descriptor, stranger)
         except Refused as refused:
             self._turn_away(descriptor, str(refused))
+        except ssl.SSLError as error:
+            self._turn_away(descriptor, f"TLS: {error.reason or error}")
         except OSError:
             self._turn_away(descriptor)
 
     def _advance(self, descriptor: int, stranger: _Stranger) -> None:
         """As far as it goes without waiting. Raises Refused, OSError (it has hung up)."""
-        side, sock = stranger.side, stranger.sock
+        side, line = stranger.side, stranger.line
+        if isinstance(line, TlsLine) and not line.handshake():
+            return
         while True:
             if side.state is State.ASKED:
                 answer = side.answer(*self._standing())
@@ -144,12 +157,12 @@ class Door:
                     self._stop_listening(descriptor)
                     return
                 self._listen(descriptor)
-                _say(sock, answer)
+                _say(line, answer)
             if side.state is State.OUTDATED:
                 self._turn_away(descriptor)
                 return
             try:
-                part = sock.recv(side.wants)  # no more, since frames follow
+                part = line.recv(side.wants)  # no more, since frames follow
             except BlockingIOError:
                 return
             if not part:
@@ -165,10 +178,10 @@ class Door:
         standing = self._standing()
         if greeting.caller not in standing.keys:  # it was, when we answered
             raise Refused(f"member {greeting.caller} is not in view {standing.epoch}")
-        _say(stranger.sock, proof)
+        _say(stranger.line, proof)
         self._poller.unregister(descriptor)
         self._forget(descriptor)
-        self._welcome(greeting, stranger.sock)
+        self._welcome(greeting, stranger.line)
 
     # -- who waits -----------------------------------------------------------------------------------------------
 
@@ -201,11 +214,11 @@ class Door:
         if why and stranger.host not in self._logged and len(self._logged) < MOST_LOGGED:
             self._logged.add(stranger.host)
             log.warning("refused a data connection from %s (said once per address): %s", stranger.host, why)
-        stranger.sock.close()
+        stranger.line.close()
 
 
-def _say(sock: socket.socket, data: bytes) -> None:
-    if sock.send(data) != len(data):  # some bytes on a fresh connection: the kernel takes them or something is wrong
+def _say(line: Line, data: bytes) -> None:
+    if line.send(data) != len(data):  # some bytes on a fresh connection: the kernel takes them or something is wrong
         raise ConnectionResetError
 
 

@@ -92,7 +92,7 @@ class Greeting(NamedTuple):
     def unpack(cls, data: bytes) -> Greeting:
         magic, version, purpose, zero, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
         if magic != GREETING_MAGIC:
-            raise BadFrame("not a collcomm peer")
+            raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
         if zero or not 0 < streams <= 64 or stream >= streams or purpose > 1:

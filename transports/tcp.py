@@ -13,6 +13,7 @@ import os
 import secrets
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +21,12 @@ from typing import Any
 
 from ..types import Member
 from .base import LinkBroken, TransportClosed
-from .door import GREETING_SECONDS, Door, Standing
+from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated, Refused
 from .poller import SocketPoller
 from .stream import WAIT_SECONDS, TcpStream
+from .tls import Tls, TlsLine, TlsStream
 
 CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
 ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
@@ -48,15 +50,17 @@ class TcpLink:
 
 
 class TcpTransport:
-    """``host``: the address to listen on; "" for all of this machine's. ``streams``: connections per link, 1 to 64."""
+    """``host``: the address to listen on; "" for all of this machine's. ``streams``: connections per link, 1 to 64.
+    ``tls``: the certificates with which all connections are encrypted, if given."""
 
     name = "tcp"
     offers = frozenset({"messages"})
 
-    def __init__(self, host: str = "", port: int = 0, streams: int = 1):
+    def __init__(self, host: str = "", port: int = 0, streams: int = 1, tls: Tls | None = None):
         if not 1 <= streams <= 64:
             raise ValueError(f"streams per link must be from 1 to 64, not {streams}")
         self._streams = streams
+        self._tls = tls
         listener = _listen(host, port)
         self.port: int = listener.getsockname()[1]
         self._standing = Standing()
@@ -66,7 +70,7 @@ class TcpTransport:
         self._closed = False
         self._gone_sent = 0
         self._gone_received = 0
-        self._door = Door(listener, lambda: self._standing, self._welcome)
+        self._door = Door(listener, lambda: self._standing, self._welcome, tls)
 
     def introduce(self, member: int) -> None:
         """Tell who this peer is; greetings that came before wait for that."""
@@ -166,7 +170,7 @@ class TcpTransport:
         streams: list[TcpStream] = []
         try:
             for index in range(self._streams):
-                streams.append(TcpStream(self._dial_one(gid, purpose, member, index, check), member.id))
+                streams.append(_stream(self._dial_one(gid, purpose, member, index, check), member.id))
         except BaseException:
             for stream in streams:
                 stream.close()
@@ -178,7 +182,7 @@ class TcpTransport:
                 raise TransportClosed("the communicator was closed while dialling")
             return self._links.setdefault(key, link)
 
-    def _dial_one(self, gid: int, purpose: int, member: Member, index: int, check: Callable[[], None]) -> socket.socket:
+    def _dial_one(self, gid: int, purpose: int, member: Member, index: int, check: Callable[[], None]) -> Line:
         """One connection, made and proved in whatever view is present. Ends, since each turn takes a later view."""
         while True:
             member_here, epoch, keys = self._standing
@@ -189,7 +193,7 @@ class TcpTransport:
             nonce = secrets.token_bytes(NONCE_BYTES)
             greeting = Greeting(epoch, gid, member_here, member.id, index, self._streams, purpose, nonce)
             try:
-                return _greet(member, Dialler(greeting, key), check)
+                return _greet(member, Dialler(greeting, key), self._tls, check)
             except Outdated:
                 self._await_later_view(epoch, member, check)
             except LinkBroken:
@@ -210,9 +214,9 @@ class TcpTransport:
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
-    def _welcome(self, greeting: Greeting, sock: socket.socket) -> None:
+    def _welcome(self, greeting: Greeting, line: Line) -> None:
         """A connection that has proved to be ``greeting.caller``'s."""
-        stream = TcpStream(sock, greeting.caller)
+        stream = _stream(line, greeting.caller)
         key = (greeting.gid, greeting.purpose, greeting.caller)
         with self._changed:
             parts = self._partial.pop(key, {})
@@ -249,7 +253,11 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)
 
 
-def _greet(member: Member, dialler: Dialler, check: Callable[[], None]) -> socket.socket:
+def _stream(line: Line, member: int) -> TcpStream:
+    return TlsStream(line, member) if isinstance(line, TlsLine) else TcpStream(line, member)
+
+
+def _greet(member: Member, dialler: Dialler, tls: Tls | None, check: Callable[[], None]) -> Line:
     """Connect to ``member``, say who we are, and prove it to each other. Raises LinkBroken, Outdated."""
     family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -257,24 +265,32 @@ def _greet(member: Member, dialler: Dialler, check: Callable[[], None]) -> socke
         sock.setblocking(False)
         _await_ready(sock, sock.connect_ex((member.host, member.port)), check)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall(dialler.opening)
+        line: Line = sock
+        if tls is not None:
+            line = tls.dialled(sock)
+            while not line.handshake():
+                _poll(sock, select.POLLIN, check, ANSWER_SECONDS)
+        line.sendall(dialler.opening)
         while not dialler.done:
-            _poll(sock, select.POLLIN, check, ANSWER_SECONDS)
-            part = sock.recv(dialler.wants)
+            try:
+                part = line.recv(dialler.wants)
+            except BlockingIOError:
+                _poll(sock, select.POLLIN, check, ANSWER_SECONDS)
+                continue
             if not part:
                 raise LinkBroken(member.id, "closed", f"{member} hung up on our greeting")
-            sock.sendall(dialler.receive(part))
+            line.sendall(dialler.receive(part))
     except Refused as refused:
         sock.close()
         raise LinkBroken(member.id, "closed", f"cannot connect to {member}: {refused}") from None
     except OSError as error:
         sock.close()
-        evidence = "closed" if isinstance(error, ConnectionError) else "unacked"
+        evidence = "closed" if isinstance(error, ConnectionError | ssl.SSLError) else "unacked"
         raise LinkBroken(member.id, evidence, f"cannot connect to {member}: {error.strerror}") from None
     except BaseException:
         sock.close()
         raise
-    return sock
+    return line
 
 
 def _await_ready(sock: socket.socket, code: int, check: Callable[[], None]) -> None:
