@@ -69,7 +69,7 @@ class Network:
         self.sockets: dict[int, SimSocket] = {}
         self.transports: dict[int, SimTransport] = {}
         self._cuts: set[tuple[Host, Host]] = set()
-        self._held: list[tuple[Host, Host, Callable[[], None]]] = []
+        self._held: dict[tuple[Host, Host], list[Callable[[], None]]] = {}  # in the order of arrival
         self._numbers = itertools.count(1000)
         self._ports = itertools.count(1)
 
@@ -93,27 +93,26 @@ class Network:
         self.scheduler.after(seconds, lambda: self._arrive(source, target, action))
 
     def _arrive(self, source: Host, target: Host, action: Callable[[], None]) -> None:
-        if (source, target) in self._cuts:
-            self._held.append((source, target, action))
-        else:
+        held = self._held.get((source, target))
+        if held is None:
             action()
+        else:
+            held.append(action)
 
     def cut(self, source: Host, target: Host) -> None:
         """Nothing gets from ``source`` to ``target`` any more."""
         self._cuts.add((source, target))
+        self._held.setdefault((source, target), [])
 
     def heal(self, source: Host, target: Host) -> None:
+        """What was held back arrives at the next retransmission, before anything that is sent from now on."""
         self._cuts.discard((source, target))
-        held = self._held
-        self._held = []
-        for packet in held:
-            if packet[:2] == (source, target):
-                self.carry(*packet[:2], RETRANSMIT_SECONDS, packet[2])
-            else:
-                self._held.append(packet)
+        self.scheduler.after(RETRANSMIT_SECONDS, lambda: self._release(source, target))
 
-    def is_cut(self, source: Host, target: Host) -> bool:
-        return (source, target) in self._cuts
+    def _release(self, source: Host, target: Host) -> None:
+        if (source, target) not in self._cuts:
+            for action in self._held.pop((source, target), ()):
+                action()
 
     # -- ends ----------------------------------------------------------------------------------------------------
 

@@ -110,9 +110,7 @@ class Protocol:
 
     def may_finish(self, peers: Peers, p: Peer) -> bool:
         seq = p.complete + 1
-        return all(
-            seq <= entered for q in peers if q.views >> p.epoch & 1 for entered in [self._sent(q, p.epoch, 1)]
-        )
+        return all(seq <= entered for q in peers if q.views >> p.epoch & 1 for entered in [self._sent(q, p.epoch, 1)])
 
     def may_commit(self, peers: Peers, p: Peer) -> bool:
         if self.mutant == "no commit round":

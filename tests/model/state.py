@@ -71,7 +71,9 @@ class World(NamedTuple):
     record: int = 0  # the epoch of the durable record
     faults: int = 0  # how many may still happen
     used: int = 2  # bit e: view e was announced
-    returned: tuple[int, ...] = ()  # per operation, the epoch of the attempt whose result was returned; -1: past dispute
+    returned: tuple[
+        int, ...
+    ] = ()  # per operation, the epoch of the attempt whose result was returned; -1: past dispute
     decided: tuple[tuple[int, int], ...] = ()  # (epoch, operations that were decided when it was announced)
 
 
@@ -120,9 +122,7 @@ def forget(world: World, peers: Peers, every_frame: bool) -> State:
         if left and not every_frame:
             left = tuple(sent for sent in left if sent[0] in reading)
         if p.life == Life.ALIVE:
-            p = p._replace(
-                next=0 if safe else p.next, views=p.views & views, heirs=p.heirs & halts, left=left
-            )
+            p = p._replace(next=0 if safe else p.next, views=p.views & views, heirs=p.heirs & halts, left=left)
         else:
             if p.epoch in reading or every_frame:
                 epoch, complete, committed = p.epoch, p.complete, p.committed
