@@ -8,7 +8,8 @@
     waiting   view (with us in it)       member     Adopt
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
-    not joining, not gone: who           same       `report`: all that a coordinator needs to take the group over
+    joining   who                        joining    `join`, again
+    waiting, member, halted: who         same       `report`: all that a coordinator needs to take the group over
     any       evicted                    gone       Dismissed
     any       left                       gone       Left
     gone      any                        gone       (none)
@@ -94,8 +95,8 @@ class PeerMachine:
             return [Pending(message["count"])]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
-        if kind == "who" and self.state is not State.JOINING:
-            return [Say(line, self._report())]
+        if kind == "who":
+            return [Say(line, self._request if self.state is State.JOINING else self._report())]
         if kind == "left":
             self.state = State.GONE
             return [Left()]

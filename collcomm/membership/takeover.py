@@ -1,6 +1,6 @@
 """A group that its coordinator knows nothing of yet: it hears reports until `Recovery` says how to go on, and becomes whole.
 
-Newcomers say their `join` again and again; they are heard when the group is whole.
+Newcomers are heard when the group is whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import deque
 from ..types import View
 from .effects import CoordinatorEffect, Note, Probe, Send
 from .group import GroupMachine, Run
-from .messages import Message
+from .messages import MAX_MEMBERS, Message
 from .presets import Limits
 from .recovery import OTHER_RUN, Recovery
 
@@ -36,6 +36,7 @@ class Takeover:
         self._limits = limits
         self._secret = secret
         self._recovery = Recovery(record, now)
+        self._joins: dict[bytes, Message] = {}
 
     def receive(self, now: float, key: bytes, message: Message) -> list[CoordinatorEffect]:
         reports, kind = self._recovery.reports, message["t"]
@@ -50,11 +51,15 @@ class Takeover:
             reports.pop(key, None)
             return [Send(key, {"t": "left"})]
         if kind == "join":
+            self._joins[key] = message
+            if len(self._joins) > MAX_MEMBERS:
+                del self._joins[next(iter(self._joins))]  # it says so again
             return []
         return [Send(key, {"t": "alive" if key in reports else "who"})]
 
     def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
         self._recovery.reports.pop(key, None)  # it reports again if it comes back
+        self._joins.pop(key, None)
         return []
 
     def echo(self, now: float, key: bytes, number: int) -> list[CoordinatorEffect]:
@@ -85,19 +90,25 @@ class Takeover:
             return []
         recovery, grace = self._recovery, self._limits.recover
         if recovery.best is None:
-            return self._begin_anew(now) if now - recovery.began >= grace else []
+            return self._hear_newcomers(now, self._begin_anew(now)) if now - recovery.began >= grace else []
         resumption = recovery.conclude(now, grace)
         if resumption is not None:
             self.whole, effects = GroupMachine.resume(
                 self.name, self._run, self._limits, self._secret, now, resumption, recovery.reports
             )
-            return effects
+            return self._hear_newcomers(now, effects)
         effects = []
         for member in recovery.to_probe(now, grace):
             effects.append(Probe(self.name, member))
             if member.id not in recovery.told:
                 recovery.told.add(member.id)
                 effects.append(Note(f"group {self.name!r} waits for {member}, of whom nothing was heard yet"))
+        return effects
+
+    def _hear_newcomers(self, now: float, effects: list[CoordinatorEffect]) -> list[CoordinatorEffect]:
+        assert self.whole is not None
+        for key, message in self._joins.items():
+            effects += self.whole.receive(now, key, message)
         return effects
 
     def _begin_anew(self, now: float) -> list[CoordinatorEffect]:

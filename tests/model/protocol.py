@@ -93,11 +93,10 @@ class Protocol:
                     yield f"coordinator takes {i} for dead", True, act.suspect, i
         if world.phase == Phase.STEADY and any(p.known == Known.WAITING for p in peers):
             yield "coordinator halts to admit", False, act.change
-        if world.phase == Phase.RECOVERING:
-            if Recovery(self, world, peers).may_give_up():
-                cost = not self.impatient and Recovery(self, world, peers).missing_live()
-                if not cost or world.faults:
-                    yield "coordinator waits no longer", bool(cost), act.give_up, int(cost)
+        if world.phase == Phase.RECOVERING and Recovery(self, world, peers).may_give_up():
+            cost = not self.impatient and Recovery(self, world, peers).missing_live()
+            if not cost or world.faults:
+                yield "coordinator waits no longer", bool(cost), act.give_up, int(cost)
         if world.faults and (world.phase != Phase.RECOVERING or any(p.known for p in peers)):
             lengths = [range(len(p.inbox) + 1) for p in peers]
             for kept in itertools.product(*lengths):
