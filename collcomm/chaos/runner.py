@@ -83,12 +83,11 @@ class Run:
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
         self._sampled = 0.0
-        self._spoiled: list[Applied] = []
         self._relay = Relay() if any(fault.kind in RELAYED for fault in self.schedule) else None
         self._address = f"{HOST}:{_free_port()}"
         self._coordinator: CoordinatorProcess | None = None
         try:
-            self._start_coordinator(0.0)
+            self._start_coordinator()
             for _ in range(self.settings.peers):
                 self._start_peer(time.monotonic())
             self._await_all_joined()
@@ -213,7 +212,7 @@ class Run:
         self._peers.append(peer)
         self.records.append(peer.record)
 
-    def _start_coordinator(self, now: float) -> None:
+    def _start_coordinator(self) -> None:
         coordinator = CoordinatorProcess(self._address, options=self.settings.coordinator)
         self._coordinator = coordinator.__enter__()
 
@@ -314,8 +313,14 @@ class Run:
         self.say(f"{now - self.began:8.3f} s  coordinator dies, for {fault.seconds} s")
         self._coordinator.kill()
         self._end_coordinator()
-        self.applied.append(Applied(fault, now, now + fault.seconds))
-        self._at(now + fault.seconds, self._start_coordinator)
+        applied = Applied(fault, now, now + fault.seconds)
+        self.applied.append(applied)
+
+        def restart(_: float) -> None:
+            self._start_coordinator()
+            applied.ended = time.monotonic()
+
+        self._at(now + fault.seconds, restart)
 
 
 def _free_port() -> int:
