@@ -39,6 +39,7 @@ def summarise(run: Run, baseline: float | None = None) -> dict[str, Any]:
         "views": max((view.epoch for record in run.records for view in record.views), default=0),
         "growth": run.resources.growth(),
         "faults": faults,
+        "evicted": list(run.evicted),
         "failures": list(run.failures),
     }
 
