@@ -27,6 +27,7 @@ EPILOG = (
 
 A corrupt frame is one whose header is changed (its first four bytes), which the receiver has to notice. Payload is left alone:
 a change there passes TCP's checksum, which covers what the relay sends, and only an encrypted connection would notice.
+Whose link breaks three times within 30 s is evicted by the coordinator; that is no failure where so many were corrupted.
 
 Exit code: 0; 1 when a peer fails that was not hit, or completes nothing for --stuck seconds; 2 for wrong arguments.
 

@@ -14,7 +14,7 @@ from .schedule import KINDS
 
 ATTRIBUTABLE_SECONDS = 20.0  # a view change later than that has another cause
 REMOVING = frozenset({"kill", "stop", "partition", "cut"})  # the view change to look for lacks the victim
-UNNOTICED = frozenset({"slow", "coordinator", "spawn"})  # these change no view by themselves
+UNNOTICED = frozenset({"slow", "coordinator"})  # work goes on without a new view
 
 
 def summarise(run: Run, baseline: float | None = None) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def summarise(run: Run, baseline: float | None = None) -> dict[str, Any]:
         "views": max((view.epoch for record in run.records for view in record.views), default=0),
         "growth": run.resources.growth(),
         "faults": faults,
+        "evicted": list(run.evicted),
         "failures": list(run.failures),
     }
 
@@ -64,8 +65,9 @@ def _steps_at(record: Record, moment: float) -> float:
 
 
 def _effect(applied: Applied, records: Sequence[Record]) -> dict[str, Any]:
-    """``detection``: from the fault to the first survivor that froze for a new view (a coordinator's death and a slow link
-    need none); ``recovery``: to the last survivor's first completed operation after it."""
+    """``detection``: from the fault to the first survivor that froze for a new view (a slow link needs none), for a
+    coordinator from its restart to the first view that it makes; ``recovery``: from the fault to the last survivor's first
+    completed operation after that, or after the fault where no view changes."""
     found: dict[str, Any] = {
         **asdict(applied.fault), "began": applied.began, "peer": applied.peer, "detection": None, "recovery": None
     }  # fmt: skip
@@ -75,11 +77,14 @@ def _effect(applied: Applied, records: Sequence[Record]) -> dict[str, Any]:
         if joined and joined[0].progress:
             found["recovery"] = joined[0].progress[0].time - applied.began
         return found
+    named = applied.fault.kind not in REMOVING or applied.member is not None  # else it had not joined yet
     seen = [change for record in survivors if (change := _change(record, applied)) is not None]
-    if seen and applied.fault.kind not in UNNOTICED:
+    if seen and named and applied.fault.kind not in UNNOTICED:
         found["detection"] = min(halted for halted, _ in seen) - applied.began
         found["recovery"] = max(first for _, first in seen) - applied.began
     else:
+        if applied.fault.kind == "coordinator":
+            found["detection"] = _taken_over(survivors, applied)
         waits = [wait for record in survivors if (wait := _next_completion(record, applied.began)) is not None]
         found["recovery"] = max(waits, default=None)
     return found
@@ -100,6 +105,12 @@ def _change(record: Record, applied: Applied) -> tuple[float, float] | None:
         firsts = [at for epoch, at in record.firsts.items() if epoch >= view.epoch]
         return (view.halted, min(firsts)) if firsts else None
     return None
+
+
+def _taken_over(survivors: Sequence[Record], applied: Applied) -> float | None:
+    changes = [view.halted for record in survivors for view in record.views if view.halted is not None]
+    later = [at - applied.ended for at in changes if 0 <= at - applied.ended <= ATTRIBUTABLE_SECONDS]
+    return min(later, default=None)
 
 
 def _next_completion(record: Record, moment: float) -> float | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bench.launch import CoordinatorProcess
+from ..membership.links import LINK_FAULTS, LINK_SECONDS
 from .peers import Peer
 from .record import Record
 from .relay import HOST, Relay
@@ -73,6 +74,7 @@ class Run:
     records: list[Record] = field(default_factory=list)
     resources: Resources = field(default_factory=Resources)
     failures: list[str] = field(default_factory=list)
+    evicted: list[str] = field(default_factory=list)  # since so many frames on their links were corrupted
     began: float = 0.0  # when all had joined
     ended: float = 0.0
 
@@ -83,12 +85,11 @@ class Run:
         self._agenda: list[tuple[float, int, Callable[[float], None]]] = []
         self._count = 0
         self._sampled = 0.0
-        self._spoiled: list[Applied] = []
         self._relay = Relay() if any(fault.kind in RELAYED for fault in self.schedule) else None
         self._address = f"{HOST}:{_free_port()}"
         self._coordinator: CoordinatorProcess | None = None
         try:
-            self._start_coordinator(0.0)
+            self._start_coordinator()
             for _ in range(self.settings.peers):
                 self._start_peer(time.monotonic())
             self._await_all_joined()
@@ -166,12 +167,21 @@ class Run:
         peer.record.ended, peer.record.code = now, peer.process.returncode
         if self._relay is not None:
             self._relay.remove(peer.name)
+        if peer.record.code and self._links_were_spoiled(peer, now):
+            peer.excused = True
+            self.evicted.append(peer.name)
         if not peer.excused:
             if peer.record.code:
                 self._fail(f"{peer.name}, which was not hit, ended with code {peer.record.code}", peer)
             return  # its program has come to its end
         if self.settings.pause is not None:
             self._at(now + self.settings.pause, self._start_peer)
+
+    def _links_were_spoiled(self, peer: Peer, now: float) -> bool:
+        """Whoever's link breaks again and again is evicted; that is no failure where so many frames were corrupted."""
+        recent = [each for each in self.applied if each.fault.kind == "corrupt" and now - each.began < LINK_SECONDS]
+        evicted = bool(peer.record.causes) and peer.record.causes[-1].startswith("ViewChanged")
+        return evicted and len(recent) >= LINK_FAULTS
 
     def _check_stuck(self, now: float) -> None:
         patience = self.settings.stuck
@@ -213,7 +223,7 @@ class Run:
         self._peers.append(peer)
         self.records.append(peer.record)
 
-    def _start_coordinator(self, now: float) -> None:
+    def _start_coordinator(self) -> None:
         coordinator = CoordinatorProcess(self._address, options=self.settings.coordinator)
         self._coordinator = coordinator.__enter__()
 
@@ -314,8 +324,14 @@ class Run:
         self.say(f"{now - self.began:8.3f} s  coordinator dies, for {fault.seconds} s")
         self._coordinator.kill()
         self._end_coordinator()
-        self.applied.append(Applied(fault, now, now + fault.seconds))
-        self._at(now + fault.seconds, self._start_coordinator)
+        applied = Applied(fault, now, now + fault.seconds)
+        self.applied.append(applied)
+
+        def restart(_: float) -> None:
+            self._start_coordinator()
+            applied.ended = time.monotonic()
+
+        self._at(now + fault.seconds, restart)
 
 
 def _free_port() -> int:

@@ -90,19 +90,24 @@ def one_turn(comm: collcomm.Communicator, turn: int) -> str:
     return kind
 
 
+def take_turns(comm: collcomm.Communicator, stop: str) -> int:
+    """Until ``stop`` exists. Returns the number of the last."""
+    turn = 0
+    while True:
+        agreed = comm.all_reduce(np.array([turn, os.path.exists(stop)], np.int64), op="max")
+        turn = int(agreed[0]) + 1
+        if agreed[1]:
+            return turn
+        one_turn(comm, turn)
+        comm.step()  # last, since join() returns in the members' step()
+
+
 def live(address: str, name: str, min_size: int, stop: str, report: Connection) -> None:
     """The life of one peer: turns until ``stop`` exists."""
     try:
         comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60)
-        turn = 0
         report.send(("joined", name, comm.view.epoch))
-        while True:
-            agreed = comm.all_reduce(np.array([turn, os.path.exists(stop)], np.int64), op="max")
-            turn = int(agreed[0]) + 1
-            if agreed[1]:
-                break
-            one_turn(comm, turn)
-            comm.step()  # last, since join() returns in the members' step()
+        turn = take_turns(comm, stop)
         final = comm.all_gather_object([name, turn])
         assert len({turn for _, turn in final}) == 1, final
         comm.leave()
@@ -219,3 +224,7 @@ class Churn:
         while self.peers:
             assert time.monotonic() < until, f"{sorted(self.peers)} do not finish; seed {self.seed}"
             self._hear(0.1)
+
+
+if __name__ == "__main__":  # a peer of `collcomm chaos`, which tells it where to join
+    take_turns(collcomm.join(min_size=3, op_timeout=60), stop="")
