@@ -24,12 +24,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
+from . import strangers
 from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Send
 from .group import GroupMachine
 from .messages import MAX_BYTES, BadMessage, decode, encode, is_other_version
 from .presets import LAN, Limits
-from .strangers import HANDSHAKE_SECONDS, Strangers, check_exposure, make_room
+from .strangers import Strangers, check_exposure, make_room
 
 log = logging.getLogger("collcomm.coordinator")
 PULSE = struct.Struct("<cQ")
@@ -261,7 +262,7 @@ def _listen(
     router.setsockopt(zmq.SNDHWM, 10_000)
     router.setsockopt(zmq.RCVHWM, 10_000)
     router.setsockopt(zmq.BACKLOG, 1024)
-    router.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_SECONDS * 1e3))
+    router.setsockopt(zmq.HANDSHAKE_IVL, int(strangers.HANDSHAKE_SECONDS * 1e3))
     router.setsockopt(zmq.IPV6, 1 if ":" in host else 0)
     if credentials is not None:
         credentials.protect(context, router)

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch": FACE,
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
-    "bench": FACE | {"aio", "", "diloco"},
+    "bench": FACE | {"aio", "", "diloco", "keys"},
     "certificates": BOTTOM,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "cli": FACE | {"bench", "keys", ""},
