@@ -22,6 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
+from . import strangers
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
@@ -29,7 +30,7 @@ from .messages import MAX_REPORT_BYTES, BadMessage, Message, decode, encode, is_
 from .presets import LAN, Limits
 from .probing import Probes
 from .store import Deposed, MemoryStore, Store
-from .strangers import HANDSHAKE_SECONDS, Strangers, check_exposure, make_room
+from .strangers import Strangers, check_exposure, make_room
 
 log = logging.getLogger("collcomm.coordinator")
 PULSE = struct.Struct("<cQ")
@@ -274,7 +275,7 @@ def _listen(
     router.setsockopt(zmq.SNDHWM, 10_000)
     router.setsockopt(zmq.RCVHWM, 10_000)
     router.setsockopt(zmq.BACKLOG, 1024)
-    router.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_SECONDS * 1e3))
+    router.setsockopt(zmq.HANDSHAKE_IVL, int(strangers.HANDSHAKE_SECONDS * 1e3))
     router.setsockopt(zmq.IPV6, 1 if ":" in host else 0)
     if credentials is not None:
         credentials.protect(context, router)

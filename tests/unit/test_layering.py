@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch": FACE,
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
-    "bench": FACE | {"aio", "", "diloco"},
+    "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
     "certificates": BOTTOM,
     "keys": BOTTOM | {"membership", "certificates", ""},
