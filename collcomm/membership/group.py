@@ -26,8 +26,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from ..types import Call, GroupReport, Member, Outcome, Verdict, View
-from .disputes import Dispute
+from ..types import GroupReport, Member, Outcome, Verdict, View
+from .disputes import Disputes
 from .effects import CoordinatorEffect, Note, Ping, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
@@ -38,7 +38,6 @@ from .round import Round, contradictions, decide
 from .suspicion import Health
 
 Run = tuple[str, bytes]  # incarnation and token
-MAX_DISPUTES = 64
 MAX_HISTORY = 1000
 LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
 
@@ -80,8 +79,7 @@ class GroupMachine:
         self._next_epoch = 1
         self._rounds = 0
         self._round: Round | None = None
-        self._disputes: dict[tuple[int, int], Dispute] = {}
-        self._unstuck: set[tuple[int, int]] = set()
+        self._disputes = Disputes()
         self._announced: Message = {}  # the last view, as it was sent
         self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
@@ -161,8 +159,7 @@ class GroupMachine:
                 self._ping(now, peer)
         for peer in list(self._peers.values()):
             self._examine(now, peer)
-        for dispute in list(self._disputes.values()):
-            self._judge(now, dispute)
+        self._judge(now)
         if self._round is not None and now - self._round.began > self._limits.halt:
             for peer in list(self._peers.values()):
                 if self._round is not None and peer.is_member and peer.member.id not in self._round.states:
@@ -310,10 +307,8 @@ class GroupMachine:
         elif kind == "accuse":
             self._accuse(now, peer, message)
         elif kind == "call":
-            dispute = self._disputes.get((message["gid"], message["seq"]))
-            if dispute is not None:
-                dispute.calls[peer.member.id] = Call(*message["call"])
-                self._judge(now, dispute)
+            self._disputes.hear(now, peer.member.id, message)
+            self._judge(now)
         elif kind in ("stalled", "expired", "mismatch"):
             self._dispute(now, peer, message)
 
@@ -455,7 +450,6 @@ class GroupMachine:
         self.view = View(epoch, tuple(peer.member for peer in members))
         self.state = State.STEADY
         self._disputes.clear()
-        self._unstuck.clear()
         message = {
             "t": "view",
             "epoch": epoch,
@@ -496,47 +490,27 @@ class GroupMachine:
     # -- disputes ----------------------------------------------------------------------------------------------------
 
     def _dispute(self, now: float, peer: Peer, message: Message) -> None:
-        place = (message["gid"], message["seq"])
-        dispute = self._disputes.get(place)
-        if dispute is None:
-            if len(self._disputes) >= MAX_DISPUTES or self.state is not State.STEADY:
-                return
-            dispute = self._disputes[place] = Dispute(*place, tuple(message["members"]), now)
-            inquiry = {"t": "inquire", "epoch": self.view.epoch, "gid": place[0], "seq": place[1]}
-            for member in dispute.members:
+        begun = self._disputes.begin(now, message) if self.state is State.STEADY else None
+        if begun is not None:
+            inquiry = {"t": "inquire", "epoch": self.view.epoch, "gid": begun.gid, "seq": begun.seq}
+            for member in begun.members:
                 if member in self._ids:
                     self._send(self._ids[member], inquiry)
-        dispute.calls[peer.member.id] = Call(*message["call"])
-        if message["t"] == "mismatch":
-            dispute.mismatch = peer.member.id if dispute.mismatch is None else dispute.mismatch
-        else:
-            dispute.waiting_on[peer.member.id] = tuple(message["waiting_on"])
-        if message["t"] == "expired" and dispute.expired is None:
-            dispute.expired = now
-        self._judge(now, dispute)
+        self._disputes.hear(now, peer.member.id, message)
+        self._judge(now)
 
-    def _judge(self, now: float, dispute: Dispute) -> None:
+    def _judge(self, now: float) -> None:
         if self.state is not State.STEADY:
             return
         names = {member.id: member.name for member in self.view.members if member.id in self._ids}
-        verdict = dispute.verdict(now, names, self._limits.answer)
-        place = (dispute.gid, dispute.seq)
-        if verdict is not None:
-            del self._disputes[place]
-            self._out.append(Note(f"operation {dispute.seq} of communicator {dispute.gid}: {verdict.text}"))
-            self._change(now, verdict=(*place, verdict))
-        elif now - dispute.opened > self._limits.unstick and self._stuck(dispute, names):
-            self._unstuck.add(place)
-            dispute.opened = now
-            for member, others in sorted(dispute.waiting_on.items()):
-                for other in others:
-                    if other in names and member in names:
-                        self._change(now, broken=(min(member, other), max(member, other)))
-
-    def _stuck(self, dispute: Dispute, names: dict[int, str]) -> bool:
-        """Everybody is in the same call, all say that nothing moves, and it was not tried before to mend the links."""
-        members = {member for member in dispute.members if member in names}
-        return (dispute.gid, dispute.seq) not in self._unstuck and members <= set(dispute.waiting_on)
+        ruling = self._disputes.verdict(now, names, self._limits)
+        if ruling is not None:
+            gid, seq, verdict = ruling
+            self._out.append(Note(f"operation {seq} of communicator {gid}: {verdict.text}"))
+            self._change(now, verdict=ruling)
+            return
+        for pair in self._disputes.stuck_links(now, names, self._limits):
+            self._change(now, broken=pair)
 
     def _send(self, key: bytes, message: Message) -> None:
         self._out.append(Send(key, message))
