@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import statistics
 import tempfile
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from ..keys import make_keys
 from ..membership import Coordinator
-from .launch import CoordinatorProcess, Peers
+from .launch import CoordinatorProcess, Peers, free_port
 from .measure import bus_factor, summary
 from .namespaces import Network
 
@@ -48,7 +47,7 @@ def bench_collective(
         "out_of_place": out_of_place,
         "dtype": dtype,
         "block": block,
-        "gloo_port": _free_port() if against == "gloo" else 0,
+        "gloo_port": free_port() if against == "gloo" else 0,
     }
     with contextlib.ExitStack() as stack:
         coordinator = stack.enter_context(Coordinator("127.0.0.1:0"))
@@ -209,9 +208,3 @@ def bench_state(
             "slowed": statistics.median(slowed),
         }
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

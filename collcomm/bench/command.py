@@ -12,10 +12,11 @@ from .cases import bench_collective, bench_failure, bench_join, bench_shaped, be
 from .crowd import bench_crowd
 from .measure import machine, parse_size
 from .report import print_rows
+from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4], "crowd": [2]}
+DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4], "crowd": [2], "coordinator": [3]}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd"],
-        help="a collective; the death of a peer in one; a newcomer; silent strangers; links of 1 Gbit/s, state over them (root)",
+        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator"],
+        help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s (root)",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=float, default=0.4, metavar="SECONDS", help="length of a block (default %(default)s)"
     )
+    parser.add_argument("--etcd", metavar="URL", help="coordinator: standbys in this etcd, not one that is restarted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
     parser.set_defaults(run=run)
 
@@ -70,6 +72,8 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         return bench_join(n, runs=options.rounds * 4)
     if options.case == "crowd":
         return [bench_crowd(n, nbytes, options.rounds) for nbytes in sizes("1M")]
+    if options.case == "coordinator":
+        return [bench_succession(n, options.rounds, options.etcd)]
     if options.case == "shaped":
         return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
     if options.case == "state":

@@ -24,7 +24,9 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    cells = {"peers": str(row["peers"]), "size": format_size(row["nbytes"])}
+    cells = {"peers": str(row["peers"])}
+    if "nbytes" in row:
+        cells["size"] = format_size(row["nbytes"])
     for who in ("ours", *OTHERS):
         if who in row:
             cells[who] = format_seconds(row[who]["median"])
@@ -33,7 +35,9 @@ def _cells(row: Row) -> dict[str, str]:
                 cells[f"{who} bus"] = f"{row[who]['bus_bandwidth'] / 1e9:.2f} GB/s"
             if who != "ours" and "ratio" in row:
                 cells[f"{who} / ours"] = f"{row['ratio']:.3g}x"
-    for what in ("noticed", "held", "joined"):
+    if "how" in row:
+        cells["by"] = row["how"]
+    for what in ("noticed", "held", "joined", "resumed", "pause"):
         if what in row:
             cells[what] = format_seconds(row[what]["median"])
             cells[f"{what} p99"] = format_seconds(row[what]["p99"])
