@@ -66,7 +66,7 @@ def explore(protocol: Protocol, most: int = 50_000_000) -> Result:
         following: list[Key] = []
         for key in level:
             ends = True
-            for label, fault, after in protocol.steps(numbering.state(key)):
+            for _, fault, after in protocol.steps(numbering.state(key)):
                 ends = ends and fault
                 result.steps += 1
                 if isinstance(after, Broken):
