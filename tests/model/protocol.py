@@ -93,10 +93,11 @@ class Protocol:
                     yield f"coordinator takes {i} for dead", True, act.suspect, i
         if world.phase == Phase.STEADY and any(p.known == Known.WAITING for p in peers):
             yield "coordinator halts to admit", False, act.change
-        if world.phase == Phase.RECOVERING and Recovery(self, world, peers).may_give_up():
-            cost = not self.impatient and Recovery(self, world, peers).missing_live()
-            if not cost or world.faults:
-                yield "coordinator waits no longer", bool(cost), act.give_up, int(cost)
+        if world.phase == Phase.RECOVERING:
+            recovery = Recovery(self, world, peers)
+            cost = not self.impatient and recovery.missing_live()
+            if recovery.may_give_up() and (not cost or world.faults):
+                yield "coordinator waits no longer", cost, act.give_up, int(cost)
         if world.faults and (world.phase != Phase.RECOVERING or any(p.known for p in peers)):
             lengths = [range(len(p.inbox) + 1) for p in peers]
             for kept in itertools.product(*lengths):
@@ -158,9 +159,13 @@ class Recovery:
         return any(self.peers[i].life == Life.ALIVE for i in self.missing)
 
     def may_give_up(self) -> bool:
-        if not self.missing or not self.heard:
+        if not self.missing:
             return False
-        if self.protocol.record or self.protocol.mutant == "no majority":
+        if self.protocol.record:
+            return True  # also when nobody of the recorded view has reported: then the group has ended
+        if not self.heard:
+            return False
+        if self.protocol.mutant == "no majority":
             return True
         return 2 * len(self.heard) > len(self.of_best) or not self.missing_live()
 
@@ -266,6 +271,8 @@ class Draft:
             pass
         elif phase == Phase.RECOVERING:
             self.put(i, known=Known.REPORTED, told=message[1:])
+            if self.protocol.mutant == "told at once":
+                self.tell_best()
             if Recovery(self.protocol, self.world, self.peers).complete:
                 self.resume()
         elif message[1] == 0:
@@ -350,16 +357,35 @@ class Draft:
         self.blank()
 
     def announce_late(self) -> None:
-        """A leader that was replaced ends its round all the same."""
-        world = self.world
-        survivors = [i for i, p in enumerate(self.peers) if p.known == Known.MEMBER]
-        if world.phase != Phase.CHANGING or not all(self.peers[i].told for i in survivors):
+        """A leader that was replaced hears the last answers, and ends its round all the same."""
+        world, survivors = self.world, [i for i, p in enumerate(self.peers) if p.known == Known.MEMBER]
+        if world.phase != Phase.CHANGING:
             return
+        answers: dict[int, int] = {}
+        for i in survivors:
+            p = self.peers[i]
+            under_way = [complete for kind, number, complete in p.outbox if (kind, number) == (Say.STATE, world.next)]
+            if p.told or under_way:
+                answers[i] = [*p.told, *under_way][-1]
+        if len(answers) < len(survivors):
+            return
+        self.set(used=world.used | 1 << world.next, decided=(*world.decided, (world.next, min(answers.values()))))
+        for i in survivors:
+            p = self.peers[i]
+            self.put(i, views=p.views | 1 << world.next, stale=(*p.stale, (Say.VIEW, world.next)))
 
     def blank(self) -> None:
         self.set(phase=Phase.RECOVERING, epoch=0, next=0, faults=self.world.faults - 1)
         for i in range(len(self.peers)):
             self.put(i, outbox=(), known=Known.NOTHING, told=())
+
+    def tell_best(self) -> None:
+        """Tell those who are behind before it is known that no higher view will be reported."""
+        recovery = Recovery(self.protocol, self.world, self.peers)
+        for i in recovery.heard:
+            if self.peers[i].told[0] < recovery.best:
+                self.put(i, told=(recovery.best, self.peers[i].told[1]))
+                self.tell(i, Say.VIEW, recovery.best)
 
     def give_up(self, cost: int) -> None:
         self.set(faults=self.world.faults - cost)

@@ -121,28 +121,25 @@ def forget(world: World, peers: Peers, every_frame: bool) -> State:
         left = p.left
         if left and not every_frame:
             left = tuple(sent for sent in left if sent[0] in reading)
+        kept, named = p.views & views, p.heirs & halts
         if p.life == Life.ALIVE:
-            p = p._replace(next=0 if safe else p.next, views=p.views & views, heirs=p.heirs & halts, left=left)
+            answered = 0 if safe else p.next
+            if (kept, named, answered, left) != (p.views, p.heirs, p.next, p.left):
+                p = p._replace(next=answered, views=kept, heirs=named, left=left)
         else:
-            if p.epoch in reading or every_frame:
-                epoch, complete, committed = p.epoch, p.complete, p.committed
-            else:
-                epoch = complete = committed = 0
+            sent = every_frame or p.epoch in reading
             p = Peer(
-                p.life,
-                epoch,
-                1,
-                complete,
-                committed,
-                0,
-                p.views & views,
-                p.heirs & halts,
-                left,
-                (),
-                (),
-                () if p.known == Known.REMOVED else p.outbox,
-                p.known,
-                p.told,
+                life=p.life,
+                epoch=p.epoch if sent else 0,
+                halted=1,
+                complete=p.complete if sent else 0,
+                committed=p.committed if sent else 0,
+                views=kept,
+                heirs=named,
+                left=left,
+                outbox=() if p.known == Known.REMOVED else p.outbox,
+                known=p.known,
+                told=p.told,
             )
         out.append(p)
     floor = min((p.committed for p in out if p.life == Life.ALIVE), default=len(world.returned))
