@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from ..errors import CollcommError
 from .report import goodput, print_summary, summarise
 from .runner import WORKLOAD, Run, Settings
 from .schedule import KINDS, Fault, make_schedule, parse_kinds, read_schedule, write_schedule
@@ -32,7 +33,8 @@ Whose link breaks three times within 30 s is evicted by the coordinator; that is
 Exit code: 0; 1 when a peer fails that was not hit, or completes nothing for --stuck seconds; 2 for wrong arguments.
 
   collcomm chaos -- python train.py
-  collcomm chaos --kinds kill --every 15 --seconds 120 --baseline      goodput with a death each 15 s
+  collcomm chaos --kinds kill --every 15 --seconds 120 --baseline 40 -- python -m collcomm.chaos.workload --compute 0.2
+                                                                       goodput with a death each 15 s
   collcomm chaos --kinds kill,spawn --every 0.5 --seconds 1800 --peers 6 --most 10 --no-replace --spare 1
 """
 )
@@ -72,7 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="without a completed operation: failed; %(default)s",
     )
     parser.add_argument(
-        "--baseline", type=float, nargs="?", const=20.0, metavar="SECONDS", help="first run so long (20) without faults"
+        "--baseline",
+        type=float,
+        nargs="?",
+        const=20.0,
+        metavar="SECONDS",
+        help="run so long (20) without faults, half before and half after",
     )
     parser.add_argument("--journal", action="store_true", help="the coordinator writes its views down")
     parser.add_argument("--network", default="lan", help="the coordinator's time limits; default: %(default)s")
@@ -116,19 +123,15 @@ def _run(options: argparse.Namespace, faults: list[Fault], place: Path) -> int:
         pause=None if options.no_replace else options.pause,
         spare=options.spare,
         stuck=options.stuck,
-        coordinator=["--network", options.network, *(["--journal", str(place / "journal")] if options.journal else [])],
+        coordinator=("--network", options.network),
     )
-    baseline = None
-    if options.baseline is not None:
-        calm = Run(replace(settings, directory=place / "baseline", coordinator=()), [], options.baseline)
-        calm.execute()
-        if calm.failures:
-            print("\n".join(calm.failures))
-            return 1
-        baseline = goodput(calm.records, calm.began, calm.ended)
-        print(f"without faults: {baseline:.2f} steps x peers per second")
-    one = Run(settings, faults, options.seconds)
+    calm = [] if options.baseline is None else [_calm(settings, place / "before", options.baseline / 2)]
+    journal = ("--journal", str(place / "journal")) if options.journal else ()
+    one = Run(replace(settings, coordinator=(*settings.coordinator, *journal)), faults, options.seconds)
     one.execute()
+    if calm and not one.failures:  # before and after: what else the machine does changes meanwhile
+        calm.append(_calm(settings, place / "after", options.baseline / 2))
+    baseline = sum(calm) / len(calm) if calm else None
     summary = {"seed": options.seed, "schedule": write_schedule(faults), **summarise(one, baseline)}
     print_summary(summary)
     if options.json:
@@ -136,3 +139,14 @@ def _run(options: argparse.Namespace, faults: list[Fault], place: Path) -> int:
     if one.failures:
         print(f"\nReplay: --seed {options.seed} and the same options, or --print-schedule and --schedule FILE")
     return 1 if one.failures else 0
+
+
+def _calm(settings: Settings, place: Path, seconds: float) -> float:
+    """The goodput of a run without faults."""
+    run = Run(replace(settings, directory=place), [], seconds)
+    run.execute()
+    if run.failures:
+        raise CollcommError("a run without faults has failed: " + "\n".join(run.failures))
+    found = goodput(run.records, run.began, run.ended)
+    print(f"without faults, {seconds:g} s: {found:.2f} steps x peers per second")
+    return found

@@ -13,6 +13,7 @@ from .runner import Applied, Run
 from .schedule import KINDS
 
 ATTRIBUTABLE_SECONDS = 20.0  # a view change later than that has another cause
+HEALED_SECONDS = 1.0  # after its end, a passing fault makes no view change any more
 REMOVING = frozenset({"kill", "stop", "partition", "cut"})  # the view change to look for lacks the victim
 UNNOTICED = frozenset({"slow", "coordinator"})  # work goes on without a new view
 
@@ -96,8 +97,10 @@ def _survives(record: Record, applied: Applied) -> bool:
 
 def _change(record: Record, applied: Applied) -> tuple[float, float] | None:
     """(when this peer froze, when it completed an operation again) for the view change that answers the fault."""
+    lasting = applied.fault.kind == "kill" or not applied.fault.seconds
+    limit = applied.began + ATTRIBUTABLE_SECONDS if lasting else applied.ended + HEALED_SECONDS
     for view in record.views:
-        if view.halted is None or not 0 <= view.halted - applied.began <= ATTRIBUTABLE_SECONDS:
+        if view.halted is None or not applied.began <= view.halted <= limit:
             continue
         if applied.fault.kind in REMOVING and applied.member in view.members:
             continue

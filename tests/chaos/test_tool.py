@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from collcomm.chaos import Fault, Run, Settings, summarise
+from collcomm.chaos import Fault, Run, Settings, make_schedule, summarise
 
 CHURN = (sys.executable, "-m", "tests.support.churn")
 
@@ -111,3 +111,15 @@ def test_wrong_arguments_are_explained() -> None:
         )
         assert done.returncode == 2
         assert said in done.stdout
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(2400)
+def test_half_an_hour_of_deaths_and_newcomers(tmp_path: Path) -> None:
+    schedule = make_schedule(1, {"kill": 1.0, "spawn": 1.0}, 0.5, 1800.0)
+    summary = _run(tmp_path, schedule, 1800.0, peers=6, most=10, pause=None, spare=1, stuck=10.0)
+    assert summary["longest_pause"] < 10.0
+    for name in ("coordinator", "peer-0"):
+        grown = summary["growth"][name]
+        assert grown["rss_late"] < 1.05 * grown["rss_early"] + (2 << 20), (name, grown)
+        assert grown["descriptors_late"] < grown["descriptors_early"] + 20, (name, grown)
