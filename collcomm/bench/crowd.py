@@ -6,7 +6,9 @@ import contextlib
 import selectors
 import socket
 import statistics
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from ..membership import Coordinator
@@ -25,12 +27,16 @@ SECRET = "a crowd does not know it"
 def bench_crowd(n: int, nbytes: int, rounds: int = 5) -> dict[str, Any]:
     """all_reduce of ``nbytes`` among ``n`` peers without and with the crowd, in turns; "ratio" is with to without."""
     make_room()
-    seconds = 2 * rounds * PHASE_SECONDS + 1.0
-    case = {"case": "steady", "n": n, "nbytes": nbytes, "secret": SECRET, "seconds": seconds}
-    with Coordinator("127.0.0.1:0", secret=SECRET) as coordinator, Peers() as peers:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Coordinator("127.0.0.1:0", secret=SECRET) as coordinator,
+        Peers() as peers,
+    ):
+        stop = Path(folder) / "stop"
+        case = {"case": "steady", "n": n, "nbytes": nbytes, "secret": SECRET, "stop": str(stop)}
         for index in range(n):
             peers.start(index, {**case, "address": coordinator.address})
-        events = peers.events(START_SECONDS + seconds)
+        events = peers.events(START_SECONDS + 4 * rounds * PHASE_SECONDS)
         for _ in range(n):
             next(event for event in events if event["event"] == "running")
         member = coordinator.snapshot()["default"]["members"][0]
@@ -41,6 +47,7 @@ def bench_crowd(n: int, nbytes: int, rounds: int = 5) -> dict[str, Any]:
                 began = time.monotonic() + SETTLE_SECONDS
                 crowd.stay(PHASE_SECONDS)
                 phases.append((began, time.monotonic(), turn % 2))
+        stop.touch()
         done = next(event for event in events if event["event"] == "done")
         peers.wait(START_SECONDS)
     times: tuple[list[float], list[float]] = ([], [])

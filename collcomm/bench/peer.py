@@ -126,19 +126,18 @@ def joiner(case: dict[str, Any]) -> None:
 
 
 def steady(case: dict[str, Any]) -> None:
-    """Reduces without pause for some seconds; rank 0 tells when each reduction ended and what it took."""
+    """Reduces without pause until a file appears; rank 0 tells when each reduction ended and what it took."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, secret=case["secret"])
     x = np.ones(case["nbytes"] // 4, np.float32)
-    out, more = np.empty_like(x), np.zeros(1)
+    out, stopped = np.empty_like(x), np.zeros(1)
     emit(event="running", name=comm.name)
-    until = time.monotonic() + case["seconds"]
     done = []
-    while not comm.all_reduce(more, op="max", out=more)[0]:
+    while not comm.all_reduce(stopped, op="max", out=stopped)[0]:
         began = time.monotonic()
         comm.all_reduce(x, out=out)
         ended = time.monotonic()
         done.append((ended, ended - began))
-        more[0] = ended > until
+        stopped[0] = os.path.exists(case["stop"])
     if comm.rank == 0:
         emit(event="done", times=done, epoch=comm.view.epoch)
     comm.leave()

@@ -141,7 +141,9 @@ def test_collectives_run_behind_the_door(protection: dict[str, Any]) -> None:
         assert got[-1] == 299_999
         report = comm.sync({"w": np.full(500_000, comm.rank, np.float32)}, revision=comm.rank)
         assert report is not None
-        return {type(stream) for link in comm._session.transport._links.values() for stream in link.streams}
+        kinds = {type(stream) for link in comm._session.transport._links.values() for stream in link.streams}
+        comm.barrier()  # when somebody leaves, links are closed
+        return kinds
 
     with collcomm.Coordinator("127.0.0.1:0", **protection) as coordinator:
         for kinds in run_peers_at(coordinator.address, 3, body, streams=2, **protection):
