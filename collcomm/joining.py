@@ -114,7 +114,7 @@ def _from_environment(
         raise ValueError("where is the coordinator? Call join('host:48148'), or set COLLCOMM_COORDINATOR=host:48148")
     if listen is None and advertise is None:  # they belong together
         listen, advertise = given("COLLCOMM_LISTEN"), given("COLLCOMM_ADVERTISE")
-    return coordinator, name or given("COLLCOMM_NAME"), advertise, listen
+    return coordinator, given("COLLCOMM_NAME") if name is None else name, advertise, listen
 
 
 def _tls(credentials: PeerCredentials | None) -> Tls | None:

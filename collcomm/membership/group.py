@@ -8,7 +8,7 @@
     steady       a member dies, leaves; a verdict; a broken   changing     halt to all members
                  link between two live ones
     changing     state from a survivor, others missing        changing     (none)
-    changing     a survivor dies                              changing     (it is no longer awaited)
+    changing     a survivor dies                              changing     halt to the others again: the round begins anew
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
                                                                            wait if all survivors were ready
     changing     nobody survives                              forming      as forming
@@ -395,14 +395,19 @@ class GroupMachine:
         verdict: tuple[int, int, Verdict] | None = None,
         broken: tuple[int, int] | None = None,
     ) -> None:
-        """Begin a round, or add to the one under way."""
-        if self._round is None:
+        """Begin a round, or add to the one under way. One that has lost a member begins anew: each halt names exactly those
+        whose reports will decide, so that a recovery knows whom to ask."""
+        if self._round is None or lost is not None:
             self._rounds += 1
-            self._round = Round(self._rounds, began=now)
+            before = self._round or Round(0)
+            self._round = Round(
+                self._rounds, verdicts=before.verdicts, broken=before.broken, lost=before.lost, began=now
+            )
             self.state = State.CHANGING
+            halt = self._halt()
             for peer in self._peers.values():
                 if peer.is_member:
-                    self._send(peer.key, self._halt())
+                    self._send(peer.key, halt)
         if lost is not None:
             self._round.lost.append(lost)
         if verdict is not None:
@@ -412,7 +417,8 @@ class GroupMachine:
         self._conclude(now)
 
     def _halt(self) -> Message:
-        return {"t": "halt", "epoch": self.view.epoch, "round": self._rounds, "next": self._next_epoch}
+        heirs = [peer.member.id for peer in self._peers.values() if peer.is_member]
+        return {"t": "halt", "epoch": self.view.epoch, "round": self._rounds, "next": self._next_epoch, "heirs": heirs}
 
     def _conclude(self, now: float) -> None:
         round = self._round

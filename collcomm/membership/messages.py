@@ -110,7 +110,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "report": {  # to a coordinator that asked `who`: what it needs to take the group over
         "group": _text(128, 1),
         "member": _member,
-        "next": _epoch,  # the highest epoch that a halt has spoken of
+        "next": _epoch,  # of the last halt: the epoch it has spoken of, its round, and its heirs
+        "round": _number,
+        "heirs": _ids,
         "view": _optional(_fields(_view)),  # the last one adopted
         **_options,
         **_run,
@@ -137,7 +139,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "welcome": {"member": _id, **_run},
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
-    "halt": {"epoch": _epoch, "round": _number, "next": _epoch},
+    "halt": {"epoch": _epoch, "round": _number, "next": _epoch, "heirs": _ids},  # who is to go on
     "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
     "inquire": _operation,
     "evicted": {"cause": _text(4096)},

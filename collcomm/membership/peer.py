@@ -19,7 +19,7 @@ nothing. So requests that must not get lost (`join`, `here`) go to all, and the 
 last is the leader's.
 
 Invariants: views are adopted in the order of their epochs, none twice. What a peer remembers for the coordinator's sake:
-its own row, the run's name, the last view as it was announced, and the highest epoch that a halt has spoken of.
+its own row, the run's name, the last view as it was announced, and the last halt: the epoch to come, and who was to go on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PeerMachine:
         self._lines = lines
         self._run: Message = {}  # incarnation and token
         self._announced: Message | None = None  # the last view adopted
-        self._next_epoch = 0
+        self._last_halt: tuple[int, int, list[int]] = (0, 0, [])  # next epoch, round, heirs
         self._here_at: float | None = None
 
     def tick(self, now: float) -> list[PeerEffect]:
@@ -87,7 +87,7 @@ class PeerMachine:
             return [Rejected(message["text"])]
         if kind == "halt" and self.state in (State.MEMBER, State.HALTED) and message["epoch"] == self.epoch:
             self.state = State.HALTED
-            self._next_epoch = max(self._next_epoch, message["next"])
+            self._last_halt = max(self._last_halt, (message["next"], message["round"], message["heirs"]))
             return [Halt(line, message["epoch"], message["round"])]
         if kind == "view":
             return self._view(message)
@@ -125,7 +125,7 @@ class PeerMachine:
             **{field: request[field] for field in ("group", "min_size", "on_failure")},
             **self._run,
             "member": own,
-            "next": self._next_epoch,
+            **dict(zip(("next", "round", "heirs"), self._last_halt, strict=True)),
             "view": self._announced,
         }
 

@@ -9,19 +9,22 @@ without it, and it can commit nothing without the others.
 (2) *Without a record, all members of best report.* A later view could only have been made of halted reports of best's
 members, and whoever of them adopted it would report it; so nobody who could act in a later view is left.
 
-(3) *Without a record, some are missing.* They may have gone on without us, in a later view that we know nothing of. A strict
-majority of best goes on; fewer only if nothing listens any more at the addresses of all others (the processes are
-gone). Otherwise we wait. What remains uncovered: the lost coordinator had declared a majority dead that was only cut off, and the
-minority it went on with is cut off from us now. A record (a journal, or etcd) closes that, too.
+(3) *Without a record*, the lost coordinator may have begun a view change out of best and declared some dead, rightly or not. Each
+halt names its heirs, those whose reports decide. So of the reports of best, the one of the latest halt says who counts: its
+heirs are expected, the other members of best are out. Any decision that somebody has acted on was made by these.
+
+(4) *Without a record, some of those expected are missing.* They may have gone on without us, in a later view that we know
+nothing of. A strict majority of best goes on; fewer only if nothing listens any more at the addresses of all others (the
+processes are gone). Otherwise we wait.
 
 No epoch is used twice: every halt says which epoch is to come, peers report the highest they have heard of, and the next view
-comes after it. Only in case (3) may an epoch have been announced whose halt nobody here has heard; then the numbers skip
-more than there can have been.
+comes after it. Only where members of best are missing may an epoch have been announced whose halt nobody here has heard; then
+the numbers skip more than there can have been.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..types import Member
@@ -71,11 +74,27 @@ class Recovery:
         views = [report["view"] for report in [*self.reports.values(), self.record or {"view": None}]]
         return max((view for view in views if view is not None), key=lambda view: view["epoch"], default=None)
 
-    def missing(self) -> list[Member]:
-        """Members of the best view that have not reported."""
+    def expected(self) -> list[Member]:
+        """Members of the best view who are to go on, as far as anybody knows."""
         best = self.best
+        if best is None:
+            return []
+        of_best = [
+            report for report in self.reports.values() if report["view"] and report["view"]["epoch"] == best["epoch"]
+        ]
+        halts = [
+            (report["next"], report["round"], report["heirs"]) for report in of_best if report["next"] > best["epoch"]
+        ]
+        members = [Member(*row) for row in best["members"]]
+        if self.recorded or not halts:
+            return members
+        heirs = set(max(halts)[2])
+        return [member for member in members if member.id in heirs]
+
+    def missing(self) -> list[Member]:
+        """Those of the expected who have not reported."""
         here = {report["member"][0] for report in self.reports.values()}
-        return [] if best is None else [Member(*row) for row in best["members"] if row[0] not in here]
+        return [member for member in self.expected() if member.id not in here]
 
     def to_probe(self, now: float, grace: float) -> list[Member]:
         """Whose addresses to look at now."""
@@ -90,20 +109,24 @@ class Recovery:
         late = now - self.began >= grace
         if best is None:
             return None
-        if not missing:
-            return self._resume([], certain=True)
+        heard = len(self.expected()) - len(missing)
+        if not missing and heard:
+            return self._resume()
         if not late:
             return None
-        majority = 2 * len(missing) < len(best["members"])
+        majority = 2 * heard > len(best["members"])
         gone = {member.id for member in missing} <= self.refused
         if self.recorded or majority or gone:
-            return self._resume(missing, certain=self.recorded)
+            return self._resume()
         return None
 
-    def _resume(self, lost: Iterable[Member], certain: bool) -> Resumption:
+    def _resume(self) -> Resumption:
         best = self.best
         assert best is not None
-        ids = {row[0] for row in best["members"]}
+        here = {report["member"][0] for report in self.reports.values()}
+        ids = {member.id for member in self.expected()} & here
+        lost = [Member(*row) for row in best["members"] if row[0] not in ids]
+        certain = self.recorded or {row[0] for row in best["members"]} <= here
         epoch = best["epoch"]
         groups: dict[str, list[bytes]] = {"members": [], "lagging": [], "waiting": [], "strays": []}
         for key, report in self.reports.items():
@@ -124,5 +147,5 @@ class Recovery:
             **{name: tuple(keys) for name, keys in groups.items()},
             lost=tuple(lost),
             next_epoch=max(epoch, *heard, 0) + 1 + (0 if certain else UNHEARD),
-            next_id=max(ids | {*known, 0}) + 1 + UNHEARD,
+            next_id=max({row[0] for row in best["members"]} | {*known, 0}) + 1 + UNHEARD,
         )

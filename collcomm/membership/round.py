@@ -4,7 +4,8 @@ Why the outcome is the same for everybody. A survivor's report is frozen when it
 facts. It decides alone and once per epoch, and tells all survivors the same. See `collcomm.engine.progress` for
 why ``decided = min(complete)`` neither loses an operation that somebody has returned, nor keeps one that somebody could
 not finish.
-A survivor that dies during the round is dropped from the awaited; what it reported is not used.
+When a survivor dies during the round, the round begins anew with the others: each halt names its heirs, those whose reports
+decide, and a peer that has answered it knows them. So a coordinator that takes over knows whom a lost decision was made by.
 """
 
 from __future__ import annotations

@@ -123,12 +123,12 @@ _CONCLUDE = Recovery.conclude
 
 def _waits_for_nobody(self: Recovery, now: float, grace: float) -> Resumption | None:
     """Goes on with whoever reports first."""
-    return _CONCLUDE(self, now, 0.0) if self.record is not None else self._resume(self.missing(), certain=True)
+    return _CONCLUDE(self, now, 0.0) if self.record is not None else self._resume()
 
 
-def _numbers_again(self: Recovery, lost: Any, certain: bool) -> Resumption:
+def _numbers_again(self: Recovery) -> Resumption:
     """Forgets which epochs halts have spoken of."""
-    found = _RESUME(self, lost, certain)
+    found = _RESUME(self)
     epoch = found.view["epoch"] if found.view else 0
     return Resumption(**{**found.__dict__, "next_epoch": epoch + 1})
 

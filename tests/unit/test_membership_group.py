@@ -213,13 +213,14 @@ def test_a_late_tick_does_not_hide_a_death_for_good() -> None:
     """)
 
 
-def test_who_dies_during_the_round_is_awaited_no_more_and_its_report_is_not_used() -> None:
+def test_a_round_in_which_somebody_dies_begins_anew_and_his_report_is_not_used() -> None:
     three().play("""
         1.0  c leave                => c<left; a,b<halt 1/1
         1.1  b state 1/1 0:2/3      =>
         1.2  b drops
-        1.2  a accuse 1 b           => b<evicted
-        1.3  a state 1/1 0:3/3      => a<view 2 [a] 0:3; a<pending 0
+        1.2  a accuse 1 b           => b<evicted; a<halt 1/2
+        1.3  a state 1/1 0:3/3      =>
+        1.3  a state 1/2 0:3/3      => a<view 2 [a] 0:3; a<pending 0
     """)
 
 

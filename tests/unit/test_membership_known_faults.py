@@ -45,7 +45,8 @@ def test_a_member_that_never_answers_a_halt_is_dropped_in_the_end() -> None:
           1.0  run
           1.0  c leave             => c<left; a,b<halt 1/1
           1.0  a state 1/1 0:1/1
-        180.0  run
+         12.0  run              => b<evicted; a<halt 1/2
+         12.0  a state 1/2 0:1/1  => a<view 2 [a] 0:1; a<pending 0
     """)
     assert transcript.group.state is State.STEADY
 

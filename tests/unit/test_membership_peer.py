@@ -37,7 +37,7 @@ def machine_in(state: State) -> PeerMachine:
         State.JOINING: [],
         State.WAITING: [WELCOME],
         State.MEMBER: [WELCOME, view(3)],
-        State.HALTED: [WELCOME, view(3), {"t": "halt", "epoch": 3, "round": 1, "next": 4}],
+        State.HALTED: [WELCOME, view(3), {"t": "halt", "epoch": 3, "round": 1, "next": 4, "heirs": [1, 2]}],
         State.GONE: [WELCOME, view(3), {"t": "left"}],
     }
     tell(machine, *path[state])
@@ -51,7 +51,7 @@ def test_from_joining_to_leaving() -> None:
     (adopted,) = tell(machine, view(1))
     assert isinstance(adopted, Adopt)
     assert (adopted.view.epoch, adopted.view.ids, adopted.view.rank_of(2), adopted.admitted) == (1, (1, 2), 1, True)
-    assert tell(machine, {"t": "halt", "epoch": 1, "round": 1, "next": 4}) == [Halt(0, 1, 1)]
+    assert tell(machine, {"t": "halt", "epoch": 1, "round": 1, "next": 4, "heirs": [1, 2]}) == [Halt(0, 1, 1)]
     assert machine.state is State.HALTED
     assert isinstance(tell(machine, view(2))[0], Adopt)
     assert machine.state is State.MEMBER
@@ -85,17 +85,19 @@ def test_a_view_without_us_is_not_ours(state: State) -> None:
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_a_halt_of_another_epoch_is_ignored(epoch: int) -> None:
     machine = machine_in(State.MEMBER)
-    assert tell(machine, {"t": "halt", "epoch": epoch, "round": 7, "next": 9}) == []
+    assert tell(machine, {"t": "halt", "epoch": epoch, "round": 7, "next": 9, "heirs": [1, 2]}) == []
     assert machine.state is State.MEMBER
 
 
 def test_a_halt_said_twice_is_answered_twice() -> None:
-    assert tell(machine_in(State.HALTED), {"t": "halt", "epoch": 3, "round": 1, "next": 4}) == [Halt(0, 3, 1)]
+    assert tell(machine_in(State.HALTED), {"t": "halt", "epoch": 3, "round": 1, "next": 4, "heirs": [1, 2]}) == [
+        Halt(0, 3, 1)
+    ]
 
 
 @pytest.mark.parametrize("state", [State.JOINING, State.WAITING])
 def test_who_is_no_member_is_not_halted(state: State) -> None:
-    assert tell(machine_in(state), {"t": "halt", "epoch": 0, "round": 1, "next": 4}) == []
+    assert tell(machine_in(state), {"t": "halt", "epoch": 0, "round": 1, "next": 4, "heirs": [1, 2]}) == []
 
 
 def test_a_welcome_said_twice_is_one() -> None:
@@ -130,7 +132,7 @@ def test_an_eviction_tells_its_cause(state: State) -> None:
     [
         WELCOME,
         view(9),
-        {"t": "halt", "epoch": 3, "round": 1, "next": 4},
+        {"t": "halt", "epoch": 3, "round": 1, "next": 4, "heirs": [1, 2]},
         {"t": "evicted", "cause": ""},
         {"t": "who"},
         {"t": "left"},
@@ -147,7 +149,8 @@ def test_who_is_asked_says_all_that_a_coordinator_needs() -> None:
     assert isinstance(said, Say) and said.line == 0
     report = decode(encode(said.message))
     assert report["member"] == [2, "b", "h", 2, "x"]
-    assert (report["view"]["epoch"], report["view"]["members"], report["next"]) == (3, ROWS, 4)
+    assert (report["view"]["epoch"], report["view"]["members"]) == (3, ROWS)
+    assert (report["next"], report["round"], report["heirs"]) == (4, 1, [1, 2])
     assert (report["incarnation"], report["token"], report["min_size"]) == ("5f", b"8 bytes!", 2)
 
 
