@@ -175,9 +175,8 @@ class Door:
     def _let_in(self, descriptor: int, stranger: _Stranger, proof: bytes) -> None:
         greeting = stranger.side.greeting
         assert greeting is not None
-        standing = self._standing()
-        if greeting.caller not in standing.keys:  # it was, when we answered
-            raise Refused(f"member {greeting.caller} is not in view {standing.epoch}")
+        if greeting.caller not in self._standing().keys:  # it was a member when we answered: no stranger, but gone
+            raise ConnectionResetError
         _say(stranger.line, proof)
         self._poller.unregister(descriptor)
         self._forget(descriptor)

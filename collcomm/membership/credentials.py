@@ -146,22 +146,22 @@ def parse_key(text: bytes, where: str) -> bytes:
     )
 
 
-def read_small(path: Path) -> bytes:
+def read_small(path: Path, advice: str = "; make keys with: collcomm keys DIR") -> bytes:
     """A file's content, up to a limit. Raises AuthenticationFailed."""
     try:
         with path.open("rb") as file:
             data = file.read(MOST_FILE_BYTES + 1)
     except OSError as error:
-        raise AuthenticationFailed(f"cannot read {path}: {error.strerror}; make keys with: collcomm keys DIR") from None
+        raise AuthenticationFailed(f"cannot read {path}: {error.strerror}{advice}") from None
     if len(data) > MOST_FILE_BYTES:
-        raise AuthenticationFailed(f"{path} is longer than {MOST_FILE_BYTES} bytes: not a file of collcomm keys")
+        raise AuthenticationFailed(f"{path} is longer than {MOST_FILE_BYTES} bytes, more than any key or secret")
     return data
 
 
 def read_secret(path: Path) -> str:
     """A shared secret from a file: its text, without the white space around it."""
     try:
-        return read_small(path).decode().strip()
+        return read_small(path, "").decode().strip()
     except UnicodeDecodeError:
         raise AuthenticationFailed(f"{path} is not text") from None
 
