@@ -103,12 +103,12 @@ def _from_environment(
     coordinator: str | None, name: str | None, advertise: str | None, listen: str | None
 ) -> tuple[str, str | None, str | None, str | None]:
     given = os.environ.get
-    coordinator = coordinator or given("COLLCOMM_COORDINATOR")
-    if not coordinator:
+    coordinator = given("COLLCOMM_COORDINATOR") if coordinator is None else coordinator
+    if coordinator is None:
         raise ValueError("where is the coordinator? Call join('host:48148'), or set COLLCOMM_COORDINATOR=host:48148")
     if listen is None and advertise is None:  # they belong together
         listen, advertise = given("COLLCOMM_LISTEN"), given("COLLCOMM_ADVERTISE")
-    return coordinator, name or given("COLLCOMM_NAME"), advertise, listen
+    return coordinator, given("COLLCOMM_NAME") if name is None else name, advertise, listen
 
 
 def _check(
