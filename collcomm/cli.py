@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from . import __version__
+from . import __version__, keys
 from .bench import command as bench
 from .chaos import command as chaos
 from .errors import CollcommError
-from .membership import PRESETS, Journal, Store, run_coordinator
+from .membership import PRESETS, Journal, Store, read_secret, run_coordinator
+from .membership.server import LOOPBACK
 from .simulate import command as simulate
 
 
@@ -19,7 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"collcomm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     coordinator = commands.add_parser("coordinator", help="run the rendezvous that peers join")
-    coordinator.add_argument("--bind", default="0.0.0.0:48148", metavar="HOST:PORT", help="default: %(default)s")
+    coordinator.add_argument(
+        "--bind",
+        metavar="HOST:PORT",
+        help="default: port 48148, of the loopback interface unless one of these is given:",
+    )
+    who = coordinator.add_mutually_exclusive_group()
+    who.add_argument("--secret-file", type=Path, metavar="FILE", help="peers have to know what stands in it")
+    who.add_argument(
+        "--keys", type=Path, metavar="DIR", help="peers need keys that 'collcomm keys' has made with these"
+    )
+    coordinator.add_argument("--insecure", action="store_true", help="let everybody join who can reach the port")
     coordinator.add_argument("--network", choices=sorted(PRESETS), default="lan", help="time limits to go by")
     coordinator.add_argument(
         "--journal", metavar="DIR", help="write views down there, and go on from them when restarted"
@@ -32,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     coordinator.add_argument("--advertise", metavar="HOST:PORT", help="with --etcd: how peers name this coordinator")
     coordinator.set_defaults(run=_coordinator)
+    keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
     chaos.add_arguments(
@@ -50,7 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _coordinator(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    run_coordinator(options.bind, PRESETS[options.network], _store(options))
+    secret = None if options.secret_file is None else read_secret(options.secret_file)
+    run_coordinator(
+        options.bind,
+        PRESETS[options.network],
+        secret=secret,
+        keys=options.keys,
+        insecure=options.insecure,
+        store=_store(options),
+    )
     return 0
 
 
@@ -64,5 +85,5 @@ def _store(options: argparse.Namespace) -> Store | None:
             from .membership.etcd import EtcdStore
         except ImportError as error:
             raise CollcommError(f"--etcd needs {error.name}: pip install 'collcomm[etcd]'") from None
-        return EtcdStore(options.etcd, options.cluster, options.advertise or options.bind)
+        return EtcdStore(options.etcd, options.cluster, options.advertise or options.bind or LOOPBACK)
     return None

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 from .communicator import Communicator
 from .engine import EventLog, Session
-from .errors import AuthenticationFailed, CoordinatorUnavailable, UnsupportedTransport
-from .membership import Agent, ZmqLines
+from .errors import CoordinatorUnavailable, UnsupportedTransport
+from .membership import Agent, ZmqLines, peer_credentials
+from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
 from .transports import (
     TcpTransport,
+    Tls,
     format_address,
     host_identity,
     local_address_towards,
@@ -37,6 +39,7 @@ def join(
     advertise: str | None = None,
     listen: str | None = None,
     secret: str | None = None,
+    keys: str | os.PathLike[str] | None = None,
     on_failure: str = "retry",
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
@@ -54,19 +57,21 @@ def join(
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
     :param listen: "host:port" to listen on, where that differs from ``advertise`` (a forwarded port).
-    :param secret: must be None: this release cannot authenticate, and says so instead of pretending.
+    :param secret: what the coordinator was started with as ``secret=``; the variable COLLCOMM_SECRET if neither this nor
+        ``keys`` is given. Long and random, best: ``python -c 'import secrets; print(secrets.token_urlsafe())'``.
+    :param keys: the directory of this peer's keys and certificates, made by ``collcomm keys``; or COLLCOMM_KEYS.
     :param on_failure: "retry": a collective in which a peer dies is run again over the survivors; "raise": PeerLost.
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
+    :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
     """
-    if secret is not None:
-        raise AuthenticationFailed("this release has no authentication: leave secret=None and use a network you trust")
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
     deadline = time.monotonic() + timeout
+    credentials = peer_credentials(secret, keys)
     if name is None:
         name = f"{socket.gethostname()}-{secrets.token_hex(3)}"
     own_host = _own_address(addresses)
@@ -77,7 +82,7 @@ def join(
         listen_host = ""
     if listen is not None:
         listen_host, listen_port = parse_address(listen)
-    transport = TcpTransport(listen_host, listen_port, streams)
+    transport = TcpTransport(listen_host, listen_port, streams, _tls(credentials))
     session = Session(transport, streams)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
@@ -92,7 +97,7 @@ def join(
             "min_size": min_size,
             "on_failure": on_failure,
         }
-        session.enter(Agent(ZmqLines(coordinator), request, session), deadline)
+        session.enter(Agent(ZmqLines(coordinator, credentials), request, session), deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:
         session.close()
@@ -103,12 +108,20 @@ def _from_environment(
     coordinator: str | None, name: str | None, advertise: str | None, listen: str | None
 ) -> tuple[str, str | None, str | None, str | None]:
     given = os.environ.get
-    coordinator = given("COLLCOMM_COORDINATOR") if coordinator is None else coordinator
+    if coordinator is None:
+        coordinator = given("COLLCOMM_COORDINATOR")
     if coordinator is None:
         raise ValueError("where is the coordinator? Call join('host:48148'), or set COLLCOMM_COORDINATOR=host:48148")
     if listen is None and advertise is None:  # they belong together
         listen, advertise = given("COLLCOMM_LISTEN"), given("COLLCOMM_ADVERTISE")
     return coordinator, given("COLLCOMM_NAME") if name is None else name, advertise, listen
+
+
+def _tls(credentials: PeerCredentials | None) -> Tls | None:
+    if credentials is None or credentials.certificates is None:
+        return None
+    folder = credentials.certificates
+    return Tls(folder / CA_CERTIFICATE, folder / CERTIFICATE, folder / CERTIFICATE_KEY)
 
 
 def _check(

@@ -40,7 +40,8 @@ def arguments() -> argparse.Namespace:
         "--bind",
         metavar="HOST:PORT",
         default="127.0.0.1:0",
-        help="address of the coordinator: this machine's in the network, if others are to join (default: %(default)s)",
+        help="address of the coordinator: this machine's in the network, if others are to join; then give all of them the same "
+        "COLLCOMM_SECRET in the environment (default: %(default)s)",
     )
     parser.add_argument("--peers", type=_positive, default=4, help="peers that begin the run (default: %(default)s)")
     parser.add_argument("--rounds", type=_positive, help=f"outer rounds (default: {FULL['rounds']})")

@@ -17,14 +17,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MAGIC = 0x6343
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<HBBIIIQII")
 HEADER_BYTES = HEADER.size
 MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not data
 
-GREETING = struct.Struct("<4sHBB8sIIIBB2x")
+NONCE_BYTES = 16
+GREETING = struct.Struct(f"<4sHBBIIIIBB2x{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
-ACCEPTED = b"CCL\x01welcome\n\x00\x00\x00\x00"
 
 assert HEADER_BYTES == 32
 
@@ -62,15 +62,16 @@ def unpack(buffer: bytes | bytearray | memoryview) -> Header:
 
 
 class Greeting(NamedTuple):
-    """First bytes on a data connection, from the side that dials: who calls whom, for which communicator."""
+    """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator."""
 
-    token: bytes
+    epoch: int
     gid: int
     caller: int
     called: int
     stream: int
     streams: int
     purpose: int
+    nonce: bytes
 
     def pack(self) -> bytes:
         return GREETING.pack(
@@ -78,24 +79,25 @@ class Greeting(NamedTuple):
             VERSION,
             self.purpose,
             0,
-            self.token,
+            self.epoch,
             self.gid,
             self.caller,
             self.called,
             self.stream,
             self.streams,
+            self.nonce,
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Greeting:
-        magic, version, purpose, zero, token, gid, caller, called, stream, streams = GREETING.unpack(data)
+        magic, version, purpose, zero, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
         if magic != GREETING_MAGIC:
-            raise BadFrame("not a collcomm peer")
+            raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
         if zero or not 0 < streams <= 64 or stream >= streams or purpose > 1:
             raise BadFrame("greeting with impossible fields")
-        return cls(token, gid, caller, called, stream, streams, purpose)
+        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce)
 
 
 GREETING_BYTES = GREETING.size

@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..types import Member
@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.02  # how often a waiting task looks whether it should give up
 CONNECT_SECONDS = 5.0
 RETRANSMIT_SECONDS = 0.2
 _DONTWAIT = socket.MSG_DONTWAIT
+
+_REFUSED, _OUTDATED = object(), object()
 
 _Key = tuple[int, int, int]  # gid, purpose, member
 
@@ -67,7 +69,7 @@ class Network:
         self.sockets: dict[int, SimSocket] = {}
         self.transports: dict[int, SimTransport] = {}
         self._cuts: set[tuple[Host, Host]] = set()
-        self._held: list[tuple[Host, Host, Callable[[], None]]] = []
+        self._held: dict[tuple[Host, Host], list[Callable[[], None]]] = {}  # in the order of arrival
         self._numbers = itertools.count(1000)
         self._ports = itertools.count(1)
 
@@ -91,27 +93,26 @@ class Network:
         self.scheduler.after(seconds, lambda: self._arrive(source, target, action))
 
     def _arrive(self, source: Host, target: Host, action: Callable[[], None]) -> None:
-        if (source, target) in self._cuts:
-            self._held.append((source, target, action))
-        else:
+        held = self._held.get((source, target))
+        if held is None:
             action()
+        else:
+            held.append(action)
 
     def cut(self, source: Host, target: Host) -> None:
         """Nothing gets from ``source`` to ``target`` any more."""
         self._cuts.add((source, target))
+        self._held.setdefault((source, target), [])
 
     def heal(self, source: Host, target: Host) -> None:
+        """What was held back arrives at the next retransmission, before anything that is sent from now on."""
         self._cuts.discard((source, target))
-        held = self._held
-        self._held = []
-        for packet in held:
-            if packet[:2] == (source, target):
-                self.carry(*packet[:2], RETRANSMIT_SECONDS, packet[2])
-            else:
-                self._held.append(packet)
+        self.scheduler.after(RETRANSMIT_SECONDS, lambda: self._release(source, target))
 
-    def is_cut(self, source: Host, target: Host) -> bool:
-        return (source, target) in self._cuts
+    def _release(self, source: Host, target: Host) -> None:
+        if (source, target) not in self._cuts:
+            for action in self._held.pop((source, target), ()):
+                action()
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -325,6 +326,10 @@ class SimLink:
             stream.close()
 
 
+def _stream(end: SimSocket, member: int) -> TcpStream:
+    return TcpStream(end, member, spins=0)  # type: ignore[arg-type]
+
+
 class SimTransport:
     """As `TcpTransport`: the later member dials."""
 
@@ -336,14 +341,23 @@ class SimTransport:
         self.port = network.register(self)
         self._network = network
         self._scheduler = network.scheduler
-        self._token = b""
         self._member = -1
+        self._epoch = -1
+        self._keys: dict[int, bytes] = {}
+        self._early: list[Callable[[], None]] = []  # greetings of views to come
         self._links: dict[_Key, SimLink] = {}
         self._closed = False
         self._waiting: list[Waiter] = []
 
-    def introduce(self, token: bytes, member: int) -> None:
-        self._token, self._member = token, member
+    def introduce(self, member: int) -> None:
+        self._member = member
+
+    def admit(self, epoch: int, keys: Mapping[int, bytes]) -> None:
+        self._epoch, self._keys = epoch, dict(keys)
+        early, self._early = self._early, []
+        for greeting in early:
+            greeting()
+        self._wake()
 
     def poller(self) -> SimPoller:
         return SimPoller(self._network)
@@ -386,45 +400,76 @@ class SimTransport:
     # -- dialling ------------------------------------------------------------------------------------------------
 
     def _dial(self, key: _Key, member: Member, check: Callable[[], None]) -> None:
-        answer: list[SimSocket | None] = []
+        """Ends, since each turn takes a later view."""
+        while True:
+            epoch, secret = self._epoch, self._keys.get(member.id)
+            if secret is None:
+                check()
+                raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
+            answer = self._greet(key, member, epoch, secret, check)
+            if isinstance(answer, SimSocket):
+                self._put(key, SimLink(member.id, [_stream(answer, member.id)]))
+                return
+            if answer is _REFUSED:
+                check()
+                if self._epoch == epoch:
+                    raise LinkBroken(member.id, "closed", f"cannot connect to {member}: refused")
+            self._until(lambda: self._epoch > epoch, member, check)
+
+    def _greet(
+        self, key: _Key, member: Member, epoch: int, secret: bytes, check: Callable[[], None]
+    ) -> SimSocket | object:
+        """One connection attempt: an end, or `_REFUSED`, or `_OUTDATED` when the other side is in a later view."""
+        answer: list[SimSocket | object] = []
         network, deadline = self._network, self._scheduler.now + CONNECT_SECONDS
         target = network.transports[member.port]
         calling = (key[0], key[1], self._member)
 
-        def reply(end: SimSocket | None) -> None:
-            answer.append(end)
+        def reply(found: SimSocket | object) -> None:
+            answer.append(found)
             self._wake()
+
+        def send_back(found: SimSocket | object) -> None:
+            network.carry(target.host, self.host, network.delay(), lambda: reply(found))
 
         def arrive() -> None:
             if target.host.crashed or target._closed:
-                network.carry(target.host, self.host, network.delay(), lambda: reply(None))
+                send_back(_REFUSED)
             else:
-                target.host.when_running(greet)
+                target.host.when_running(meet)
 
-        def greet() -> None:
-            welcome = target._token == self._token and target._member == member.id and not target._closed
-            mine, theirs = network.connect(self.host, target.host)
-            if welcome and target._scheduler.now < deadline:
-                target._put(calling, SimLink(self._member, [TcpStream(theirs, self._member, spins=0)]))  # type: ignore[arg-type]
+        def meet() -> None:
+            if target._closed or target._scheduler.now > deadline:
+                send_back(_REFUSED)
+            elif target._epoch < epoch:
+                target._early.append(meet)  # it hears of that view soon
+            elif target._epoch > epoch:
+                send_back(_OUTDATED)
+            elif target._member != member.id or target._keys.get(self._member) != secret:
+                send_back(_REFUSED)
             else:
-                theirs.shut(0)
-            network.carry(target.host, self.host, network.delay(), lambda: reply(mine if welcome else None))
+                mine, theirs = network.connect(self.host, target.host)
+                target._put(calling, SimLink(self._member, [_stream(theirs, self._member)]))
+                send_back(mine)
 
         network.carry(self.host, target.host, 2 * network.delay(), arrive)
         try:
-            while not answer:
-                self._park()
-                check()
-                if self._scheduler.now > deadline:
-                    raise LinkBroken(member.id, "unacked", f"cannot connect to {member}: no answer")
+            self._until(lambda: bool(answer), member, check)
         except BaseException:
-            answer_end = answer[0] if answer else None
-            if answer_end is not None:
-                answer_end.close()
+            if answer and isinstance(answer[0], SimSocket):
+                answer[0].close()
             raise
-        if answer[0] is None:
-            raise LinkBroken(member.id, "closed", f"cannot connect to {member}: refused")
-        self._put(key, SimLink(member.id, [TcpStream(answer[0], member.id, spins=0)]))  # type: ignore[arg-type]
+        return answer[0]
+
+    def _until(self, condition: Callable[[], bool], member: Member, check: Callable[[], None]) -> None:
+        deadline = self._scheduler.now + CONNECT_SECONDS
+        while not condition():
+            if self._closed:
+                raise TransportClosed("the communicator was closed while dialling")
+            if self._scheduler.now > deadline:
+                raise LinkBroken(member.id, "unacked", f"cannot connect to {member}: no answer")
+            self._park()
+            check()
 
     def _put(self, key: _Key, link: SimLink) -> None:
         old = self._links.pop(key, None)

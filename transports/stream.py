@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 
 from .base import Buffer, LinkBroken
 
@@ -64,9 +65,9 @@ class TcpStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
         _forgo_congestion_control(sock)
-        self._recv = sock.recv_into
-        self._send = sock.sendmsg
-        self._send_one = sock.send
+        self._recv: Callable[..., int] = sock.recv_into
+        self._send: Callable[..., int] = sock.sendmsg
+        self._send_one: Callable[..., int] = sock.send
 
     def fileno(self) -> int:
         return self._sock.fileno()

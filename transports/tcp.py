@@ -1,7 +1,8 @@
 """TCP: one listening port per peer, links dialled when a plan needs them, several streams per link.
 
-Of two peers the later member (higher id) dials and the earlier one accepts, so that both ends agree on who acts. A thread
-accepts and checks greetings; a stranger, a peer of another run, or rubbish is turned away there and disturbs nobody.
+Of two peers the later member (higher id) dials and the earlier one accepts, so that both ends agree on who acts. Each proves
+to the other that it is a member of the present view (`handshake`); a stranger, a peer of another run, or rubbish is turned away
+at the `door` and disturbs nobody.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import select
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ..types import Member
 from .base import LinkBroken, TransportClosed
-from .frames import ACCEPTED, GREETING_BYTES, BadFrame, Greeting
+from .door import GREETING_SECONDS, Door, Line, Standing
+from .frames import NONCE_BYTES, Greeting
+from .handshake import Dialler, Outdated, Refused
 from .poller import SocketPoller
 from .stream import WAIT_SECONDS, TcpStream
+from .tls import Tls, TlsLine, TlsStream
 
 CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
-GREETING_SECONDS = 5.0  # a connection that has not said who it is by then is dropped
-MAX_STRANGERS = 128  # connections that have not said who they are
+ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
 BACKLOG = 1024
+MAX_PARTIAL = 1024  # links of which some streams are there and some are not
 
 _Key = tuple[int, int, int]  # gid, purpose, member
 
@@ -43,42 +49,47 @@ class TcpLink:
             stream.close()
 
 
-@dataclass
-class _Stranger:
-    sock: socket.socket
-    deadline: float
-    data: bytearray = field(default_factory=bytearray)
-
-
 class TcpTransport:
-    """``host``: the address to listen on; "" for all of this machine's. ``streams``: connections per link, 1 to 64."""
+    """``host``: the address to listen on; "" for all of this machine's. ``streams``: connections per link, 1 to 64.
+    ``tls``: the certificates with which all connections are encrypted, if given."""
 
     name = "tcp"
     offers = frozenset({"messages"})
 
-    def __init__(self, host: str = "", port: int = 0, streams: int = 1):
+    def __init__(self, host: str = "", port: int = 0, streams: int = 1, tls: Tls | None = None):
         if not 1 <= streams <= 64:
             raise ValueError(f"streams per link must be from 1 to 64, not {streams}")
         self._streams = streams
-        self._listener = _listen(host, port)
-        self.port: int = self._listener.getsockname()[1]
-        self._token = b""
-        self._member = -1
+        self._tls = tls
+        listener = _listen(host, port)
+        self.port: int = listener.getsockname()[1]
+        self._standing = Standing()
         self._links: dict[_Key, TcpLink] = {}
         self._partial: dict[_Key, dict[int, TcpStream]] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._gone_sent = 0
         self._gone_received = 0
-        self._wake_read, self._wake_write = os.pipe()
-        self._thread = threading.Thread(target=self._accept_forever, name="collcomm-accept", daemon=True)
-        self._thread.start()
+        self._door = Door(listener, lambda: self._standing, self._welcome, tls)
 
-    def introduce(self, token: bytes, member: int) -> None:
+    def introduce(self, member: int) -> None:
         """Tell who this peer is; greetings that came before wait for that."""
+        self._stand(member=member)
+
+    def admit(self, epoch: int, keys: Mapping[int, bytes]) -> None:
+        """A new view: connections are made with members that have a key in ``keys``, and prove that they know it.
+
+        Connections that are there already stay, see `keep_only`.
+        """
+        self._stand(epoch=epoch, keys=dict(keys))
+
+    def _stand(self, **changes: Any) -> None:
         with self._changed:
-            self._token, self._member = token, member
-        os.write(self._wake_write, b"x")
+            if self._closed:
+                return
+            self._standing = self._standing._replace(**changes)
+            self._changed.notify_all()
+            self._door.look_again()
 
     def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> TcpLink:
         """The link to ``member`` for communicator ``gid``; dialled or awaited now if there is none.
@@ -91,7 +102,7 @@ class TcpTransport:
             found = self._links.get(key)
             if found is not None:
                 return found
-        if self._member > member.id:
+        if self._standing.member > member.id:
             return self._dial(key, member, check)
         with self._changed:
             while key not in self._links:
@@ -149,12 +160,8 @@ class TcpTransport:
                 return
             self._closed = True
             self._changed.notify_all()
-        os.write(self._wake_write, b"x")
-        self._thread.join()
+        self._door.close()
         self._drop(lambda key: True)
-        self._listener.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     # -- dialling ------------------------------------------------------------------------------------------------
 
@@ -163,8 +170,7 @@ class TcpTransport:
         streams: list[TcpStream] = []
         try:
             for index in range(self._streams):
-                greeting = Greeting(self._token, gid, self._member, member.id, index, self._streams, purpose)
-                streams.append(TcpStream(_greet(member, greeting, check), member.id))
+                streams.append(_stream(self._dial_one(gid, purpose, member, index, check), member.id))
         except BaseException:
             for stream in streams:
                 stream.close()
@@ -176,92 +182,65 @@ class TcpTransport:
                 raise TransportClosed("the communicator was closed while dialling")
             return self._links.setdefault(key, link)
 
+    def _dial_one(self, gid: int, purpose: int, member: Member, index: int, check: Callable[[], None]) -> Line:
+        """One connection, made and proved in whatever view is present. Ends, since each turn takes a later view."""
+        while True:
+            member_here, epoch, keys = self._standing
+            key = keys.get(member.id)
+            if key is None:
+                check()
+                raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
+            nonce = secrets.token_bytes(NONCE_BYTES)
+            greeting = Greeting(epoch, gid, member_here, member.id, index, self._streams, purpose, nonce)
+            try:
+                return _greet(member, Dialler(greeting, key), self._tls, check)
+            except Outdated:
+                self._await_later_view(epoch, member, check)
+            except LinkBroken:
+                check()
+                if self._standing.epoch == epoch:
+                    raise
+
+    def _await_later_view(self, epoch: int, member: Member, check: Callable[[], None]) -> None:
+        deadline = time.monotonic() + GREETING_SECONDS
+        with self._changed:
+            while self._standing.epoch <= epoch:
+                if self._closed:
+                    raise TransportClosed("the communicator was closed while dialling")
+                if time.monotonic() > deadline:
+                    raise LinkBroken(member.id, "closed", f"{member} is in a later view than this peer, {epoch}")
+                self._changed.wait(WAIT_SECONDS)
+                check()
+
     # -- accepting -----------------------------------------------------------------------------------------------
 
-    def _accept_forever(self) -> None:
-        poller = select.poll()
-        poller.register(self._listener, select.POLLIN)
-        poller.register(self._wake_read, select.POLLIN)
-        strangers: dict[int, _Stranger] = {}
-        while not self._closed:
-            for descriptor, _ in poller.poll(1000 if strangers else None):
-                if descriptor == self._listener.fileno():
-                    self._admit(poller, strangers)
-                elif descriptor == self._wake_read:
-                    os.read(self._wake_read, 16)
-                else:
-                    self._hear(poller, strangers, descriptor)
-            now = time.monotonic()
-            for descriptor, stranger in list(strangers.items()):
-                if self._member >= 0 and len(stranger.data) == GREETING_BYTES:
-                    self._examine(strangers.pop(descriptor))
-                elif stranger.deadline < now:
-                    self._turn_away(poller, strangers, descriptor)
-        for descriptor in list(strangers):
-            self._turn_away(poller, strangers, descriptor)
-
-    def _admit(self, poller: select.poll, strangers: dict[int, _Stranger]) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(WAIT_SECONDS)  # out of descriptors: let somebody close one instead of spinning
-            return
-        if len(strangers) >= MAX_STRANGERS:
-            self._turn_away(poller, strangers, next(iter(strangers)))
-        sock.setblocking(False)
-        strangers[sock.fileno()] = _Stranger(sock, time.monotonic() + GREETING_SECONDS)
-        poller.register(sock, select.POLLIN)
-
-    def _turn_away(self, poller: select.poll, strangers: dict[int, _Stranger], descriptor: int) -> None:
-        stranger = strangers.pop(descriptor)
-        if len(stranger.data) < GREETING_BYTES:
-            poller.unregister(descriptor)
-        stranger.sock.close()
-
-    def _hear(self, poller: select.poll, strangers: dict[int, _Stranger], descriptor: int) -> None:
-        """Read a stranger's greeting, or what there is of it; no more, since frames follow."""
-        stranger = strangers[descriptor]
-        try:
-            part = stranger.sock.recv(GREETING_BYTES - len(stranger.data))
-        except BlockingIOError:
-            return
-        except OSError:
-            part = b""
-        if not part:
-            self._turn_away(poller, strangers, descriptor)
-            return
-        stranger.data += part
-        if len(stranger.data) == GREETING_BYTES:
-            poller.unregister(descriptor)
-
-    def _examine(self, stranger: _Stranger) -> None:
-        """Let in who knows our run and looks for us."""
-        try:
-            greeting = Greeting.unpack(bytes(stranger.data))
-            if greeting.token != self._token or greeting.called != self._member:
-                raise BadFrame("a peer of another run, or one that looks for somebody else")
-            stranger.sock.sendall(ACCEPTED)
-        except (BadFrame, OSError):
-            stranger.sock.close()
-            return
-        self._welcome(greeting, TcpStream(stranger.sock, greeting.caller))
-
-    def _welcome(self, greeting: Greeting, stream: TcpStream) -> None:
+    def _welcome(self, greeting: Greeting, line: Line) -> None:
+        """A connection that has proved to be ``greeting.caller``'s."""
+        stream = _stream(line, greeting.caller)
         key = (greeting.gid, greeting.purpose, greeting.caller)
         with self._changed:
-            parts = self._partial.setdefault(key, {})
-            if greeting.stream in parts:
-                parts[greeting.stream].close()
+            parts = self._partial.pop(key, {})
+            if any(index >= greeting.streams for index in parts) or self._closed:
+                _close_all(parts)  # a link of another shape was begun and given up
+            elif greeting.stream in parts:
+                parts.pop(greeting.stream).close()
             parts[greeting.stream] = stream
             if len(parts) < greeting.streams:
+                self._partial[key] = parts
+                while len(self._partial) > MAX_PARTIAL:
+                    _close_all(self._partial.pop(next(iter(self._partial))))
                 return
-            del self._partial[key]
             old = self._links.pop(key, None)
             if old is not None:
                 self._retire(old)
             self._links[key] = TcpLink(key, [parts[index] for index in sorted(parts)])
             self._changed.notify_all()
+
+
+def _close_all(parts: dict[int, TcpStream]) -> None:
+    for stream in parts.values():
+        stream.close()
+    parts.clear()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -274,32 +253,44 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)
 
 
-def _greet(member: Member, greeting: Greeting, check: Callable[[], None]) -> socket.socket:
-    """Connect to ``member``, say who we are, and wait until it has agreed."""
+def _stream(line: Line, member: int) -> TcpStream:
+    return TlsStream(line, member) if isinstance(line, TlsLine) else TcpStream(line, member)
+
+
+def _greet(member: Member, dialler: Dialler, tls: Tls | None, check: Callable[[], None]) -> Line:
+    """Connect to ``member``, say who we are, and prove it to each other. Raises LinkBroken, Outdated."""
     family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         _await_ready(sock, sock.connect_ex((member.host, member.port)), check)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.sendall(greeting.pack())
-        answer = bytearray()
-        while len(answer) < len(ACCEPTED):
-            _poll(sock, select.POLLIN, check)
-            part = sock.recv(len(ACCEPTED) - len(answer))
+        line: Line = sock
+        if tls is not None:
+            line = tls.dialled(sock)
+            while not line.handshake():
+                _poll(sock, select.POLLIN, check, ANSWER_SECONDS)
+        line.sendall(dialler.opening)
+        while not dialler.done:
+            try:
+                part = line.recv(dialler.wants)
+            except BlockingIOError:
+                _poll(sock, select.POLLIN, check, ANSWER_SECONDS)
+                continue
             if not part:
                 raise LinkBroken(member.id, "closed", f"{member} hung up on our greeting")
-            answer += part
-        if answer != ACCEPTED:
-            raise LinkBroken(member.id, "closed", f"what listens at {member} is not the peer we look for")
+            line.sendall(dialler.receive(part))
+    except Refused as refused:
+        sock.close()
+        raise LinkBroken(member.id, "closed", f"cannot connect to {member}: {refused}") from None
     except OSError as error:
         sock.close()
-        evidence = "closed" if isinstance(error, ConnectionError) else "unacked"
+        evidence = "closed" if isinstance(error, ConnectionError | ssl.SSLError) else "unacked"
         raise LinkBroken(member.id, evidence, f"cannot connect to {member}: {error.strerror}") from None
     except BaseException:
         sock.close()
         raise
-    return sock
+    return line
 
 
 def _await_ready(sock: socket.socket, code: int, check: Callable[[], None]) -> None:
@@ -317,11 +308,11 @@ def _await_ready(sock: socket.socket, code: int, check: Callable[[], None]) -> N
 _REFUSED = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})
 
 
-def _poll(sock: socket.socket, events: int, check: Callable[[], None]) -> None:
+def _poll(sock: socket.socket, events: int, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> None:
     poller = select.poll()
     poller.register(sock, events)
-    deadline = time.monotonic() + CONNECT_SECONDS
+    deadline = time.monotonic() + patience
     while not poller.poll(WAIT_SECONDS * 1e3):
         check()
         if time.monotonic() > deadline:
-            raise OSError(errno.ETIMEDOUT, f"no answer within {CONNECT_SECONDS:.0f} s")
+            raise OSError(errno.ETIMEDOUT, f"no answer within {patience:.0f} s")

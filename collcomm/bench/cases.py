@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import socket
+import contextlib
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from ..keys import make_keys
 from ..membership import Coordinator
-from .launch import CoordinatorProcess, Peers
+from .launch import CoordinatorProcess, Peers, free_port
 from .measure import bus_factor, summary
 from .namespaces import Network
 
@@ -24,13 +27,14 @@ def bench_collective(
     n: int,
     sizes: Sequence[int],
     rounds: int = 5,
-    gloo: bool = False,
+    against: str | None = None,
     out_of_place: bool = False,
     dtype: str = "float32",
     block: float = 0.4,
     timeout: float = 1200.0,
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` processes over loopback, with Gloo's in between if asked.
+    """Times of ``kind`` among ``n`` processes over loopback, with those of ``against`` in between: "gloo", or "tls" for
+    the same group with encrypted connections.
 
     ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
     """
@@ -43,10 +47,17 @@ def bench_collective(
         "out_of_place": out_of_place,
         "dtype": dtype,
         "block": block,
-        "gloo_port": _free_port() if gloo else 0,
+        "gloo_port": free_port() if against == "gloo" else 0,
     }
-    with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
+    with contextlib.ExitStack() as stack:
+        coordinator = stack.enter_context(Coordinator("127.0.0.1:0"))
         case["address"] = coordinator.address
+        if against == "tls":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys"
+            make_keys(folder, ["peer"])
+            case["keys"] = str(folder)
+            case["tls_address"] = stack.enter_context(Coordinator("127.0.0.1:0", keys=folder)).address
+        peers = stack.enter_context(Peers())
         for index in range(n):
             peers.start(index, case)
         rows = []
@@ -65,8 +76,9 @@ def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
         row[who] = summary(values)
         row[who]["bandwidth"] = nbytes / row[who]["median"]
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
-    if "gloo" in row:
-        row["ratio"] = row["gloo"]["median"] / row["ours"]["median"]
+    for other in ("gloo", "tls"):
+        if other in row:
+            row["ratio"] = row[other]["median"] / row["ours"]["median"]
     return row
 
 
@@ -196,9 +208,3 @@ def bench_state(
             "slowed": statistics.median(slowed),
         }
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
+from .crowd import bench_crowd
 from .measure import machine, parse_size
 from .report import print_rows
+from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4]}
+DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4], "crowd": [2], "coordinator": [3]}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -23,12 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped", "state"],
-        help="a collective; a peer's death inside one; a newcomer; links of 1 Gbit/s, and state over them (root)",
+        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator"],
+        help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s (root)",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
-    parser.add_argument("--against", choices=["gloo"], help="time torch's Gloo on the same work, alternately")
+    parser.add_argument(
+        "--against", choices=["gloo", "tls"], help="time the same work alternately with torch's Gloo, or with TLS on"
+    )
     parser.add_argument(
         "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
     )
@@ -37,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=float, default=0.4, metavar="SECONDS", help="length of a block (default %(default)s)"
     )
+    parser.add_argument("--etcd", metavar="URL", help="coordinator: standbys in this etcd, not one that is restarted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
     parser.set_defaults(run=run)
 
@@ -65,6 +70,10 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         return bench_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
     if options.case == "join":
         return bench_join(n, runs=options.rounds * 4)
+    if options.case == "crowd":
+        return [bench_crowd(n, nbytes, options.rounds) for nbytes in sizes("1M")]
+    if options.case == "coordinator":
+        return [bench_succession(n, options.rounds, options.etcd)]
     if options.case == "shaped":
         return [row for nbytes in sizes("64M") for row in bench_shaped(n, nbytes)]
     if options.case == "state":
@@ -79,7 +88,7 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         n,
         sizes(*DEFAULT_SIZES),
         rounds=options.rounds,
-        gloo=options.against == "gloo",
+        against=options.against,
         out_of_place=options.out_of_place,
         dtype=options.dtype,
         block=options.block,

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,13 @@ def child_environment() -> dict[str, str]:
     here = str(Path(collcomm.__file__).resolve().parents[1])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Peers:
@@ -125,7 +133,8 @@ class CoordinatorProcess:
 
     def __init__(self, address: str, prefix: Sequence[str] = (), options: Sequence[str] = ()):
         self.address = address
-        self._command = [*prefix, sys.executable, "-m", "collcomm", "coordinator", "--bind", address, *options]
+        fixed = ["-m", "collcomm", "coordinator", "--bind", address, "--insecure"]
+        self._command = [*prefix, sys.executable, *fixed, *options]
         self._said: list[str] = []
         self._listens = threading.Event()
 

@@ -26,11 +26,16 @@ def emit(**event: Any) -> None:
 
 
 def collectives(case: dict[str, Any]) -> None:
-    """Times one kind over sizes: ours and, if asked, Gloo's, in blocks A B A B."""
+    """Times one kind over sizes: ours and, if asked, Gloo's or ours with TLS, in blocks A B A B."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, streams=case.get("streams", 1))
     gloo = _gloo(comm.rank, case["n"], case["gloo_port"]) if case.get("gloo_port") else None
+    sealed = None
+    if case.get("keys"):
+        sealed = collcomm.join(case["tls_address"], min_size=case["n"], timeout=JOIN_SECONDS, keys=case["keys"])
     for nbytes in case["sizes"]:
         calls = {"ours": our_call(comm, case["kind"], nbytes, case["dtype"], case["out_of_place"])}
+        if sealed is not None:
+            calls["tls"] = our_call(sealed, case["kind"], nbytes, case["dtype"], case["out_of_place"])
         if gloo is not None:
             calls["gloo"] = gloo_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
         counts = {who: case.get("repetitions") or _repetitions(comm, call, case) for who, call in calls.items()}
@@ -46,6 +51,8 @@ def collectives(case: dict[str, Any]) -> None:
             emit(event="times", nbytes=nbytes, times=times)
     if gloo is not None:
         gloo.destroy_process_group()
+    if sealed is not None:
+        sealed.leave()
     comm.leave()
 
 
@@ -118,8 +125,27 @@ def joiner(case: dict[str, Any]) -> None:
     comm.leave()
 
 
+def steady(case: dict[str, Any]) -> None:
+    """Reduces without pause until a file appears; rank 0 tells when each reduction ended and what it took."""
+    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, secret=case["secret"])
+    x = np.ones(case["nbytes"] // 4, np.float32)
+    out, stopped = np.empty_like(x), np.zeros(1)
+    emit(event="running", name=comm.name)
+    done = []
+    while not comm.all_reduce(stopped, op="max", out=stopped)[0]:
+        began = time.monotonic()
+        comm.all_reduce(x, out=out)
+        ended = time.monotonic()
+        done.append((ended, ended - began))
+        stopped[0] = os.path.exists(case["stop"])
+    if comm.rank == 0:
+        emit(event="done", times=done, epoch=comm.view.epoch)
+    comm.leave()
+
+
 CASES = {
     "collectives": collectives,
+    "steady": steady,
     "survivor": survivor,
     "stepper": stepper,
     "joiner": joiner,

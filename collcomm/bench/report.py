@@ -8,6 +8,7 @@ from typing import Any
 from .measure import format_seconds, format_size, machine
 
 Row = dict[str, Any]
+OTHERS = ("gloo", "tls", "crowd")  # what a row may hold besides ours
 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
@@ -23,16 +24,20 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    cells = {"peers": str(row["peers"]), "size": format_size(row["nbytes"])}
-    for who in ("ours", "gloo"):
+    cells = {"peers": str(row["peers"])}
+    if "nbytes" in row:
+        cells["size"] = format_size(row["nbytes"])
+    for who in ("ours", *OTHERS):
         if who in row:
             cells[who] = format_seconds(row[who]["median"])
             cells[f"{who} p99"] = format_seconds(row[who]["p99"])
             if "bus_bandwidth" in row[who]:
                 cells[f"{who} bus"] = f"{row[who]['bus_bandwidth'] / 1e9:.2f} GB/s"
-    if "ratio" in row:
-        cells["gloo / ours"] = f"{row['ratio']:.2f}x"
-    for what in ("noticed", "held", "joined"):
+            if who != "ours" and "ratio" in row:
+                cells[f"{who} / ours"] = f"{row['ratio']:.3g}x"
+    if "how" in row:
+        cells["by"] = row["how"]
+    for what in ("noticed", "held", "joined", "resumed", "pause"):
         if what in row:
             cells[what] = format_seconds(row[what]["median"])
             cells[f"{what} p99"] = format_seconds(row[what]["p99"])

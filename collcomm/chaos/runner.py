@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..bench.launch import CoordinatorProcess
+from ..bench.launch import CoordinatorProcess, free_port
 from ..membership.links import LINK_FAULTS, LINK_SECONDS
 from .peers import Peer
 from .record import Record
@@ -86,7 +85,7 @@ class Run:
         self._count = 0
         self._sampled = 0.0
         self._relay = Relay() if any(fault.kind in RELAYED for fault in self.schedule) else None
-        self._address = f"{HOST}:{_free_port()}"
+        self._address = f"{HOST}:{free_port()}"
         self._coordinator: CoordinatorProcess | None = None
         try:
             self._start_coordinator()
@@ -209,7 +208,7 @@ class Run:
         name = f"peer-{self._count}"
         variables = {"COLLCOMM_COORDINATOR": self._address}
         if self._relay is not None:
-            listens = (HOST, _free_port())
+            listens = (HOST, free_port())
             control = self._relay.open(name, (HOST, int(self._address.rpartition(":")[2])), data=False)
             shown = self._relay.open(name, listens, data=True)
             variables = {
@@ -332,11 +331,3 @@ class Run:
             applied.ended = time.monotonic()
 
         self._at(now + fault.seconds, restart)
-
-
-def _free_port() -> int:
-    """Nobody else is given it soon: the kernel hands out ports at random."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-    return port

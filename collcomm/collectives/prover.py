@@ -3,10 +3,10 @@
 What is shown, for given n, root and parameters: every chunk of every result holds what it should, each input exactly once;
 all ranks of an all_reduce evaluate the same expression with the same order of operands, so that their bits are equal for any
 operator; nothing undefined is read and no input written; messages between a pair of ranks meet receives of the same
-piece in the same order, and all are received; there is no deadlock, neither with eager sends in list order (the
-inline executor) nor with any interleaving that respects dependencies (the streaming executor, whose order of completion
-is a relaxation of the list order: it waits for all that touched the same chunks before, so its results are those of
-the list order). With ``in_place`` the buffers "in" and "out" are one, and a piece must not be
+piece in the same order, and all are received; pieces lie in chunks of their own size. There is no deadlock with eager
+sends in list order (the inline executor), nor without any room between the ranks when each step goes as soon as what it
+depends on is done (the streaming executor: see `rendezvous`; it waits for all that touched the same chunks before, so its
+results are those of the list order). With ``in_place`` the buffers "in" and "out" are one, and a piece must not be
 overwritten before it was sent.
 
 A value is a tree of contributions: ("x", rank, piece) or (left, right), made unique, so that equality is identity.
@@ -80,6 +80,10 @@ def prove(generate: Callable[[int], Schedule], n: int, root: int = 0, in_place: 
         raise ProofError(f"the ranks run different kinds: {sorted(kinds)}")
     if in_place and not all(schedule.in_place for schedule in schedules):
         raise ProofError("the algorithm does not claim to work in place")
+    for number, schedule in enumerate(schedules):
+        _check_counts(schedule, number, root, n)
+    if len({schedule.chunks.get("out") for schedule in schedules}) > 1 and kinds <= {"all_reduce", "broadcast"}:
+        raise ProofError("the ranks divide the result differently")
     values = _Interned()
     ranks = [_Rank(schedule, _inputs(schedule, root, values, in_place)) for schedule in schedules]
     given = [dict(rank.memory) for rank in ranks]
@@ -90,6 +94,7 @@ def prove(generate: Callable[[int], Schedule], n: int, root: int = 0, in_place: 
         _check_result(number, rank, root, n)
     if kinds == {"all_reduce"}:
         _same_expressions(ranks)
+    rendezvous(schedules, in_place)
 
 
 # -- what goes in ----------------------------------------------------------------------------------------------------
@@ -109,6 +114,26 @@ def _inputs(schedule: Schedule, root: int, values: _Interned, in_place: bool) ->
 def _piece_in(kind: str, rank: int, chunk: int) -> int:
     """The identity of the piece in chunk ``chunk`` of an input. Those of all_to_all belong to a pair of ranks."""
     return rank * 1_000_000 + chunk if kind == "all_to_all" else chunk
+
+
+def _check_counts(schedule: Schedule, rank: int, root: int, n: int) -> None:
+    """The buffers are divided as the table in `schedule` says."""
+    kind, chunks, at_root = schedule.kind, schedule.chunks, rank == root
+    single, all_ranks = ((1, 1), (n, n))
+    wanted: dict[str, dict[str, tuple[int, int]]] = {
+        "reduce_scatter": {"in": all_ranks, "out": single},
+        "all_gather": {"in": single, "out": all_ranks},
+        "all_to_all": {"in": all_ranks, "out": all_ranks},
+        "gather": {"in": single, **({"out": all_ranks} if at_root else {})},
+        "scatter": {"out": single, **({"in": all_ranks} if at_root else {})},
+    }
+    pieces = (1, chunks.get("in", chunks.get("out", 1)))
+    even = {"in": pieces, "out": pieces} if kind in ("all_reduce", "reduce") else {"out": pieces}
+    if kind == "reduce" and not at_root:
+        del even["out"]
+    for buffer, (least, most) in wanted.get(kind, even).items():
+        if not least <= chunks.get(buffer, 0) <= most:
+            raise ProofError(f"rank {rank}: {buffer!r} has {chunks.get(buffer, 0)} chunks, not {least} to {most}")
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
@@ -143,6 +168,8 @@ def _advance(
     assert step is not None
     where = f"rank {number}, step {rank.at} ({step})"
     try:
+        if step.action is not Action.COPY and (step.peer == number or not 0 <= step.peer < rank.schedule.n):
+            raise ProofError("there is no such link")
         if step.action is Action.SEND:
             channels.setdefault((number, step.peer), deque()).append(_read(rank, step.source, in_place))
         elif step.action is Action.COPY:
@@ -190,6 +217,11 @@ def _write(rank: _Rank, span: Span | None, values: Sequence[Value], in_place: bo
         raise ProofError(f"{len(values)} chunks do not fit into {span}")
     if span is not None and span.buffer == "in":
         raise ProofError("the input is written")
+    count = rank.schedule.chunks.get(span.buffer, 0) if span is not None else 0
+    if rank.schedule.kind != "all_to_all" and count > 1:
+        for (buffer, chunk), value in zip(places, values, strict=True):
+            if value.piece != chunk:
+                raise ProofError(f"piece {value.piece} is put into {buffer}[{chunk}], which has another size")
     for place, value in zip(places, values, strict=True):
         rank.memory[place] = value
 
@@ -238,3 +270,88 @@ def _same_expressions(ranks: Sequence[_Rank]) -> None:
         for number, rank in enumerate(ranks):
             if rank.memory["out", chunk] is not first:
                 raise ProofError(f"ranks 0 and {number} add up out[{chunk}] in different orders")
+
+
+# -- without room between the ranks ----------------------------------------------------------------------------------
+
+
+def rendezvous(schedules: Sequence[Schedule], in_place: bool) -> None:
+    """Nothing is buffered on the way: a send is done when its receiver has taken it.
+
+    A step may begin when all earlier steps of its rank that touched the same chunks, one of them writing, are done; the sends
+    from one rank to another go in order, as do its receipts from one. What is to be reduced is taken at once, one message
+    per pair, and reduced when its turn has come. Raises ProofError where this does not come to an end.
+    """
+    after = [_dependencies(schedule, in_place) for schedule in schedules]
+    done = [[False] * len(schedule.steps) for schedule in schedules]
+    sends: dict[tuple[int, int], deque[int]] = {}
+    receipts: dict[tuple[int, int], deque[int]] = {}
+    local: list[tuple[int, int]] = []
+    for rank, schedule in enumerate(schedules):
+        for index, step in enumerate(schedule.steps):
+            if step.action is Action.SEND:
+                sends.setdefault((rank, step.peer), deque()).append(index)
+            elif step.action is Action.COPY:
+                local.append((rank, index))
+            else:
+                receipts.setdefault((step.peer, rank), deque()).append(index)
+    taken: set[tuple[int, int]] = set()  # pairs whose first receipt waits, whole, for its turn to be reduced
+
+    def ready(rank: int, index: int) -> bool:
+        return all(done[rank][earlier] for earlier in after[rank][index])
+
+    moved = True
+    while moved:
+        moved = False
+        for rank, index in local:
+            if not done[rank][index] and ready(rank, index):
+                done[rank][index] = moved = True
+        for pair, waiting in receipts.items():
+            source, target = pair
+            while waiting:
+                index = waiting[0]
+                if pair not in taken:
+                    outgoing = sends.get(pair)
+                    early = schedules[target].steps[index].action is Action.RECV_REDUCE
+                    if not outgoing or not ready(source, outgoing[0]) or not (early or ready(target, index)):
+                        break
+                    done[source][outgoing.popleft()] = moved = True
+                    taken.add(pair)
+                if not ready(target, index):
+                    break
+                taken.discard(pair)
+                waiting.popleft()
+                done[target][index] = moved = True
+    for rank, steps in enumerate(done):
+        if not all(steps):
+            index = steps.index(False)
+            raise ProofError(f"rank {rank}, step {index} ({schedules[rank].steps[index]}) waits for ever without room")
+
+
+def _dependencies(schedule: Schedule, in_place: bool) -> list[list[int]]:
+    """For each step the earlier ones that must be done before it; those that these depend on in turn are left out."""
+    written: dict[tuple[str, int], int] = {}
+    read: dict[tuple[str, int], list[int]] = {}
+    found = []
+    for index, step in enumerate(schedule.steps):
+        reads = _chunks(step.source, in_place)
+        writes = _chunks(step.target, in_place)
+        earlier = {written[place] for place in reads + writes if place in written}
+        for place in writes:
+            earlier.update(read.get(place, ()))
+        for place in writes:
+            written[place] = index
+            read[place] = []
+        for place in reads:
+            if place not in writes:
+                read.setdefault(place, []).append(index)
+        earlier.discard(index)
+        found.append(sorted(earlier))
+    return found
+
+
+def _chunks(span: Span | None, in_place: bool) -> list[tuple[str, int]]:
+    if span is None:
+        return []
+    buffer = "out" if in_place and span.buffer == "in" else span.buffer
+    return [(buffer, chunk) for chunk in range(span.first, span.last)]

@@ -7,7 +7,7 @@ Locks are taken in the order session, then progress.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
@@ -80,7 +80,7 @@ class Session:
 
     def welcomed(self, welcome: Welcome) -> None:
         self.member = welcome.member_id
-        self.transport.introduce(welcome.token, welcome.member_id)
+        self.transport.introduce(welcome.member_id)
 
     def halt(self, epoch: int, round: int) -> dict[int, GroupReport]:
         with self._lock:
@@ -90,13 +90,19 @@ class Session:
             return {gid: group.progress.halt() for gid, group in self.groups.items()}
 
     def adopt(
-        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]] = ()
+        self,
+        view: View,
+        outcomes: dict[int, Outcome],
+        admitted: bool,
+        broken: Sequence[tuple[int, int]],
+        keys: Mapping[int, bytes],
     ) -> None:
         with self._lock:
             for pair in broken:
                 if self.member in pair:
                     self.transport.drop_member(sum(pair) - self.member)
             self.transport.keep_only(view.ids)
+            self.transport.admit(view.epoch, keys)
             self.view = view
             self._halted = False
             for gid in WHOLE_VIEW:

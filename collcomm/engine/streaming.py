@@ -172,11 +172,22 @@ class _Receiver:
 
     @property
     def ready(self) -> bool:
-        """Whether the next frame may be taken; until then, what has come stays where it is."""
-        return self._got > 0 or self._work.ready(self._frames[self._next])
+        """Whether `pump` may be called; until then, what has come stays where it is.
+
+        A frame that is to be reduced is taken into the bounce buffer in any case, and waits there: so two ranks that send
+        each other what they are about to overwrite need no room for it between them.
+        """
+        frame = self._frames[self._next]
+        if frame.action is Action.RECV_REDUCE:
+            return not self.has_whole_frame or self._work.ready(frame)
+        return self._got > 0 or self._work.ready(frame)
+
+    @property
+    def has_whole_frame(self) -> bool:
+        return self._got == HEADER_BYTES + self._frames[self._next].nbytes
 
     def pump(self) -> bool:
-        """Take what is there, at most one frame, which is `ready`. True when something came."""
+        """Take what is there, at most one frame. True when something came."""
         work, frame = self._work, self._frames[self._next]
         if self._got < HEADER_BYTES:
             count = self.stream.try_receive(self._header[self._got :])
@@ -194,6 +205,8 @@ class _Receiver:
             if position + count < frame.nbytes:
                 return count > 0
         if frame.action is Action.RECV_REDUCE:
+            if not work.ready(frame):
+                return True
             work.reduce(frame, self._bounce[: frame.nbytes])
         work.done[frame.index] = 1
         self._next += 1
@@ -242,7 +255,7 @@ def _loop(work: _Work, senders: list[_Sender], receivers: list[_Receiver], copie
             return
         attempt.check()
         moved = False
-        for descriptor, events in poller.poll(_has_unread(listening)):
+        for descriptor, events in poller.poll(_certain(listening)):
             if events & ~select.POLLIN and descriptor in waiting:
                 waiting.pop(descriptor).blocked = False
                 poller.forget(descriptor, select.POLLOUT)
@@ -276,8 +289,13 @@ def _listen_again(poller: Poller, listening: Mapping[int, _Receiver], held: list
     return later
 
 
-def _has_unread(listening: Mapping[int, _Receiver]) -> list[int]:
-    return [number for number, receiver in listening.items() if receiver.stream.has_unread and receiver.ready]
+def _certain(listening: Mapping[int, _Receiver]) -> list[int]:
+    """Descriptors that `pump` gets on with although the kernel may have nothing for it."""
+    return [
+        number
+        for number, receiver in listening.items()
+        if (receiver.stream.has_unread or receiver.has_whole_frame) and receiver.ready
+    ]
 
 
 def _copy_ready(work: _Work, copies: list[Frame]) -> list[Frame]:

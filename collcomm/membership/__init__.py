@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .agent import Agent, Lines, Observer, Welcome
 from .coordinator import CoordinatorMachine
+from .credentials import peer_credentials, read_secret
 from .group import GroupMachine
 from .journal import Journal
 from .lines import ZmqLines
@@ -31,5 +32,7 @@ __all__ = [
     "Store",
     "Welcome",
     "ZmqLines",
+    "peer_credentials",
+    "read_secret",
     "run_coordinator",
 ]

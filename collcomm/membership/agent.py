@@ -26,8 +26,14 @@ class Lines(Protocol):
     count: int
     where: str
 
-    def start(self, turn: Callable[[], None], hear: Callable[[int, Message], None]) -> None:
-        """Call ``turn()`` every half second, and after `wake`; ``hear(line, message)`` for each valid message."""
+    def start(
+        self,
+        turn: Callable[[], None],
+        hear: Callable[[int, Message], None],
+        refused: Callable[[CollcommError], None],
+    ) -> None:
+        """Call ``turn()`` every half second, and after `wake`; ``hear(line, message)`` for each valid message;
+        ``refused(error)`` when it is plain that no coordinator will let us in."""
 
     def post(self, line: int, message: Mapping[str, Any]) -> None: ...
 
@@ -59,9 +65,14 @@ class Observer(Protocol):
         """Freeze all communicators and report how far each has got."""
 
     def adopt(
-        self, view: View, outcomes: dict[int, Outcome], admitted: bool, broken: Sequence[tuple[int, int]]
+        self,
+        view: View,
+        outcomes: dict[int, Outcome],
+        admitted: bool,
+        broken: Sequence[tuple[int, int]],
+        keys: Mapping[int, bytes],
     ) -> None:
-        """A new view. ``broken``: pairs of members whose links are to be made anew."""
+        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links."""
 
     def dismissed(self, error: CollcommError) -> None:
         """This peer is out of the group."""
@@ -93,7 +104,7 @@ class Agent:
         self.pending = 0
 
     def start(self) -> None:
-        self._lines.start(self._turn, self._hear)
+        self._lines.start(self._turn, self._hear, self._refused)
 
     def close(self) -> None:
         """End the connections. Bounded, and harmless when done twice."""
@@ -191,6 +202,10 @@ class Agent:
         while self._outbox:
             self._carry_out(self._machine.say(self._outbox.popleft()))
 
+    def _refused(self, error: CollcommError) -> None:
+        if self._welcome is None:
+            self._set(error=error)
+
     def _hear(self, line: int, message: Message) -> None:
         if message["t"] != "standby":
             self._heard_at = self._clock.monotonic()
@@ -207,7 +222,7 @@ class Agent:
                 self._lines.post(effect.line, state)
             elif isinstance(effect, Adopt):
                 self._accused.clear()
-                self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken)
+                self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken, effect.keys)
                 self._set(view=effect.view)
             elif isinstance(effect, Inquire):
                 call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)

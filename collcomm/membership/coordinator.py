@@ -15,10 +15,12 @@ from .effects import CoordinatorEffect, Note, Probe, Send
 from .group import GroupMachine
 from .messages import Message
 from .presets import Limits
+from .takeover import Takeover
 
 MAX_GROUPS = 1000
 MAX_PEERS = 20_000
 IDLE_SECONDS = 1.0
+SECRET_BYTES = 32
 
 Draw = Callable[[int], bytes]
 Load = Callable[[str], Message | None]
@@ -32,7 +34,7 @@ class CoordinatorMachine:
     """
 
     def __init__(self, limits: Limits, draw: Draw, load: Load, known: bool):
-        self.groups: dict[str, GroupMachine] = {}
+        self.groups: dict[str, GroupMachine | Takeover] = {}
         self.leads = False
         self.leader = ""  # who leads, as far as is known
         self._limits = limits
@@ -82,7 +84,10 @@ class CoordinatorMachine:
         return self._step(self._home.get(key), lambda group: group.echo(now, key, number))
 
     def probed(self, now: float, probe: Probe, refused: bool) -> list[CoordinatorEffect]:
-        return self._step(probe.group, lambda group: group.probed(now, probe.member.id, refused))
+        group = self.groups.get(probe.group)
+        if not isinstance(group, Takeover):
+            return []
+        return self._step(probe.group, lambda _: group.probed(now, probe.member.id, refused))
 
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""
@@ -103,15 +108,23 @@ class CoordinatorMachine:
         if name not in self.groups:
             record = self._load(name)
             if record is not None:
-                self.groups[name] = GroupMachine.of_record(name, record, self._limits, now)
+                self.groups[name] = self._take_over(name, record, record, now)
             elif message["t"] == "report":
-                self.groups[name] = GroupMachine.of_report(name, message, self._limits, now)
+                self.groups[name] = self._take_over(name, None, message, now)
             elif not self._known and now - self._led_since < self._limits.recover:
                 return []  # it says its join again
             else:
-                self.groups[name] = GroupMachine(name, self._draw(8).hex(), self._draw(8), self._limits)
+                self.groups[name] = GroupMachine(name, *self._fresh(), self._limits, self._draw(SECRET_BYTES))
         self._home[key] = name
         return None
+
+    def _take_over(self, name: str, record: Message | None, told: Message, now: float) -> Takeover:
+        run = (told["incarnation"], told["token"])
+        return Takeover(name, record, run, self._fresh(), self._limits, self._draw(SECRET_BYTES), now)
+
+    def _fresh(self) -> tuple[str, bytes]:
+        """Names for a new run."""
+        return self._draw(8).hex(), self._draw(8)
 
     def _make_room(self) -> None:
         if len(self.groups) >= MAX_GROUPS:
@@ -121,7 +134,7 @@ class CoordinatorMachine:
             self._home = {key: name for key, name in self._home.items() if self.groups[name].knows(key)}
 
     def _step(
-        self, name: str | None, event: Callable[[GroupMachine], list[CoordinatorEffect]]
+        self, name: str | None, event: Callable[[GroupMachine | Takeover], list[CoordinatorEffect]]
     ) -> list[CoordinatorEffect]:
         """Let an event happen to a group. A broken invariant ends what is known of that group, which is rebuilt from its peers'
         reports; the other groups go on."""
@@ -129,7 +142,10 @@ class CoordinatorMachine:
         if group is None:
             return []
         try:
-            return event(group)
+            effects = event(group)
+            if isinstance(group, Takeover) and group.whole is not None:
+                self.groups[group.name] = group.whole
+            return effects
         except Exception:
             self.forget(group.name)
             text = f"group {name!r} has broken an invariant, and is rebuilt from its peers' reports"
@@ -144,10 +160,10 @@ class CoordinatorMachine:
         """Groups, members and history as plain values, for people and tests."""
         return {
             name: {
-                "state": group.state.value,
+                "state": group.state.value if isinstance(group, GroupMachine) else "recovering",
                 "epoch": group.view.epoch,
                 "members": [str(member) for member in group.view.members],
-                "waiting": [str(peer.member) for peer in group.waiting],
+                "waiting": [str(peer.member) for peer in group.waiting] if isinstance(group, GroupMachine) else [],
                 "history": list(group.history),
             }
             for name, group in self.groups.items()

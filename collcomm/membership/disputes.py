@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..types import Call, Verdict
+from .messages import Message
+from .presets import Limits
+
+MAX_DISPUTES = 64
 
 
 @dataclass
@@ -61,3 +65,59 @@ class Dispute:
         slow = [alive[member] for member in sorted(awaited, key=lambda m: -awaited[m]) if member in alive]
         text = f"not finished in time; waited for {', '.join(slow)}" if slow else "not finished in time"
         return Verdict("timeout", text, tuple(slow[:1]))
+
+
+class Disputes:
+    """Those of one view, by communicator and operation."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int], Dispute] = {}
+        self._mended: set[tuple[int, int]] = set()  # those whose links were made anew once
+
+    def clear(self) -> None:
+        self._open.clear()
+        self._mended.clear()
+
+    def begin(self, now: float, message: Message) -> Dispute | None:
+        """Open the dispute that ``message`` calls for. None when there is one already, or there are too many."""
+        place = (message["gid"], message["seq"])
+        if place in self._open or len(self._open) >= MAX_DISPUTES:
+            return None
+        dispute = self._open[place] = Dispute(*place, tuple(message["members"]), now)
+        return dispute
+
+    def hear(self, now: float, member: int, message: Message) -> None:
+        """What ``member`` says of an operation; nothing when that is not in dispute."""
+        dispute = self._open.get((message["gid"], message["seq"]))
+        if dispute is None:
+            return
+        kind = message["t"]
+        dispute.calls[member] = Call(*message["call"])
+        if kind == "mismatch" and dispute.mismatch is None:
+            dispute.mismatch = member
+        if kind in ("stalled", "expired"):
+            dispute.waiting_on[member] = tuple(message["waiting_on"])
+        if kind == "expired" and dispute.expired is None:
+            dispute.expired = now
+
+    def verdict(self, now: float, names: Mapping[int, str], limits: Limits) -> tuple[int, int, Verdict] | None:
+        """An operation of which it is plain by now what follows, which is then no longer in dispute."""
+        for place, dispute in self._open.items():
+            verdict = dispute.verdict(now, names, limits.answer)
+            if verdict is not None:
+                del self._open[place]
+                return (*place, verdict)
+        return None
+
+    def stuck_links(self, now: float, names: Mapping[int, str], limits: Limits) -> list[tuple[int, int]]:
+        """Pairs whose links are to be made anew: all are in the same call, all say that nothing moves, and it was not tried."""
+        pairs = []
+        for place, dispute in self._open.items():
+            members = {member for member in dispute.members if member in names}
+            late = now - dispute.opened > limits.unstick
+            if late and place not in self._mended and members <= set(dispute.waiting_on):
+                self._mended.add(place)
+                dispute.opened = now
+                for member, others in sorted(dispute.waiting_on.items()):
+                    pairs += [(min(member, o), max(member, o)) for o in others if o in names and member in names]
+        return pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..types import Member, Outcome, View
@@ -83,6 +83,7 @@ class Adopt:
     outcomes: Mapping[int, Outcome]
     admitted: bool
     broken: tuple[tuple[int, int], ...]
+    keys: Mapping[int, bytes] = field(default_factory=dict)  # by member: for connections with it
 
 
 @dataclass(frozen=True)

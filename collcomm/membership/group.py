@@ -12,11 +12,8 @@
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
                                                                            wait if all survivors were ready
     changing     nobody survives                              forming      as forming
-    recovering   report; everybody that matters has           changing     the last view to those who have missed it; halt to
-                                                                           all members
 
-A machine begins in `forming`, or in `recovering` when its coordinator knows nothing of a group that exists
-(`collcomm.membership.recovery`).
+A group whose coordinator was lost begins in `changing` (`resume`; see `collcomm.membership.takeover`).
 
 Invariants, asserted below: an epoch is announced once, and each is higher than the last; nobody is in a view who has
 not asked to be; who was declared dead gets no later view; a round's outcome uses survivors' reports only; a view is written down
@@ -26,21 +23,21 @@ not asked to be; who was declared dead gets no later view; a round's outcome use
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from ..types import Call, GroupReport, Member, Outcome, Verdict, View
-from .disputes import Dispute
-from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
+from ..types import GroupReport, Member, Outcome, Verdict, View
+from .disputes import Disputes
+from .effects import CoordinatorEffect, Note, Ping, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
+from .pairkeys import pair_keys, view_secret
 from .presets import LAN, Limits
-from .recovery import Recovery, Resumption
+from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
 
-MAX_DISPUTES = 64
+Run = tuple[str, bytes]  # incarnation and token
 MAX_HISTORY = 1000
 LATE_SECONDS = 0.25  # a tick that comes so much too late says that the coordinator was held up
 
@@ -49,7 +46,6 @@ class State(Enum):
     FORMING = "forming"
     STEADY = "steady"
     CHANGING = "changing"
-    RECOVERING = "recovering"
 
 
 @dataclass
@@ -64,9 +60,10 @@ class Peer:
 
 
 class GroupMachine:
-    """``incarnation`` names this run of the group, ``token`` (eight bytes) does so on data connections."""
+    """``incarnation`` and ``token`` (eight bytes) name this run of the group. ``secret``: what the keys of its data connections
+    are made from; random, and told to nobody. Without one the views carry no keys."""
 
-    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN):
+    def __init__(self, name: str, incarnation: str, token: bytes, limits: Limits = LAN, secret: bytes | None = None):
         self.name = name
         self.state = State.FORMING
         self.view = View(0, ())
@@ -75,15 +72,14 @@ class GroupMachine:
         self._incarnation = incarnation
         self._token = token
         self._limits = limits
+        self._secret = secret
         self._peers: dict[bytes, Peer] = {}
         self._ids: dict[int, bytes] = {}
         self._next_id = 1
         self._next_epoch = 1
-        self._recovery: Recovery | None = None
         self._rounds = 0
         self._round: Round | None = None
-        self._disputes: dict[tuple[int, int], Dispute] = {}
-        self._unstuck: set[tuple[int, int]] = set()
+        self._disputes = Disputes()
         self._announced: Message = {}  # the last view, as it was sent
         self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
@@ -94,18 +90,15 @@ class GroupMachine:
         self._out: list[CoordinatorEffect] = []
 
     @classmethod
-    def of_record(cls, name: str, record: Message, limits: Limits, now: float) -> GroupMachine:
-        """A group that the coordinator has a record of, and no more."""
-        group = cls(name, record["incarnation"], record["token"], limits)
-        group._recover(Recovery(record, now))
-        return group
-
-    @classmethod
-    def of_report(cls, name: str, report: Message, limits: Limits, now: float) -> GroupMachine:
-        """A group that a peer is about to report, and of which there is no record."""
-        group = cls(name, report["incarnation"], report["token"], limits)
-        group._recover(Recovery(None, now))
-        return group
+    def resume(
+        cls, name: str, run: Run, limits: Limits, secret: bytes, now: float, resumption: Resumption, reports: Reports
+    ) -> tuple[GroupMachine, list[CoordinatorEffect]]:
+        """A group that goes on where the lost coordinator left it. It changes its view at once: what was begun is settled
+        by that."""
+        group = cls(name, *run, limits, secret)
+        group._ticked_at = now
+        group._resume(now, resumption, reports)
+        return group, group._drain()
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -115,12 +108,10 @@ class GroupMachine:
             self._ticked_at = now  # an idle coordinator ticks seldom
         kind = message["t"]
         peer = self._peers.get(key)
-        if self._recovery is not None:
-            self._while_recovering(now, key, message)
-        elif kind == "join":
+        if kind == "join":
             self._join(now, key, message)
         elif kind == "report":
-            self._late_report(now, key, message)
+            self._report(now, key, message)
         elif peer is None:
             cause = self._gone.get(key)
             if kind == "leave":
@@ -143,9 +134,7 @@ class GroupMachine:
     def disconnected(self, now: float, key: bytes) -> list[CoordinatorEffect]:
         """The control connection of ``key`` has closed."""
         peer = self._peers.get(key)
-        if self._recovery is not None:
-            self._recovery.reports.pop(key, None)  # it reports again if it comes back
-        elif peer is not None and peer.health.disconnected_at is None:
+        if peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
             self._examine(now, peer)
         return self._drain()
@@ -157,19 +146,8 @@ class GroupMachine:
             self._blame_link(now, peer)
         return self._drain()
 
-    def probed(self, now: float, member: int, refused: bool) -> list[CoordinatorEffect]:
-        """Whether nothing listens at the data address of ``member`` (or something does, or no answer came)."""
-        if self._recovery is not None and refused:
-            self._recovery.refused.add(member)
-            self._try_to_resume(now)
-        return self._drain()
-
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
-        if self._recovery is not None:
-            self._ticked_at = now
-            self._try_to_resume(now)
-            return self._drain()
         late = 0.0 if self._ticked_at is None else now - self._ticked_at - self.tick_seconds
         self._ticked_at = now
         if late > LATE_SECONDS:
@@ -181,8 +159,7 @@ class GroupMachine:
                 self._ping(now, peer)
         for peer in list(self._peers.values()):
             self._examine(now, peer)
-        for dispute in list(self._disputes.values()):
-            self._judge(now, dispute)
+        self._judge(now)
         if self._round is not None and now - self._round.began > self._limits.halt:
             for peer in list(self._peers.values()):
                 if self._round is not None and peer.is_member and peer.member.id not in self._round.states:
@@ -195,57 +172,19 @@ class GroupMachine:
 
     def knows(self, key: bytes) -> bool:
         """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""
-        reported = self._recovery is not None and key in self._recovery.reports
-        return reported or key in self._peers or key in self._gone
+        return key in self._peers or key in self._gone
 
     @property
     def empty(self) -> bool:
-        return not self._peers and self._recovery is None
+        return not self._peers
 
     @property
     def waiting(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if not peer.is_member]
 
-    # -- recovery ---------------------------------------------------------------------------------------------------
+    # -- the time without a coordinator ------------------------------------------------------------------------------
 
-    def _recover(self, recovery: Recovery) -> None:
-        self.state = State.RECOVERING
-        self._recovery = recovery
-
-    def _while_recovering(self, now: float, key: bytes, message: Message) -> None:
-        """Newcomers say their `join` again; they are heard when the group is whole."""
-        recovery = self._recovery
-        assert recovery is not None
-        kind = message["t"]
-        if kind == "report":
-            if message["incarnation"] != self._incarnation:
-                if message["view"] is not None:  # who only waits is taken in when the group is whole
-                    self._send(key, {"t": "evicted", "cause": _OTHER_RUN})
-                return
-            recovery.reports[key] = message
-            self._send(key, {"t": "alive"})
-            self._try_to_resume(now)
-        elif kind == "leave":
-            recovery.reports.pop(key, None)
-            self._send(key, {"t": "left"})
-        elif kind != "join":
-            self._send(key, {"t": "alive" if key in recovery.reports else "who"})
-
-    def _try_to_resume(self, now: float) -> None:
-        recovery = self._recovery
-        assert recovery is not None
-        resumption = recovery.conclude(now, self._limits.recover)
-        if resumption is not None:
-            self._resume(now, recovery.reports, resumption)
-        else:
-            for member in recovery.to_probe(now, self._limits.recover):
-                self._out.append(Probe(self.name, member))
-                self._out.append(Note(f"group {self.name!r} waits for {member}, of whom nothing was heard yet"))
-
-    def _resume(self, now: float, reports: Mapping[bytes, Message], resumption: Resumption) -> None:
-        """Be what the lost coordinator was, and change the view at once: what it had begun is settled by that."""
-        self._recovery = None
-        self._ticked_at = now
+    def _resume(self, now: float, resumption: Resumption, reports: Reports) -> None:
         self._next_epoch, self._next_id = resumption.next_epoch, resumption.next_id
         for key in resumption.members + resumption.waiting:
             report = reports[key]
@@ -254,38 +193,31 @@ class GroupMachine:
         for key in resumption.strays:
             self._gone[key] = "evicted from the group while its coordinator was away"
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
-        self.state = State.FORMING
-        if resumption.view is not None:
-            self._announced = {"t": "view", **resumption.view}
-            members = tuple(Member(*row) for row in resumption.view["members"])
-            self.view = View(resumption.view["epoch"], members)
-            self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
-            for key in resumption.lagging:
-                self._send(key, self._announced)
+        self._announced = {"t": "view", **resumption.view}
+        self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
+        self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
+        for key in resumption.lagging:
+            self._send(key, self._with_keys(reports[key]["member"][0]))
         self._out.append(Note(f"group {self.name!r} is taken over in view {self.view.epoch}"))
-        if not self.view.members:
-            if self.options is not None:
-                self._form()
-            return
         causes = [f"{member.name} was not heard of when the coordinator came back" for member in resumption.lost]
         for member, cause in zip(resumption.lost, causes, strict=True):
             self.history.append((now, self.view.epoch, member.name, cause))
             self._out.append(Note(f"{member} is out of view {self.view.epoch}: {cause}"))
         self._change(now, lost="; ".join(causes) or None)
 
-    def _late_report(self, now: float, key: bytes, message: Message) -> None:
+    def _report(self, now: float, key: bytes, message: Message) -> None:
         """A report when the group goes on already: of a newcomer that still waits, or of somebody who is out."""
-        if key in self._peers:
-            return
         cause = self._gone.get(key)
-        if message["view"] is None and cause is None:  # it only waits: as if it joined now
+        if key in self._peers:
+            pass
+        elif message["view"] is None and cause is None:  # as if it joined now
             fields = dict(zip(("name", "host", "port", "host_id"), message["member"][1:], strict=True))
             self._join(now, key, {**message, **fields})
-            return
-        if message["incarnation"] != self._incarnation:
-            cause = _OTHER_RUN
-        gone_on = f"not in view {self.view.epoch}: the group went on without it"
-        self._send(key, {"t": "evicted", "cause": cause or gone_on})
+        elif message["incarnation"] != self._incarnation:
+            self._send(key, {"t": "evicted", "cause": OTHER_RUN})
+        else:
+            gone_on = f"not in view {self.view.epoch}: the group went on without it"
+            self._send(key, {"t": "evicted", "cause": cause or gone_on})
 
     # -- joining ----------------------------------------------------------------------------------------------------
 
@@ -375,10 +307,8 @@ class GroupMachine:
         elif kind == "accuse":
             self._accuse(now, peer, message)
         elif kind == "call":
-            dispute = self._disputes.get((message["gid"], message["seq"]))
-            if dispute is not None:
-                dispute.calls[peer.member.id] = Call(*message["call"])
-                self._judge(now, dispute)
+            self._disputes.hear(now, peer.member.id, message)
+            self._judge(now)
         elif kind in ("stalled", "expired", "mismatch"):
             self._dispute(now, peer, message)
 
@@ -391,10 +321,10 @@ class GroupMachine:
         if not peer.is_member:
             return
         if self._round is None:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
         elif peer.member.id not in self._round.states:
-            self._send(peer.key, self._announced)
+            self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, self._halt())
 
     # -- death ------------------------------------------------------------------------------------------------------
@@ -520,7 +450,6 @@ class GroupMachine:
         self.view = View(epoch, tuple(peer.member for peer in members))
         self.state = State.STEADY
         self._disputes.clear()
-        self._unstuck.clear()
         message = {
             "t": "view",
             "epoch": epoch,
@@ -544,57 +473,44 @@ class GroupMachine:
         self._out.append(Remember(self.name, record))
         for peer in members:
             peer.is_member, peer.ready = True, False
-            self._send(peer.key, message)
+            self._send(peer.key, self._with_keys(peer.member.id))
         came = f"; new: {', '.join(new)}" if new else ""
         self._out.append(Note(f"view {epoch} of group {self.name!r}: {len(members)} members{came}"))
         for name in new:
             self.history.append((self._ticked_at or 0.0, epoch, name, "joined"))
         self._tell_pending()
 
+    def _with_keys(self, member: int) -> Message:
+        """The last view, with the keys that ``member`` shares with the others."""
+        if self._secret is None:
+            return {**self._announced, "keys": []}
+        secret = view_secret(self._secret, self.view.epoch)
+        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids)}
+
     # -- disputes ----------------------------------------------------------------------------------------------------
 
     def _dispute(self, now: float, peer: Peer, message: Message) -> None:
-        place = (message["gid"], message["seq"])
-        dispute = self._disputes.get(place)
-        if dispute is None:
-            if len(self._disputes) >= MAX_DISPUTES or self.state is not State.STEADY:
-                return
-            dispute = self._disputes[place] = Dispute(*place, tuple(message["members"]), now)
-            inquiry = {"t": "inquire", "epoch": self.view.epoch, "gid": place[0], "seq": place[1]}
-            for member in dispute.members:
+        begun = self._disputes.begin(now, message) if self.state is State.STEADY else None
+        if begun is not None:
+            inquiry = {"t": "inquire", "epoch": self.view.epoch, "gid": begun.gid, "seq": begun.seq}
+            for member in begun.members:
                 if member in self._ids:
                     self._send(self._ids[member], inquiry)
-        dispute.calls[peer.member.id] = Call(*message["call"])
-        if message["t"] == "mismatch":
-            dispute.mismatch = peer.member.id if dispute.mismatch is None else dispute.mismatch
-        else:
-            dispute.waiting_on[peer.member.id] = tuple(message["waiting_on"])
-        if message["t"] == "expired" and dispute.expired is None:
-            dispute.expired = now
-        self._judge(now, dispute)
+        self._disputes.hear(now, peer.member.id, message)
+        self._judge(now)
 
-    def _judge(self, now: float, dispute: Dispute) -> None:
+    def _judge(self, now: float) -> None:
         if self.state is not State.STEADY:
             return
         names = {member.id: member.name for member in self.view.members if member.id in self._ids}
-        verdict = dispute.verdict(now, names, self._limits.answer)
-        place = (dispute.gid, dispute.seq)
-        if verdict is not None:
-            del self._disputes[place]
-            self._out.append(Note(f"operation {dispute.seq} of communicator {dispute.gid}: {verdict.text}"))
-            self._change(now, verdict=(*place, verdict))
-        elif now - dispute.opened > self._limits.unstick and self._stuck(dispute, names):
-            self._unstuck.add(place)
-            dispute.opened = now
-            for member, others in sorted(dispute.waiting_on.items()):
-                for other in others:
-                    if other in names and member in names:
-                        self._change(now, broken=(min(member, other), max(member, other)))
-
-    def _stuck(self, dispute: Dispute, names: dict[int, str]) -> bool:
-        """Everybody is in the same call, all say that nothing moves, and it was not tried before to mend the links."""
-        members = {member for member in dispute.members if member in names}
-        return (dispute.gid, dispute.seq) not in self._unstuck and members <= set(dispute.waiting_on)
+        ruling = self._disputes.verdict(now, names, self._limits)
+        if ruling is not None:
+            gid, seq, verdict = ruling
+            self._out.append(Note(f"operation {seq} of communicator {gid}: {verdict.text}"))
+            self._change(now, verdict=ruling)
+            return
+        for pair in self._disputes.stuck_links(now, names, self._limits):
+            self._change(now, broken=pair)
 
     def _send(self, key: bytes, message: Message) -> None:
         self._out.append(Send(key, message))
@@ -602,9 +518,6 @@ class GroupMachine:
     def _drain(self) -> list[CoordinatorEffect]:
         effects, self._out = self._out, []
         return effects
-
-
-_OTHER_RUN = "of an earlier run: the group was begun anew since"
 
 
 def _as_row(outcome: Outcome) -> list[object]:

@@ -13,28 +13,24 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_addresses
+from .credentials import PeerCredentials
+from .linewatch import LineWatch
 from .messages import MAX_VIEW_BYTES, BadMessage, Message, decode, encode
 from .peer import HERE_SECONDS
 from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
 
 log = logging.getLogger("collcomm")
-_EVENTS = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_DISCONNECTED
-)
 
 
 class ZmqLines:
     """Lines to ``where``: "host:port", or several with commas between."""
 
-    def __init__(self, where: str):
+    def __init__(self, where: str, credentials: PeerCredentials | None = None):
         self.where = where
-        self._lines = [_Line("tcp://" + format_address(*address)) for address in parse_addresses(where)]
+        self._credentials = credentials
+        self._lines = [_Line(format_address(*address), credentials) for address in parse_addresses(where)]
         self.count = len(self._lines)
         self._identity = secrets.token_bytes(16)
         self._lock = threading.Lock()
@@ -46,12 +42,17 @@ class ZmqLines:
         self._poller = zmq.Poller()
         self._threads: list[threading.Thread] = []
 
-    def start(self, turn: Callable[[], None], hear: Callable[[int, Message], None]) -> None:
+    def start(
+        self,
+        turn: Callable[[], None],
+        hear: Callable[[int, Message], None],
+        refused: Callable[[CollcommError], None],
+    ) -> None:
         self._context, self._pulse_context = zmq.Context(), zmq.Context()
         self._threads = [
-            threading.Thread(target=self._serve, args=(turn, hear), name="collcomm-agent", daemon=True),
+            threading.Thread(target=self._serve, args=(turn, hear, refused), name="collcomm-agent", daemon=True),
             *(
-                threading.Thread(target=self._echo, args=(line.endpoint,), name="collcomm-pulse", daemon=True)
+                threading.Thread(target=self._echo, args=(line.address,), name="collcomm-pulse", daemon=True)
                 for line in self._lines
             ),
         ]
@@ -69,8 +70,8 @@ class ZmqLines:
 
     def in_words(self) -> str:
         if len(self._lines) == 1:
-            return self._lines[0].state
-        return "; ".join(f"{line.endpoint.removeprefix('tcp://')}: {line.state}" for line in self._lines)
+            return self._lines[0].watch.met
+        return "; ".join(f"{line.address}: {line.watch.met}" for line in self._lines)
 
     def close(self) -> None:
         """End both threads and connections. Bounded, and harmless when done twice."""
@@ -93,7 +94,12 @@ class ZmqLines:
 
     # -- the threads -------------------------------------------------------------------------------------------------
 
-    def _serve(self, turn: Callable[[], None], hear: Callable[[int, Message], None]) -> None:
+    def _serve(
+        self,
+        turn: Callable[[], None],
+        hear: Callable[[int, Message], None],
+        refused: Callable[[CollcommError], None],
+    ) -> None:
         assert self._context is not None
         for line in self._lines:
             line.open(self._context, CONTROL_PREFIX + self._identity, self._poller)
@@ -109,10 +115,19 @@ class ZmqLines:
                     if line.dealer in ready:
                         self._read(number, line, hear)
                     if line.monitor in ready:
-                        line.watch()
+                        self._watch(line, refused)
         finally:
             for line in self._lines:
                 line.close()
+
+    def _watch(self, line: _Line, refused: Callable[[CollcommError], None]) -> None:
+        """A door that stays shut is the end only when it is the only one."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                error = line.watch.heard(recv_monitor_message(line.monitor, zmq.NOBLOCK))
+                line.shut = line.shut or error
+                if error is not None and all(other.shut for other in self._lines):
+                    refused(error)
 
     def _read(self, number: int, line: _Line, hear: Callable[[int, Message], None]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -121,17 +136,18 @@ class ZmqLines:
                 try:
                     message = decode(data)
                 except BadMessage as error:
-                    line.state = f"what answers there is not a coordinator of this version: {error}"
+                    line.watch.met = f"what answers there is not a coordinator of this version: {error}"
                     continue
                 if message["t"] == "standby":
-                    line.state = f"it stands by and does not lead{_led_by(message['leader'])}"
+                    line.watch.met = f"it stands by and does not lead{_led_by(message['leader'])}"
                 hear(number, message)
 
-    def _echo(self, endpoint: str) -> None:
+    def _echo(self, address: str) -> None:
         """Send back every pulse. libzmq's proxy runs in C and needs no GIL, so a live peer always answers."""
         assert self._pulse_context is not None
-        socket = _dealer(self._pulse_context, PULSE_PREFIX + self._identity, endpoint)
+        socket = _dealer(self._pulse_context, PULSE_PREFIX + self._identity, address, self._credentials)
         try:
+            socket.connect(f"tcp://{address}")
             socket.send(PULSE.pack(b"p", 0))
             zmq.proxy(socket, socket)
         except zmq.ZMQError:
@@ -141,19 +157,21 @@ class ZmqLines:
 
 
 class _Line:
-    """The connection to one coordinator; ``state`` says what its attempts have met, for error messages."""
+    """The connection to one coordinator. ``shut``: why it will never let us in."""
 
     dealer: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
 
-    def __init__(self, endpoint: str):
-        self.endpoint = endpoint
-        self.state = "nothing listens there"
+    def __init__(self, address: str, credentials: PeerCredentials | None):
+        self.address = address
+        self.watch = LineWatch(address, credentials)
+        self.shut: CollcommError | None = None
+        self._credentials = credentials
 
     def open(self, context: zmq.Context[Any], identity: bytes, poller: zmq.Poller) -> None:
-        self.dealer = _dealer(context, identity, self.endpoint, connect=False)
-        self.monitor = self.dealer.get_monitor_socket(_EVENTS)
-        self.dealer.connect(self.endpoint)
+        self.dealer = _dealer(context, identity, self.address, self._credentials)
+        self.monitor = self.dealer.get_monitor_socket(LineWatch.EVENTS)
+        self.dealer.connect(f"tcp://{self.address}")
         poller.register(self.dealer, zmq.POLLIN)
         poller.register(self.monitor, zmq.POLLIN)
 
@@ -163,18 +181,7 @@ class _Line:
         except zmq.Again:
             pass  # the queue is full: the coordinator has been away for long
         except BadMessage:
-            log.exception("the coordinator at %s was not told", self.endpoint)
-
-    def watch(self) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"]
-                if event == zmq.EVENT_CONNECTED:
-                    self.state = "something accepts connections there but says nothing"
-                elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                    self.state = "it accepted the connection and then fell silent"
-                elif event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
-                    self.state = "what listens there is not a collcomm coordinator (another protocol: wrong port?)"
+            log.exception("the coordinator at %s was not told", self.address)
 
     def close(self) -> None:
         self.dealer.disable_monitor()
@@ -186,7 +193,9 @@ def _led_by(leader: str) -> str:
     return f" ({leader} does)" if leader else ""
 
 
-def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: bool = True) -> zmq.Socket[bytes]:
+def _dealer(
+    context: zmq.Context[Any], identity: bytes, address: str, credentials: PeerCredentials | None
+) -> zmq.Socket[bytes]:
     dealer = context.socket(zmq.DEALER)
     dealer.setsockopt(zmq.IDENTITY, identity)
     dealer.setsockopt(zmq.LINGER, 200)
@@ -195,7 +204,7 @@ def _dealer(context: zmq.Context[Any], identity: bytes, endpoint: str, connect: 
     dealer.setsockopt(zmq.RCVHWM, 10_000)
     dealer.setsockopt(zmq.RECONNECT_IVL, 50)
     dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
-    dealer.setsockopt(zmq.IPV6, 1 if "[" in endpoint else 0)
-    if connect:
-        dealer.connect(endpoint)
+    dealer.setsockopt(zmq.IPV6, 1 if "[" in address else 0)
+    if credentials is not None:
+        credentials.protect(dealer)
     return dealer

@@ -59,8 +59,8 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _token(value: Any) -> bool:
-    return isinstance(value, bytes) and len(value) == 8
+def _bytes(length: int) -> Check:
+    return lambda value: isinstance(value, bytes) and len(value) == length
 
 
 def _on_failure(value: Any) -> bool:
@@ -86,7 +86,7 @@ _view: dict[str, Check] = {
     "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
     "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
 }
-_run: dict[str, Check] = {"incarnation": _text(64), "token": _token}
+_run: dict[str, Check] = {"incarnation": _text(64), "token": _bytes(8)}
 
 
 def _fields(checks: Mapping[str, Check]) -> Check:
@@ -138,7 +138,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
     "halt": {"epoch": _epoch, "round": _number, "next": _epoch},
-    "view": _view,
+    "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
     "inquire": _operation,
     "evicted": {"cause": _text(4096)},
     "left": {},

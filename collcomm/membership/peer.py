@@ -8,7 +8,8 @@
     waiting   view (with us in it)       member     Adopt
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
-    not joining, not gone: who           same       `report`: all that a coordinator needs to take the group over
+    joining   who                        joining    `join`, again
+    waiting, member, halted: who         same       `report`: all that a coordinator needs to take the group over
     any       evicted                    gone       Dismissed
     any       left                       gone       Left
     gone      any                        gone       (none)
@@ -74,11 +75,12 @@ class PeerMachine:
         self.leader = line
         kind = message["t"]
         if kind == "welcome" and self.state in (State.JOINING, State.WAITING):
-            if self.state is State.WAITING and self.member == message["member"]:
+            run = {"incarnation": message["incarnation"], "token": message["token"]}
+            if (self.member, self._run) == (message["member"], run):
                 return []  # said twice
             self.state = State.WAITING
             self.member = message["member"]
-            self._run = {"incarnation": message["incarnation"], "token": message["token"]}
+            self._run = run
             return [Welcomed(message["member"], message["incarnation"], message["token"])]
         if kind == "rejected" and self.state is State.JOINING:
             self.state = State.GONE
@@ -93,8 +95,8 @@ class PeerMachine:
             return [Pending(message["count"])]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
-        if kind == "who" and self.state is not State.JOINING:
-            return [Say(line, self._report())]
+        if kind == "who":
+            return [Say(line, self._request if self.state is State.JOINING else self._report())]
         if kind == "left":
             self.state = State.GONE
             return [Left()]
@@ -109,10 +111,11 @@ class PeerMachine:
             return []
         self.epoch = view.epoch
         self.state = State.MEMBER
-        self._announced = message
+        self._announced = {name: field for name, field in message.items() if name != "keys"}
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
-        return [Adopt(view, outcomes, message["admitted"], broken)]
+        keys = dict(zip(view.ids, message["keys"], strict=False))
+        return [Adopt(view, outcomes, message["admitted"], broken, keys)]
 
     def _report(self) -> Message:
         request = self._request

@@ -21,22 +21,24 @@ more than there can have been.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..types import Member
 from .messages import Message
 
+Reports = Mapping[bytes, Message]  # by connection
+OTHER_RUN = "of an earlier run: the group was begun anew since"
 UNHEARD = 1 << 16  # more views, and more newcomers, than a lost coordinator can have had without anybody here knowing
 PROBE_SECONDS = 0.5  # between two looks whether the missing are gone
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """``view``: the last one, as it was announced, None when there was none; ``members``: connections of those who go on
+    """``view``: the last one, as it was announced; ``members``: connections of those who go on
     in it; ``lagging``: those of them who have not adopted it yet; ``waiting``: newcomers; ``strays``: who is out."""
 
-    view: Message | None
+    view: Message
     members: tuple[bytes, ...]
     lagging: tuple[bytes, ...]
     waiting: tuple[bytes, ...]
@@ -55,6 +57,7 @@ class Recovery:
     reports: dict[bytes, Message] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)  # members at whose address nothing listens
     probed_at: float = 0.0
+    told: set[int] = field(default_factory=set)  # of whom people were told that we wait for them
 
     @property
     def recorded(self) -> bool:
@@ -86,7 +89,7 @@ class Recovery:
         best, missing = self.best, self.missing()
         late = now - self.began >= grace
         if best is None:
-            return self._resume([], certain=False) if late else None
+            return None
         if not missing:
             return self._resume([], certain=True)
         if not late:
@@ -99,8 +102,9 @@ class Recovery:
 
     def _resume(self, lost: Iterable[Member], certain: bool) -> Resumption:
         best = self.best
-        ids = {row[0] for row in best["members"]} if best is not None else set()
-        epoch = best["epoch"] if best is not None else 0
+        assert best is not None
+        ids = {row[0] for row in best["members"]}
+        epoch = best["epoch"]
         groups: dict[str, list[bytes]] = {"members": [], "lagging": [], "waiting": [], "strays": []}
         for key, report in self.reports.items():
             own = -1 if report["view"] is None else report["view"]["epoch"]

@@ -22,12 +22,15 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
+from . import strangers
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
+from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .messages import MAX_REPORT_BYTES, BadMessage, Message, decode, encode, is_other_version
 from .presets import LAN, Limits
 from .probing import Probes
 from .store import Deposed, MemoryStore, Store
+from .strangers import Strangers, check_exposure, make_room
 
 log = logging.getLogger("collcomm.coordinator")
 PULSE = struct.Struct("<cQ")
@@ -35,25 +38,46 @@ CONTROL_PREFIX, PULSE_PREFIX = b"C", b"P"
 IDENTITY_BYTES = 17
 STANDBY_SECONDS = 0.1  # how late a standby notices that it leads
 CLOSE_SECONDS = 5.0
+ANYWHERE, LOOPBACK = "0.0.0.0:48148", "127.0.0.1:48148"
 
 
 class Coordinator:
     """Rendezvous and referee of groups; runs on a thread of its own until `close`.
 
-    :param bind: "host:port" to listen on; port 0 takes a free one, see ``address``.
+    :param bind: "host:port" to listen on; port 0 takes a free one, see ``address``. None: port 48148, of all interfaces when
+        protected or ``insecure``, else of the loopback one.
     :param limits: how long silence may last, see `collcomm.membership.presets`.
-    :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`.
-    :raises CollcommError: the address cannot be bound.
+    :param secret: what peers have to know to join (their ``secret=``); the variable COLLCOMM_SECRET if not given.
+    :param keys: the directory of this coordinator's keys, made by ``collcomm keys``; or the variable COLLCOMM_KEYS.
+    :param insecure: listen on an address that others can reach although there is neither.
+    :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`. Closed with it.
+    :raises CollcommError: the address cannot be bound, or is open to others without protection.
+    :raises AuthenticationFailed: ``keys`` is not what ``collcomm keys`` makes.
     """
 
-    def __init__(self, bind: str = "0.0.0.0:48148", *, limits: Limits = LAN, store: Store | None = None):
+    def __init__(
+        self,
+        bind: str | None = None,
+        *,
+        limits: Limits = LAN,
+        secret: str | None = None,
+        keys: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
+        store: Store | None = None,
+    ):
+        credentials = coordinator_credentials(secret, keys)
+        self.protection = "nothing" if credentials is None else credentials.source
+        if bind is None:
+            bind = ANYWHERE if credentials is not None or insecure else LOOPBACK
         host, port = parse_address(bind)
+        check_exposure(host, credentials is not None, insecure)
         self._context = zmq.Context()
-        self._router = _listen(self._context, host, port)
+        self._router = _listen(self._context, host, port, credentials)
         endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self.port = int(endpoint.rpartition(":")[2])
         self.address = format_address(host if host not in ("0.0.0.0", "::", "*") else "127.0.0.1", self.port)
-        self._monitor = self._router.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._monitor = self._router.get_monitor_socket(Strangers.EVENTS)
+        self._strangers = Strangers()
         self._store = store if store is not None else MemoryStore()
         known = store is not None or port == 0
         self._machine = CoordinatorMachine(limits, secrets.token_bytes, self._load, known)
@@ -147,6 +171,9 @@ class Coordinator:
         with contextlib.suppress(zmq.Again):
             while True:
                 event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                self._strangers.heard(event)
+                if event["event"] != zmq.EVENT_DISCONNECTED:
+                    continue
                 key = self._descriptors.pop(int(event["value"]), None)
                 if key is not None:
                     self._carry_out(self._machine.disconnected(time.monotonic(), key))
@@ -237,7 +264,9 @@ class Coordinator:
         return message if message is not None and message["t"] == "record" else None
 
 
-def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes]:
+def _listen(
+    context: zmq.Context[Any], host: str, port: int, credentials: CoordinatorCredentials | None
+) -> zmq.Socket[bytes]:
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.LINGER, 200)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_REPORT_BYTES)
@@ -246,7 +275,10 @@ def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes
     router.setsockopt(zmq.SNDHWM, 10_000)
     router.setsockopt(zmq.RCVHWM, 10_000)
     router.setsockopt(zmq.BACKLOG, 1024)
+    router.setsockopt(zmq.HANDSHAKE_IVL, int(strangers.HANDSHAKE_SECONDS * 1e3))
     router.setsockopt(zmq.IPV6, 1 if ":" in host else 0)
+    if credentials is not None:
+        credentials.protect(context, router)
     try:
         router.bind(f"tcp://{format_address(host, port)}")
     except zmq.ZMQError as error:
@@ -256,12 +288,13 @@ def _listen(context: zmq.Context[Any], host: str, port: int) -> zmq.Socket[bytes
     return router
 
 
-def run_coordinator(bind: str = "0.0.0.0:48148", limits: Limits = LAN, store: Store | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; views and losses go to the log. For the command line."""
+def run_coordinator(bind: str | None = None, limits: Limits = LAN, **options: Any) -> None:
+    """Serve until SIGINT or SIGTERM; views and losses go to the log. For the command line. ``options``: see `Coordinator`."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    with Coordinator(bind, limits=limits, store=store) as coordinator:
-        log.info("coordinator listens on %s", coordinator.address)
+    make_room()
+    with Coordinator(bind, limits=limits, **options) as coordinator:
+        log.info("coordinator listens on %s, protected by %s", coordinator.address, coordinator.protection)
         stopped.wait()
     log.info("coordinator stopped")

@@ -144,7 +144,12 @@ class SimLines:
         self._closed = False
         world.lines[peer.key] = self
 
-    def start(self, turn: Callable[[], None], hear: Callable[[int, Message], None]) -> None:
+    def start(
+        self,
+        turn: Callable[[], None],
+        hear: Callable[[int, Message], None],
+        refused: Callable[[CollcommError], None],
+    ) -> None:
         self._turn, self._hear = turn, hear
         self._run()
 

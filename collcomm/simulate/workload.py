@@ -24,6 +24,7 @@ KINDS = (
 )
 ROWS = (1, 3, 40)
 LONG_ROWS = 40_000  # more than travels inline
+LONG_SHARE = 0.06
 SHORT_SECONDS = 3.0
 STATE_LOST = ("nobody has any state", "those who had it are gone")
 TURNS_PER_VIEW = 10_000
@@ -44,6 +45,7 @@ def program(peer: SimPeer, comm: Communicator) -> None:
             peer.ended(turn, 0, ("turn", comm.view.ids))
             revision = _one_turn(peer, comm, turn, state, revision)
             comm.step()
+            peer.turns += 1
         except UNIFORM:
             pass  # at all survivors alike: they meet again at the next turn
         except StateDiverged as error:  # may be so where only newcomers have survived
@@ -53,7 +55,6 @@ def program(peer: SimPeer, comm: Communicator) -> None:
         except CollcommError as error:  # evicted, or closed
             peer.dismissed = error
             return
-        peer.turns += 1
 
 
 def _one_turn(peer: SimPeer, comm: Communicator, turn: int, state: Array, revision: int | None) -> int | None:
@@ -85,7 +86,7 @@ def _collective(peer: SimPeer, comm: Communicator, kind: str, turn: int, rng: ra
     """Run it, compare the result with what numpy makes of the contributors' data; returns a number that is equal everywhere."""
     before = comm.view
     me = before.ids[comm.rank]
-    rows = LONG_ROWS if rng.random() < 0.06 else rng.choice(ROWS)
+    rows = LONG_ROWS if rng.random() < LONG_SHARE else rng.choice(ROWS)
     root = before.ids[rng.randrange(before.size)]
     timeout = SHORT_SECONDS if rng.random() < 0.1 else None
     in_place = kind == "all_reduce" and rng.random() < 0.5

@@ -48,7 +48,7 @@ class World:
         self.peers: list[SimPeer] = []
         self.op_timeout = 30.0
         self.slow = self.random.choice((0.0005, 0.005, 0.05))  # seconds, the usual delay of a packet
-        self.network = Network(self.scheduler, self.delay, self.random.choice((1 << 18, 1 << 20)))
+        self.network = Network(self.scheduler, self.delay, self.random.choice((1 << 17, 1 << 20)))
         self.store = options.store or self.random.choice(STORES)
         self.away: dict[tuple[bytes, int], float] = {}  # a line to a coordinator is down until then
         self._welcomed: dict[bytes, str] = {}  # incarnation of the run that a peer was taken into last

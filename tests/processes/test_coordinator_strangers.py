@@ -18,7 +18,7 @@ import zmq
 
 from collcomm.errors import CoordinatorUnavailable, JoinRejected
 from collcomm.membership import Coordinator, GroupMachine
-from collcomm.membership import server as server_module
+from collcomm.membership import coordinator as coordinator_module
 from collcomm.membership.effects import Note
 from collcomm.membership.messages import MAX_BYTES, VERSION, encode
 from collcomm.types import GroupReport
@@ -117,9 +117,9 @@ def test_a_message_longer_than_allowed(coordinator: Coordinator) -> None:
 
 def test_messages_of_one_who_never_joined(coordinator: Coordinator) -> None:
     with Stranger(coordinator.address) as stranger:
-        assert stranger.ask(encode({"t": "here"}))["t"] == "unknown"
+        assert stranger.ask(encode({"t": "here"}))["t"] == "who"
         assert stranger.ask(encode({"t": "leave"}))["t"] == "left"
-        assert stranger.ask(encode({"t": "state", "epoch": 1, "round": 1, "groups": {}}))["t"] == "unknown"
+        assert stranger.ask(encode({"t": "state", "epoch": 1, "round": 1, "groups": {}}))["t"] == "who"
 
 
 def test_another_version_is_told_so(coordinator: Coordinator) -> None:
@@ -286,7 +286,7 @@ def test_members_that_contradict_each_other_do_no_harm_to_other_groups(coordinat
 
 
 def test_those_who_have_left_make_room(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_PEERS", 2)
+    monkeypatch.setattr(coordinator_module, "MAX_PEERS", 2)
     for _ in range(4):
         with Stranger(coordinator.address) as stranger:
             assert stranger.ask(encode(join_message()))["t"] == "welcome"
@@ -297,7 +297,7 @@ def test_those_who_have_left_make_room(coordinator: Coordinator, monkeypatch: py
 def test_what_is_told_after_close_goes_nowhere(coordinator: Coordinator) -> None:
     with agents(coordinator.address, "a") as (agent,):
         agent.wait_admitted(soon())
-        number = agent._wake_write
+        number = agent._lines._wake_write
         agent.close()
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -320,7 +320,7 @@ def test_a_first_tick_that_is_late_evicts_nobody() -> None:
 
 def test_groups_that_have_ended_make_room(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator that serves one run after the other, each under a name of its own."""
-    monkeypatch.setattr(server_module, "MAX_GROUPS", 2)
+    monkeypatch.setattr(coordinator_module, "MAX_GROUPS", 2)
     for number in range(4):
         with Stranger(coordinator.address) as stranger:
             assert stranger.ask(encode(join_message(group=f"run-{number}")))["t"] == "welcome"

@@ -88,11 +88,6 @@ def test_options_that_make_no_sense(options: dict, text: str) -> None:
         collcomm.join("127.0.0.1:48148", **options)
 
 
-def test_a_secret_is_not_ignored() -> None:
-    with nothing_left_over(), pytest.raises(collcomm.AuthenticationFailed, match="no authentication"):
-        collcomm.join("127.0.0.1:48148", secret="s3cret")
-
-
 def test_unknown_transport() -> None:
     with pytest.raises(collcomm.UnsupportedTransport, match="there is: tcp"):
         collcomm.join("127.0.0.1:48148", transports=["carrier-pigeon"])

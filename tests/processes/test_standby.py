@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import collcomm
-from collcomm.bench.launch import CoordinatorProcess
-from tests.support.etcd import Etcd, free_port
+from collcomm.bench.launch import CoordinatorProcess, free_port
+from tests.support.etcd import Etcd
 
 JOIN_SECONDS = 30.0
 RUN_SECONDS = 60.0

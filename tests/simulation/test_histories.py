@@ -23,6 +23,7 @@ from collcomm.engine.operation import Operation
 from collcomm.engine.progress import Progress
 from collcomm.membership.recovery import Recovery, Resumption
 from collcomm.membership.round import Round
+from collcomm.simulate import workload
 from collcomm.simulate.command import run_batches
 from collcomm.simulate.history import Options, Violation, live
 from collcomm.simulate.world import STORES
@@ -30,6 +31,23 @@ from collcomm.types import GroupReport, Outcome
 
 SEEDS = 1000
 FLAW_SEEDS = 2000  # within that many a flaw must be found; it is within far fewer
+
+
+def test_an_exchange_needs_no_room_between_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than connections take, sent both ways, over its own source: it goes on since each side takes a frame first."""
+    monkeypatch.setattr(workload, "LONG_SHARE", 1.0)
+    monkeypatch.setattr(workload, "LONG_ROWS", 30_000)  # two ranks exchange 240 KB by doubling
+    monkeypatch.setattr(workload, "KINDS", ("all_reduce",))
+    seeds = range(12)
+    _live_all(seeds)
+    monkeypatch.setattr(streaming._Receiver, "ready", property(_takes_nothing_early))
+    with pytest.raises(Violation):
+        _live_all(seeds)
+
+
+def _live_all(seeds: range) -> None:
+    for seed in seeds:
+        live(Options(seed, peers=2, faults=1))
 
 
 def test_a_thousand_histories_break_no_promise() -> None:
@@ -93,6 +111,11 @@ def _no_restore(self: Operation) -> None:
 def _any_epoch(pack: Callable[..., bytes]) -> Callable[..., bytes]:
     """Frames that do not tell of which epoch they are."""
     return lambda kind, epoch, *rest: pack(kind, 0, *rest)
+
+
+def _takes_nothing_early(self: Any) -> bool:
+    """Both ends of an exchange wait until their own data has left before they read."""
+    return bool(self._got > 0 or self._work.ready(self._frames[self._next]))
 
 
 _CONCLUDE = Recovery.conclude

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -102,10 +103,12 @@ def take_turns(comm: collcomm.Communicator, stop: str) -> int:
         comm.step()  # last, since join() returns in the members' step()
 
 
-def live(address: str, name: str, min_size: int, stop: str, report: Connection) -> None:
+def live(
+    address: str, name: str, min_size: int, stop: str, report: Connection, protection: Mapping[str, Any] | None = None
+) -> None:
     """The life of one peer: turns until ``stop`` exists."""
     try:
-        comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60)
+        comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60, **(protection or {}))
         report.send(("joined", name, comm.view.epoch))
         turn = take_turns(comm, stop)
         final = comm.all_gather_object([name, turn])
@@ -120,13 +123,15 @@ def live(address: str, name: str, min_size: int, stop: str, report: Connection) 
 
 @dataclass
 class Churn:
-    """Keeps a group of processes alive under fire. ``seed`` decides who is hit, when and how."""
+    """Keeps a group of processes alive under fire. ``seed`` decides who is hit, when and how. ``protection``: ``secret`` or
+    ``keys`` of coordinator and peers."""
 
     seed: int
     stop: Path
     most: int = 5
     least: int = 2
     stopped_share: float = 0.1
+    protection: Mapping[str, Any] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
     peers: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, Connection] = field(default_factory=dict)
@@ -138,7 +143,7 @@ class Churn:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["collcomm", "tests.support.churn"])
         until = time.monotonic() + deadline
-        with collcomm.Coordinator("127.0.0.1:0") as coordinator:
+        with collcomm.Coordinator("127.0.0.1:0", **self.protection) as coordinator:
             try:
                 for _ in range(self.most - 1):
                     self._start(context, coordinator.address)
@@ -164,7 +169,9 @@ class Churn:
     def _start(self, context: Any, address: str) -> None:
         name = f"peer-{len(self.reports)}"
         hear, tell = context.Pipe(duplex=False)
-        process = context.Process(target=live, args=(address, name, 3, str(self.stop), tell), daemon=True)
+        process = context.Process(
+            target=live, args=(address, name, 3, str(self.stop), tell, self.protection), daemon=True
+        )
         process.start()
         tell.close()
         self.peers[name], self.reports[name] = process, hear

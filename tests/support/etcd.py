@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -11,15 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from collcomm.bench.launch import die_with_parent
+from collcomm.bench.launch import die_with_parent, free_port
 
 START_SECONDS = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Etcd:

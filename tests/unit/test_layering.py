@@ -35,10 +35,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch": FACE,
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
-    "bench": FACE | {"aio", "", "diloco"},
+    "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
+    "certificates": BOTTOM,
+    "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", ""},
-    "cli": FACE | {"bench", "chaos", "simulate", ""},
+    "cli": FACE | {"bench", "chaos", "keys", "simulate", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -57,7 +59,19 @@ IMPURE = {
 }
 IMPURE |= {"multiprocessing", "queue", "signal", "concurrent", "zmq", "os", "logging"}
 DRIVERS = {  # modules of pure rooms that touch the world
-    "membership": {"agent", "lines", "server", "probing", "store", "journal", "etcd", "__init__"},
+    "membership": {
+        "agent",
+        "lines",
+        "linewatch",
+        "server",
+        "probing",
+        "store",
+        "journal",
+        "etcd",
+        "credentials",
+        "strangers",
+    }
+    | {"__init__"},
     "collectives": set(),
     "planner": set(),
     "health": {"metrics", "trace", "recorder", "__init__"},
@@ -70,8 +84,8 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
-OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw"}
-MODULE_OF = {"etcd3gw": "etcd"}  # packages whose module bears a plainer name
+OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography"}
+MODULE_OF = {"etcd3gw": "etcd", "cryptography": "certificates"}  # packages whose module bears a plainer name
 MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 

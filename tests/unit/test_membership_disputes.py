@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collcomm.membership.group import MAX_DISPUTES
+from collcomm.membership.disputes import MAX_DISPUTES
 from tests.simulation.transcript import play, three
 
 
@@ -126,4 +126,4 @@ def test_disputes_are_bounded() -> None:
     transcript = three()
     for seq in range(2 * MAX_DISPUTES):
         transcript.play(f"1.0  a stalled 1 0:{seq} sum on b")
-    assert len(transcript.group._disputes) == MAX_DISPUTES
+    assert len(transcript.group._disputes._open) == MAX_DISPUTES

@@ -19,7 +19,8 @@ ROWS = [[1, "a", "h", 1, ""], [2, "b", "h", 2, "x"]]
 
 
 def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, Any]:
-    return {"t": "view", "epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], **fields}
+    given = {"epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], "keys": [], **fields}
+    return {"t": "view", **given}
 
 
 def tell(machine: PeerMachine, *messages: dict[str, Any]) -> list[Any]:
@@ -150,10 +151,10 @@ def test_who_is_asked_says_all_that_a_coordinator_needs() -> None:
     assert (report["incarnation"], report["token"], report["min_size"]) == ("5f", b"8 bytes!", 2)
 
 
-def test_who_waits_reports_no_view_and_who_has_not_been_welcomed_reports_nothing() -> None:
+def test_who_waits_reports_no_view_and_who_has_not_been_welcomed_joins_again() -> None:
     (said,) = tell(machine_in(State.WAITING), {"t": "who"})
     assert said.message["view"] is None
-    assert tell(machine_in(State.JOINING), {"t": "who"}) == []
+    assert tell(machine_in(State.JOINING), {"t": "who"}) == [Say(0, JOIN)]
 
 
 def test_signs_of_life_go_to_all_lines_and_the_rest_to_the_one_that_leads() -> None:

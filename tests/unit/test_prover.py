@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from collcomm.collectives import ALGORITHMS, Schedule, Span, Step, generate
-from collcomm.collectives.prover import ProofError, prove
+from collcomm.collectives.prover import ProofError, prove, rendezvous
 from collcomm.collectives.schedule import chunk, copy, recv, recv_reduce, send
 
 IN, OUT, TMP = chunk("in", 0), chunk("out", 0), chunk("tmp", 0)
@@ -85,7 +85,7 @@ WRONG = {
     "a message to a rank that does not exist": (
         "all_reduce",
         {0: [*exchange()[0], send(7, IN)], 1: exchange()[1]},
-        r"nobody receives.*\(0, 7\): 1",
+        r"rank 0, step 2 .*there is no such link",
     ),
     "a chunk that the buffer does not have": (
         "all_reduce",
@@ -135,7 +135,7 @@ WRONG_OF_TWO_CHUNKS = {
             0: [send(1, chunk("out", 0)), send(1, chunk("out", 1))],
             1: [recv(0, chunk("out", 1)), recv(0, chunk("out", 0))],
         },
-        r"rank 1: out\[0\] is wrong: piece 1",
+        r"rank 1, step 0 .*another size",
     ),
     "two chunks are sent where one is awaited": (
         "broadcast",
@@ -226,3 +226,58 @@ def test_every_message_stays_in_the_group_and_goes_to_somebody_else(kind: str, n
         for rank in range(n):
             for step in generate(kind, name, n, rank).steps:
                 assert step.peer == -1 or (0 <= step.peer < n and step.peer != rank), (n, rank, step)
+
+
+# ---- what the table of buffers demands ----------------------------------------------------------------------------
+
+
+def refused(kind: str, chunks: dict[str, int], *steps: list[Step]) -> None:
+    n = len(steps)
+    with pytest.raises(ProofError):
+        prove(lambda rank: Schedule(kind, "by hand", n, rank, chunks, tuple(steps[rank])), n)
+
+
+def test_a_result_of_no_chunks_is_no_result() -> None:
+    refused("all_reduce", {"in": 1, "out": 0}, [], [])
+
+
+def test_an_all_gather_of_one_block_is_none() -> None:
+    refused("all_gather", {"in": 1, "out": 1}, [copy(OUT, IN), send(1, IN)], [recv(0, OUT)])
+
+
+def test_a_result_without_a_buffer_is_refused_in_words() -> None:
+    refused("all_reduce", {"in": 1}, [], [])
+
+
+def test_nobody_sends_to_himself() -> None:
+    refused("all_reduce", {"in": 1, "out": 1}, [send(0, IN), recv(0, OUT)])
+
+
+def test_a_piece_is_not_parked_in_a_chunk_of_another_size() -> None:
+    root = [copy(OUT, IN), send(1, chunk("in", 1))]
+    refused("scatter", {"in": 2, "out": 1, "tmp": 2}, root, [recv(0, chunk("tmp", 0)), copy(OUT, chunk("tmp", 0))])
+
+
+# ---- without room between the ranks -----------------------------------------------------------------------------
+
+
+def test_an_exchange_over_its_own_source_needs_no_room_between_the_ranks() -> None:
+    """What is to be reduced is taken before its turn."""
+
+    def over(peer: int) -> list[Step]:
+        return [copy(OUT, IN), send(peer, OUT), recv_reduce(peer, OUT, OUT, received_first=peer == 0)]
+
+    steps = [over(1), over(0)]
+    prove(lambda rank: Schedule("all_reduce", "by hand", 2, rank, {"in": 1, "out": 1}, tuple(steps[rank])), 2)
+
+
+def test_who_reads_only_after_its_own_send_has_left_is_found() -> None:
+    def swap(peer: int) -> list[Step]:
+        mine, theirs = chunk("in", 1 - peer), chunk("tmp", peer)
+        own = chunk("tmp", 1 - peer)
+        return [copy(own, mine), send(peer, own), recv(peer, own), copy(theirs, own)]
+
+    steps = [swap(1), swap(0)]
+    schedules = [Schedule("swap", "by hand", 2, rank, {"in": 2, "tmp": 2}, tuple(steps[rank])) for rank in range(2)]
+    with pytest.raises(ProofError, match="without room"):
+        rendezvous(schedules, in_place=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -152,52 +151,3 @@ def test_all_ranks_end_with_the_same_bits(algorithm: str, ufunc: np.ufunc) -> No
             results = Run(schedules, memory, ufunc, False).to_the_end(lambda choices: choices[-1])
         for one, other in pairwise(results):
             assert [chunk.tobytes() for chunk in one] == [chunk.tobytes() for chunk in other], n
-
-
-# -- sockets that are full -------------------------------------------------------------------------------------------
-
-
-def waits(schedules: Sequence[Schedule], in_place: bool) -> dict[Node, set[Node]]:
-    """Who waits for whom if nothing fits between the ranks: a send and its receive are one event, known by the send."""
-    sends: dict[tuple[int, int], list[Node]] = {}
-    receives: dict[tuple[int, int], list[Node]] = {}
-    for rank, schedule in enumerate(schedules):
-        for index, step in enumerate(schedule.steps):
-            if step.action is Action.SEND:
-                sends.setdefault((rank, step.peer), []).append((rank, index))
-            elif step.action is not Action.COPY:
-                receives.setdefault((step.peer, rank), []).append((rank, index))
-    event: dict[Node, Node] = {}
-    found: dict[Node, set[Node]] = {}
-    for pair, queue in sends.items():
-        event |= dict(zip(receives[pair], queue, strict=True))
-        for earlier, later in pairwise(queue):
-            found.setdefault(later, set()).add(earlier)
-    for rank, plan in enumerate(plans(schedules, in_place)):
-        for index, message in enumerate(plan.messages):
-            node = event.get((rank, index), (rank, index))
-            found.setdefault(node, set()).update(event.get((rank, i), (rank, i)) for i in message.after)
-    return found
-
-
-BUFFERED = pytest.mark.xfail(
-    strict=True,
-    raises=CycleError,
-    reason="both ends of an exchange overwrite what they send: they read when their send has left, and it leaves when "
-    "the other end reads, unless the kernel takes a whole frame",
-)
-
-
-@pytest.mark.parametrize(
-    ("kind", "algorithm"),
-    [pytest.param(*key, marks=BUFFERED if key == ("all_reduce", "doubling") else ()) for key in sorted(ALGORITHMS)],
-)
-def test_no_algorithm_needs_room_between_the_ranks(kind: str, algorithm: str) -> None:
-    """A frame is longer than the buffers of a socket may be. Frames of a message keep their order, so what holds for
-    whole messages holds for frames."""
-    for n in range(1, 34):
-        for root in sorted({0, n // 2, n - 1}) if kind in ROOTED else [0]:
-            for segments in (1, 3) if (kind, algorithm) in SEGMENTED else (1,):
-                schedules = group(kind, algorithm, n, root, segments)
-                for in_place in (False, True) if all(schedule.in_place for schedule in schedules) else (False,):
-                    TopologicalSorter(waits(schedules, in_place)).prepare()

@@ -11,6 +11,7 @@ from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
 from collcomm.transports.poller import SocketPoller
 from collcomm.transports.stream import TcpStream
+from collcomm.transports.tls import Tls, TlsStream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,15 +19,32 @@ from collcomm.clock import SYSTEM
 from collcomm.engine.attempt import Attempt, Mismatch, Staging
 from collcomm.engine.inline import receive_frame, send_frame
 from collcomm.engine.progress import Halted, Progress
+from collcomm.keys import make_keys
 from collcomm.types import Member, View
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[TcpStream, TcpStream]]:
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    (folder,) = make_keys(tmp_path_factory.mktemp("run") / "keys", ["peer"])
+    return Tls(folder / "ca.crt", folder / "tls.crt", folder / "tls.key")
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def pair(request: pytest.FixtureRequest, tls: Tls) -> Iterator[tuple[TcpStream, TcpStream]]:
+    """Every test of a stream runs on both kinds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
-    streams = TcpStream(near, 2), TcpStream(far, 1)
+    streams: tuple[TcpStream, TcpStream]
+    if request.param == "tcp":
+        streams = TcpStream(near, 2), TcpStream(far, 1)
+    else:
+        lines = tls.dialled(near), tls.accepted(far)
+        for sock in (near, far):
+            sock.setblocking(False)
+        while not all([line.handshake() for line in lines]):
+            pass
+        streams = TlsStream(lines[0], 2), TlsStream(lines[1], 1)
     yield streams
     for stream in streams:
         stream.close()
@@ -162,5 +180,5 @@ def test_headers_come_out_as_they_went_in(fields: tuple[int, int, int, int, int,
 
 
 def test_greetings_come_out_as_they_went_in() -> None:
-    greeting = Greeting(b"12345678", 7, 3, 4, 1, 2, 0)
+    greeting = Greeting(5, 7, 3, 4, 1, 2, 0, b"n" * 16)
     assert Greeting.unpack(greeting.pack()) == greeting
