@@ -27,10 +27,10 @@ class Say:
 
 @dataclass(frozen=True)
 class Remember:
-    """Write down what ``group`` has come to (None: it is over) before any later effect is carried out."""
+    """Write down what ``group`` has come to before any later effect is carried out."""
 
     group: str
-    record: Mapping[str, Any] | None
+    record: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

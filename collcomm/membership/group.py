@@ -186,10 +186,9 @@ class GroupMachine:
 
     def _resume(self, now: float, resumption: Resumption, reports: Reports) -> None:
         self._next_epoch, self._next_id = resumption.next_epoch, resumption.next_id
+        self.options = resumption.options
         for key in resumption.members + resumption.waiting:
-            report = reports[key]
-            self.options = (report["min_size"], report["on_failure"])
-            self._enter(now, key, Member(*report["member"]), is_member=key in resumption.members)
+            self._enter(now, key, Member(*reports[key]["member"]), is_member=key in resumption.members)
         for key in resumption.strays:
             self._gone[key] = "evicted from the group while its coordinator was away"
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
@@ -432,12 +431,13 @@ class GroupMachine:
         self._round = None
         if not survivors:
             self.state = State.FORMING
-            self.options = None if self.empty else self.options
             self.view = View(self._next_epoch, ())
             self._next_epoch += 1
             self._settled.clear()
             self._disputes.clear()
-            self._out.append(Remember(self.name, None))
+            nobody = {"epoch": self.view.epoch, "members": [], "admitted": False, "outcomes": {}, "broken": []}
+            self._write_down(nobody)  # so that nobody who was evicted and has not heard of it brings an old view back
+            self.options = None if self.empty else self.options
             if not self.empty:
                 self._form()
             return
@@ -466,17 +466,7 @@ class GroupMachine:
         }
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
-        min_size, on_failure = self.options
-        record = {
-            "incarnation": self._incarnation,
-            "token": self._token,
-            "min_size": min_size,
-            "on_failure": on_failure,
-            "view": message,
-            "next_id": self._next_id,
-            "next_epoch": self._next_epoch,
-        }
-        self._out.append(Remember(self.name, record))
+        self._write_down(message)
         for peer in members:
             peer.is_member, peer.ready = True, False
             self._send(peer.key, self._with_keys(peer.member.id))
@@ -485,6 +475,20 @@ class GroupMachine:
         for name in new:
             self.history.append((self._ticked_at or 0.0, epoch, name, "joined"))
         self._tell_pending()
+
+    def _write_down(self, view: Message) -> None:
+        assert self.options is not None
+        min_size, on_failure = self.options
+        record = {
+            "incarnation": self._incarnation,
+            "token": self._token,
+            "min_size": min_size,
+            "on_failure": on_failure,
+            "view": view,
+            "next_id": self._next_id,
+            "next_epoch": self._next_epoch,
+        }
+        self._out.append(Remember(self.name, record))
 
     def _with_keys(self, member: int) -> Message:
         """The last view, with the keys that ``member`` shares with the others."""

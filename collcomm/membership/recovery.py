@@ -24,7 +24,7 @@ the numbers skip more than there can have been.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..types import Member
@@ -33,6 +33,7 @@ from .messages import Message
 Reports = Mapping[bytes, Message]  # by connection
 OTHER_RUN = "of an earlier run: the group was begun anew since"
 UNHEARD = 1 << 16  # more views, and more newcomers, than a lost coordinator can have had without anybody here knowing
+SILENCE = 4  # grace times, if nobody of the last view reports: a group is not ended lightly
 PROBE_SECONDS = 0.5  # between two looks whether the missing are gone
 
 
@@ -49,6 +50,7 @@ class Resumption:
     lost: tuple[Member, ...]
     next_epoch: int
     next_id: int
+    options: tuple[int, str]  # min_size, on_failure
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Recovery:
 
     def to_probe(self, now: float, grace: float) -> list[Member]:
         """Whose addresses to look at now."""
-        if self.recorded or now - self.began < grace or now - self.probed_at < PROBE_SECONDS:
+        if (self.recorded and self.reports) or now - self.began < grace or now - self.probed_at < PROBE_SECONDS:
             return []
         self.probed_at = now
         return [member for member in self.missing() if member.id not in self.refused]
@@ -110,15 +112,15 @@ class Recovery:
         if best is None:
             return None
         heard = len(self.expected()) - len(missing)
-        if not missing and heard:
+        if not missing and (heard or not best["members"]):
             return self._resume()
-        if not late:
+        if not late or (not heard and now - self.began < SILENCE * grace and not self._all_gone(missing)):
             return None
         majority = 2 * heard > len(best["members"])
-        gone = {member.id for member in missing} <= self.refused
-        if self.recorded or majority or gone:
-            return self._resume()
-        return None
+        return self._resume() if self.recorded or majority or self._all_gone(missing) else None
+
+    def _all_gone(self, members: Iterable[Member]) -> bool:
+        return {member.id for member in members} <= self.refused
 
     def _resume(self) -> Resumption:
         best = self.best
@@ -142,10 +144,12 @@ class Recovery:
         if self.record is not None:
             heard.append(self.record["next_epoch"] - 1)
             known.append(self.record["next_id"] - 1)
+        source = self.record or next(iter(self.reports.values()))
         return Resumption(
             best,
             **{name: tuple(keys) for name, keys in groups.items()},
             lost=tuple(lost),
             next_epoch=max(epoch, *heard, 0) + 1 + (0 if certain else UNHEARD),
             next_id=max({row[0] for row in best["members"]} | {*known, 0}) + 1 + UNHEARD,
+            options=(source["min_size"], source["on_failure"]),
         )

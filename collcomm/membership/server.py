@@ -241,9 +241,8 @@ class Coordinator:
             log.exception("a message was not sent")
 
     def _save(self, effect: Remember) -> bool:
-        record = None if effect.record is None else encode({"t": "record", **effect.record})
         try:
-            self._store.save(effect.group, record)
+            self._store.save(effect.group, encode({"t": "record", **effect.record}))
         except Deposed as error:
             log.warning("%s", error)
             self._step_down()

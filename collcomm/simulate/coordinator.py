@@ -171,10 +171,7 @@ class SimCoordinator:
             self.machine.step_down()
             self.world.log(f"coordinator {self.number} was deposed")
             return False
-        if effect.record is None:
-            records.records.pop(effect.group, None)
-        else:
-            records.records[effect.group] = encode({"t": "record", **effect.record})
+        records.records[effect.group] = encode({"t": "record", **effect.record})
         return True
 
     def _load(self, group: str) -> Message | None:

@@ -8,6 +8,7 @@ from collcomm.membership.recovery import UNHEARD, Recovery
 from collcomm.types import Member
 
 GRACE = 1.5
+OPTIONS = {"min_size": 2, "on_failure": "retry"}
 
 
 def view(epoch: int, *members: int) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def view(epoch: int, *members: int) -> dict[str, Any]:
 
 def report(member: int, last: dict[str, Any] | None, halt: tuple[int, int, list[int]] = (0, 0, [])) -> dict[str, Any]:
     row = [member, f"p{member}", "h", member, ""]
-    return {"member": row, "view": last, **dict(zip(("next", "round", "heirs"), halt, strict=True))}
+    return {"member": row, "view": last, **OPTIONS, **dict(zip(("next", "round", "heirs"), halt, strict=True))}
 
 
 def recovery(*reports: dict[str, Any], record: dict[str, Any] | None = None) -> Recovery:
@@ -65,7 +66,7 @@ def test_half_is_no_majority_until_the_others_are_known_to_be_gone() -> None:
 
 
 def test_a_record_knows_the_last_view_though_nobody_else_does() -> None:
-    record = {"view": view(9, 1, 4), "next_id": 12, "next_epoch": 10}
+    record = {"view": view(9, 1, 4), "next_id": 12, "next_epoch": 10, **OPTIONS}
     stale = recovery(report(1, view(8, 1, 2, 3)), report(2, view(8, 1, 2, 3)), record=record)
     assert stale.conclude(0.0, GRACE) is None
     found = stale.conclude(GRACE, GRACE)
@@ -91,3 +92,17 @@ def test_the_latest_halt_says_who_counts() -> None:
     assert names(found.expected()) == [1, 2]
     resumed = found.conclude(0.0, GRACE)
     assert resumed is not None and resumed.strays == (b"p3", b"p4") and resumed.next_epoch == 3
+
+
+def test_a_group_is_not_ended_because_nobody_reports_at_once() -> None:
+    waiting = recovery(record={"view": view(9, 1, 4), "next_id": 12, "next_epoch": 10, **OPTIONS})
+    assert waiting.conclude(2 * GRACE, GRACE) is None
+    assert names(waiting.to_probe(2 * GRACE, GRACE)) == [1, 4]
+    waiting.refused |= {1, 4}
+    found = waiting.conclude(2 * GRACE, GRACE)
+    assert found is not None and found.members == () and found.next_epoch == 10
+
+
+def test_of_a_group_that_has_ended_nobody_is_awaited() -> None:
+    found = recovery(record={"view": view(9), "next_id": 12, "next_epoch": 10, **OPTIONS}).conclude(0.0, GRACE)
+    assert found is not None and found.next_epoch == 10
