@@ -10,6 +10,7 @@ from .messages import Message
 from .presets import Limits
 
 MAX_DISPUTES = 64
+RESOLVED_SECONDS = 2.0  # who waits says so every half second
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Dispute:
     waiting_on: dict[int, tuple[int, ...]] = field(default_factory=dict)
     mismatch: int | None = None  # who saw a frame that does not fit
     expired: float | None = None  # when the first deadline passed
+    heard: float = 0.0  # when somebody spoke of it last
 
     def verdict(self, now: float, alive: Mapping[int, str], answer: float) -> Verdict | None:
         """What is plain by now. ``alive``: names of the living by id."""
@@ -83,7 +85,7 @@ class Disputes:
         place = (message["gid"], message["seq"])
         if place in self._open or len(self._open) >= MAX_DISPUTES:
             return None
-        dispute = self._open[place] = Dispute(*place, tuple(message["members"]), now)
+        dispute = self._open[place] = Dispute(*place, tuple(message["members"]), now, heard=now)
         return dispute
 
     def hear(self, now: float, member: int, message: Message) -> None:
@@ -92,6 +94,7 @@ class Disputes:
         if dispute is None:
             return
         kind = message["t"]
+        dispute.heard = now
         dispute.calls[member] = Call(*message["call"])
         if kind == "mismatch" and dispute.mismatch is None:
             dispute.mismatch = member
@@ -110,9 +113,13 @@ class Disputes:
         return None
 
     def stuck_links(self, now: float, names: Mapping[int, str], limits: Limits) -> list[tuple[int, int]]:
-        """Pairs whose links are to be made anew: all are in the same call, all say that nothing moves, and it was not tried."""
+        """Pairs whose links are to be made anew: all are in the same call, all say that nothing moves, and it was not tried.
+        A dispute of which nobody speaks any more has resolved itself."""
         pairs = []
-        for place, dispute in self._open.items():
+        for place, dispute in list(self._open.items()):
+            if now - dispute.heard > RESOLVED_SECONDS and dispute.expired is None and dispute.mismatch is None:
+                del self._open[place]
+                continue
             members = {member for member in dispute.members if member in names}
             late = now - dispute.opened > limits.unstick
             if late and place not in self._mended and members <= set(dispute.waiting_on):

@@ -73,6 +73,7 @@ def test_a_seed_replays_exactly_also_in_another_process() -> None:
 def test_the_histories_hold_what_they_are_meant_to_hold() -> None:
     """Guards the guard: deaths, recoveries, changes of the leader, verdicts and admissions do occur."""
     outlines = [live(Options(seed, store=store)) for seed in range(40) for store in STORES]
+    outlines += [live(Options(seed, store="lease")) for seed in range(40, 200)]
     text = "\n".join(line for outline in outlines for line in outline.log)
     for word in ("crash p", "silent for", "died:", "left", "; new: ", "called something else", "is taken over"):
         assert word in text, word

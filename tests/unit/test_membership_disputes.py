@@ -114,11 +114,23 @@ def test_equal_calls_that_stand_still_for_five_seconds_get_new_links_once_per_vi
         1.0  a stalled 1 0:6 sum on b   => a,b,c<inquire 0:6
         1.0  b stalled 1 0:6 sum on a   =>
         1.0  c stalled 1 0:6 sum on b   =>
+        2.5  a stalled 1 0:6 sum on b   =>
+        4.0  a stalled 1 0:6 sum on b   =>
+        5.5  a stalled 1 0:6 sum on b   =>
         5.9  run                        =>
         6.2  run                        => a,b,c<halt 1/1
         6.2  a state 1/1 0:5/6
         6.2  b state 1/1 0:5/6
         6.2  c state 1/1 0:5/6          => a,b,c<view 2 [a b c] 0:5 broken a-b broken b-c; a,b,c<pending 0
+    """)
+
+
+def test_a_stall_that_has_resolved_itself_costs_no_link() -> None:
+    three().play("""
+        1.0  a stalled 1 0:6 sum on b   => a,b,c<inquire 0:6
+        1.0  b stalled 1 0:6 sum on a   =>
+        1.0  c stalled 1 0:6 sum on b   =>
+        9.0  run                        =>
     """)
 
 
