@@ -7,7 +7,7 @@ then talks to the streams directly, from whichever thread runs the operation; on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from ..errors import CollcommError
@@ -76,6 +76,33 @@ class Link(Protocol):
     def streams(self) -> Sequence[Stream]: ...
 
     def close(self) -> None: ...
+
+
+LinkKey = tuple[int, int, int]  # communicator, purpose, member
+
+
+class DropsLinks:
+    """Which of its links a transport closes, and when."""
+
+    def keep_only(self, members: Iterable[int]) -> None:
+        """Close the links to all others: they have left."""
+        keep = set(members)
+        self._drop(lambda key: key[2] not in keep)
+
+    def drop_member(self, member: int) -> None:
+        """Close all links with ``member``, which stays: they are to be made anew."""
+        self._drop(lambda key: key[2] == member)
+
+    def drop_group(self, gid: int) -> None:
+        """Close all links of one communicator."""
+        self._drop(lambda key: key[0] == gid)
+
+    def drop_link(self, gid: int, purpose: int, member: int) -> None:
+        """Close one link; the next use makes a new one."""
+        self._drop(lambda key: key == (gid, purpose, member))
+
+    def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
+        raise NotImplementedError
 
 
 class Poller(Protocol):

@@ -16,11 +16,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..types import Member
-from .base import LinkBroken, TransportClosed
+from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated, Refused
@@ -33,13 +33,11 @@ ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told
 BACKLOG = 1024
 MAX_PARTIAL = 1024  # links of which some streams are there and some are not
 
-_Key = tuple[int, int, int]  # gid, purpose, member
-
 
 class TcpLink:
     """The streams that join this peer with ``member`` for one communicator and purpose."""
 
-    def __init__(self, key: _Key, streams: list[TcpStream]):
+    def __init__(self, key: LinkKey, streams: list[TcpStream]):
         self.key = key
         self.member = key[2]
         self.streams = streams
@@ -49,7 +47,7 @@ class TcpLink:
             stream.close()
 
 
-class TcpTransport:
+class TcpTransport(DropsLinks):
     """``host``: the address to listen on; "" for all of this machine's. ``streams``: connections per link, 1 to 64.
     ``tls``: the certificates with which all connections are encrypted, if given."""
 
@@ -64,8 +62,8 @@ class TcpTransport:
         listener = _listen(host, port)
         self.port: int = listener.getsockname()[1]
         self._standing = Standing()
-        self._links: dict[_Key, TcpLink] = {}
-        self._partial: dict[_Key, dict[int, TcpStream]] = {}
+        self._links: dict[LinkKey, TcpLink] = {}
+        self._partial: dict[LinkKey, dict[int, TcpStream]] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._gone_sent = 0
@@ -115,24 +113,7 @@ class TcpTransport:
     def poller(self) -> SocketPoller:
         return SocketPoller()
 
-    def keep_only(self, members: Iterable[int]) -> None:
-        """Close the links to all others: they have left."""
-        keep = set(members)
-        self._drop(lambda key: key[2] not in keep)
-
-    def drop_member(self, member: int) -> None:
-        """Close all links with ``member``, which stays: they are to be made anew."""
-        self._drop(lambda key: key[2] == member)
-
-    def drop_group(self, gid: int) -> None:
-        """Close all links of one communicator."""
-        self._drop(lambda key: key[0] == gid)
-
-    def drop_link(self, gid: int, purpose: int, member: int) -> None:
-        """Close one link; the next use makes a new one."""
-        self._drop(lambda key: key == (gid, purpose, member))
-
-    def _drop(self, unwanted: Callable[[_Key], bool]) -> None:
+    def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
         with self._changed:
             for key in [key for key in self._links if unwanted(key)]:
                 self._retire(self._links.pop(key))
@@ -165,7 +146,7 @@ class TcpTransport:
 
     # -- dialling ------------------------------------------------------------------------------------------------
 
-    def _dial(self, key: _Key, member: Member, check: Callable[[], None]) -> TcpLink:
+    def _dial(self, key: LinkKey, member: Member, check: Callable[[], None]) -> TcpLink:
         gid, purpose, _ = key
         streams: list[TcpStream] = []
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..membership import LAN
 from ..membership.messages import decode
-from ..transports.sim import Network
+from ..transports.simnet import Network
 from .coordinator import Records, SimCoordinator
 from .host import SimLines, SimPeer
 from .ledger import Ledger
