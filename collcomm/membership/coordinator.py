@@ -84,10 +84,7 @@ class CoordinatorMachine:
         return self._step(self._home.get(key), lambda group: group.echo(now, key, number))
 
     def probed(self, now: float, probe: Probe, refused: bool) -> list[CoordinatorEffect]:
-        group = self.groups.get(probe.group)
-        if not isinstance(group, Takeover):
-            return []
-        return self._step(probe.group, lambda _: group.probed(now, probe.member.id, refused))
+        return self._step(probe.group, lambda group: group.probed(now, probe.member.id, refused))
 
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""

@@ -28,7 +28,7 @@ from enum import Enum
 
 from ..types import GroupReport, Member, Outcome, Verdict, View
 from .disputes import Disputes
-from .effects import CoordinatorEffect, Note, Ping, Remember, Send
+from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, Message
 from .pairkeys import pair_keys, view_secret
@@ -136,7 +136,15 @@ class GroupMachine:
         peer = self._peers.get(key)
         if peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
-            self._examine(now, peer)
+            if not self._examine(now, peer):
+                self._out.append(Probe(self.name, peer.member))
+        return self._drain()
+
+    def probed(self, now: float, member: int, refused: bool) -> list[CoordinatorEffect]:
+        """Whether nothing listens any more at the data address of ``member``, whose control connection has closed."""
+        peer = self._peers.get(self._ids.get(member, b""))
+        if refused and peer is not None and peer.health.disconnected_at is not None:
+            self._remove(now, peer, "died: its control connection closed and its data port is gone", announce=False)
         return self._drain()
 
     def echo(self, now: float, key: bytes, number: int) -> list[CoordinatorEffect]:

@@ -406,3 +406,16 @@ def test_states_of_another_round_or_epoch_count_for_nothing() -> None:
         1.0  c state 1/1 0:3/3  =>
         1.0  a state 1/1 0:3/4  => a,c<view 2 [a c] 0:3; a,c<pending 0
     """)
+
+
+def test_a_closed_control_connection_and_a_data_port_that_is_gone_are_death_at_once() -> None:
+    """Nobody has a link to it yet, who could tell."""
+    transcript = three().play("1.0  b drops  =>")
+    group = transcript.group
+    group.probed(1.01, 2, False)
+    assert group.state is State.STEADY
+    group.probed(1.01, 3, True)  # whose line is there is not dead
+    assert group.state is State.STEADY
+    group.probed(1.02, 2, True)
+    assert group.state is State.CHANGING
+    assert group.history[-1][3].startswith("died: its control connection closed")
