@@ -35,7 +35,7 @@ def live(address: str, name: str, stop: str, tell: Connection) -> None:
             one_round(self, *arguments)
 
         Synchroniser._one_round = slowly  # type: ignore[method-assign]
-        comm = collcomm.join(address, name=name, min_size=3, timeout=60, op_timeout=30)
+        comm = collcomm.join(address, name=name, min_size=3, timeout=100, op_timeout=30)
         founder = comm.view.epoch == 1
         _train(comm, founder, stop, tell)
         comm.leave()
