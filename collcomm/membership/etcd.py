@@ -4,6 +4,8 @@ Why two never lead at once. The leader's key exists as long as its lease, and is
 counts its lease from the moment before it *asked* for it or for its renewal, less a margin for clocks that run unequally; so it
 stops to lead before etcd lets the key go. And should it be held up between looking at the clock and acting: a view
 counts once it was written, and `save` writes in one transaction that asks whether the key is still the one that we made.
+A write whose answer is lost may land later: so it ends our term, and the next has another key. Between two terms `leads` is
+False once, so that nothing that was known in the first is acted on in the second.
 (Leases as fencing tokens: Gray and Cheriton 1989; Burrows 2006.)
 """
 
@@ -44,12 +46,17 @@ class EtcdStore:
         self._lease = 0
         self._revision = 0  # at which our leader key was made
         self._leads_until = 0.0
+        self._forfeited = False  # a write of this term may still land: it must not be our term then
+        self._unseen = False  # a term has begun that `leads` has not announced by a False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._campaign, name="collcomm-lease", daemon=True)
         self._thread.start()
 
     def leads(self) -> bool:
-        return time.monotonic() < self._leads_until
+        if self._unseen:
+            self._unseen = False
+            return False
+        return time.monotonic() < self._leads_until and not self._forfeited
 
     def load(self, group: str) -> bytes | None:
         found = self._writer.post("/kv/range", {"key": _text(self._record_key(group))})
@@ -59,6 +66,8 @@ class EtcdStore:
     def save(self, group: str, record: bytes | None) -> None:
         if record is not None and len(record) > MAX_BYTES:
             raise CollcommError(f"the record of group {group!r} has {len(record)} bytes, etcd takes {MAX_BYTES}")
+        if self._unseen:
+            raise Deposed("this coordinator has lost its term, and begins a new one")
         key = _text(self._record_key(group))
         if record is None:
             change: dict[str, Any] = {"request_delete_range": {"key": key}}
@@ -73,6 +82,7 @@ class EtcdStore:
         try:
             answer = self._writer.post("/kv/txn", {"compare": [ours], "success": [change]})
         except CollcommError as error:
+            self._forfeited = True
             raise Deposed(f"it is not known whether a view was written down: {error}") from None
         if not answer.get("succeeded"):
             self._leads_until = 0.0
@@ -107,7 +117,7 @@ class EtcdStore:
         if self._lease:
             asked = time.monotonic()
             left = self._campaigner.post("/lease/keepalive", {"ID": self._lease})["result"].get("TTL", 0)
-            if int(left) > 0 and self._leads_until:  # not deposed meanwhile
+            if int(left) > 0 and self._leads_until and not self._forfeited:
                 self._leads_until = asked + TTL_SECONDS - MARGIN_SECONDS
                 return RENEW_SECONDS
             self._leads_until, self._lease = 0.0, 0
@@ -123,7 +133,8 @@ class EtcdStore:
         answer = self._campaigner.post("/kv/txn", {"compare": [absent], "success": [put]})
         if not answer.get("succeeded"):
             return 0.0
-        self._lease, self._revision = lease, int(answer["header"]["revision"])
+        self._unseen = True
+        self._lease, self._revision, self._forfeited = lease, int(answer["header"]["revision"]), False
         self.leader = self._address
         self._leads_until = asked + TTL_SECONDS - MARGIN_SECONDS
         return RENEW_SECONDS

@@ -124,6 +124,30 @@ def test_of_three_one_leads_and_the_next_takes_over_at_once_when_it_closes(etcd:
         stores = others
 
 
+def test_a_write_without_an_answer_ends_the_term_and_the_next_is_announced(tmp_path: Path) -> None:
+    """It may land later; then it must not be ours any more."""
+    pytest.importorskip("etcd3gw", reason="pip install 'collcomm[etcd]'")
+    from collcomm.membership.etcd import EtcdStore
+
+    with Etcd(tmp_path) as server:
+        store = EtcdStore(server.url, "unanswered", "a:1")
+        until(store.leads, TAKEOVER_SECONDS)
+        first = store._revision
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(Deposed, match="not known"):
+            store.save("run", b"late")
+        os.kill(server.pid, signal.SIGCONT)
+        assert not store.leads()
+        until(lambda: store._revision != first, 2 * TAKEOVER_SECONDS)
+        with pytest.raises(Deposed, match="new one"):
+            store.save("run", b"of the old term")
+        assert not store.leads()
+        until(store.leads, TAKEOVER_SECONDS)
+        store.save("run", b"now")
+        assert store.load("run") == b"now"
+        store.close()
+
+
 def test_records_are_kept_and_deleted(etcd: Etcd) -> None:
     from collcomm.membership.etcd import EtcdStore
 

@@ -44,6 +44,11 @@ class Etcd:
             assert time.monotonic() < deadline, f"etcd does not start, see {self._directory}/etcd.log"
             time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
