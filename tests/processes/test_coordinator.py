@@ -259,15 +259,18 @@ def test_a_killed_peer_whose_link_closed_is_out_at_once(
         record_property("view_ms", round(taken * 1e3, 2))
         print(f"SIGKILL to halt {max(halts) * 1e3:.2f} ms, to view {taken * 1e3:.2f} ms")
         assert taken < QUICK_SECONDS
-        assert "a reports: connection reset" in causes(coordinator)["c"]
+        cause = causes(coordinator)["c"]
+        assert "a reports: connection reset" in cause or "data port is gone" in cause  # whichever was heard first
 
 
-def test_a_killed_peer_of_which_nobody_complains_is_out_after_a_second(coordinator: Coordinator) -> None:
+def test_a_killed_peer_of_which_nobody_complains_is_out_at_once_since_its_port_is_gone(
+    coordinator: Coordinator,
+) -> None:
     with group_of(coordinator.address, "ab") as (a, b):
         killed_at = b.signal(signal.SIGKILL)
         taken = a.wait("view", names=["a"])["at"] - killed_at
-        assert 0.9 < taken < 2.0
-        assert "did not come back" in causes(coordinator)["b"]
+        assert taken < QUICK_SECONDS
+        assert "data port is gone" in causes(coordinator)["b"]
 
 
 def test_a_stopped_peer_is_evicted_within_two_seconds_and_learns_why(coordinator: Coordinator) -> None:
