@@ -35,7 +35,7 @@ def live(address: str, name: str, stop: str, tell: Connection) -> None:
             one_round(self, *arguments)
 
         Synchroniser._one_round = slowly  # type: ignore[method-assign]
-        comm = collcomm.join(address, name=name, min_size=3, timeout=100, op_timeout=30)
+        comm = collcomm.join(address, name=name, min_size=3, timeout=60, op_timeout=30)
         founder = comm.view.epoch == 1
         _train(comm, founder, stop, tell)
         comm.leave()
@@ -99,7 +99,7 @@ class Training:
                     if len(self._reached) > 2:
                         self._kill(self._rng.choice(sorted(self._peers)))
                 self._stop.touch()
-                while self._peers:
+                while self._reached & self._peers.keys():  # who is at the door when the others leave is not let in any more
                     assert time.monotonic() < until, f"{sorted(self._peers)} do not finish"
                     self._hear(0.1)
             finally:
