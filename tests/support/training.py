@@ -99,7 +99,9 @@ class Training:
                     if len(self._reached) > 2:
                         self._kill(self._rng.choice(sorted(self._peers)))
                 self._stop.touch()
-                while self._reached & self._peers.keys():  # who is at the door when the others leave is not let in any more
+                while (
+                    self._reached & self._peers.keys()
+                ):  # who is at the door when the others leave is not let in any more
                     assert time.monotonic() < until, f"{sorted(self._peers)} do not finish"
                     self._hear(0.1)
             finally:
