@@ -73,9 +73,10 @@ class Communicator:
         return self._session.failure is not None
 
     def stats(self) -> dict[str, float]:
-        """Since joining: bytes_sent and bytes_received (with headers, all communicators of this peer), operations, retries,
-        seconds_lost (from the moment a failure was noticed to the end of the operation it hit)."""
-        sent, received = self._session.transport.traffic()
+        """Since joining: bytes_sent and bytes_received (with headers, all communicators of this peer, over connections and
+        through shared memory), operations, retries, seconds_lost (from the moment a failure was noticed to the end of
+        the operation it hit)."""
+        sent, received = self._session.traffic()
         group = self._group
         return {
             "bytes_sent": sent,

@@ -15,7 +15,10 @@ from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .membership import Agent, ZmqLines, peer_credentials
 from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
 from .transports import (
-    TcpTransport,
+    Route,
+    ShmRoute,
+    SocketTransport,
+    TcpRoute,
     Tls,
     format_address,
     host_identity,
@@ -24,7 +27,7 @@ from .transports import (
     parse_addresses,
 )
 
-TRANSPORTS = ("tcp",)
+TRANSPORTS = ("shm", "tcp")  # in order of preference
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
 
 
@@ -47,13 +50,14 @@ def join(
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
     Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
-    is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN.
+    is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
+    COLLCOMM_TRANSPORTS.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
     :param timeout: seconds to wait for admission.
-    :param transports: names in order of preference; None: the best that both ends have.
+    :param transports: names in order of preference, "shm" (members of one host) and "tcp"; None: the best that both ends have.
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
     :param listen: "host:port" to listen on, where that differs from ``advertise`` (a forwarded port).
@@ -69,7 +73,8 @@ def join(
     """
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
-    _check(name, group, min_size, timeout, transports, on_failure, op_timeout)
+    _check(name, group, min_size, timeout, on_failure, op_timeout)
+    wanted = _wanted(transports)
     deadline = time.monotonic() + timeout
     credentials = peer_credentials(secret, keys)
     if name is None:
@@ -82,7 +87,10 @@ def join(
         listen_host = ""
     if listen is not None:
         listen_host, listen_port = parse_address(listen)
-    transport = TcpTransport(listen_host, listen_port, streams, _tls(credentials))
+    tcp = TcpRoute(listen_host, listen_port, streams, _tls(credentials))
+    shown_port = shown_port or tcp.port
+    routes: list[Route] = [*_shared_memory(wanted, shown_host, shown_port, streams), tcp]
+    transport = SocketTransport(routes, wanted)
     session = Session(transport, streams)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
@@ -92,8 +100,9 @@ def join(
             "group": group,
             "name": name,
             "host": shown_host,
-            "port": shown_port or transport.port,
+            "port": shown_port,
             "host_id": host_identity(),
+            "offers": ",".join(transport.offers),
             "min_size": min_size,
             "on_failure": on_failure,
         }
@@ -117,6 +126,29 @@ def _from_environment(
     return coordinator, given("COLLCOMM_NAME") if name is None else name, advertise, listen
 
 
+def _wanted(transports: Sequence[str] | str | None) -> list[str]:
+    """The names that are available here, in the order given."""
+    if transports is None:
+        transports = os.environ.get("COLLCOMM_TRANSPORTS", "").replace(",", " ").split() or TRANSPORTS
+    wanted = [transports] if isinstance(transports, str) else list(transports)
+    found = [name for name in wanted if name in TRANSPORTS]
+    if not found:
+        raise UnsupportedTransport(f"of {wanted} none is available here; there is: {', '.join(TRANSPORTS)}")
+    return found
+
+
+def _shared_memory(wanted: Sequence[str], host: str, port: int, streams: int) -> list[Route]:
+    """The way to members on this host, if it is wanted and can be had. Raises UnsupportedTransport when there is no other."""
+    if "shm" not in wanted:
+        return []
+    try:
+        return [ShmRoute(host, port, host_identity(), streams)]
+    except OSError as error:
+        if len(wanted) > 1:
+            return []
+        raise UnsupportedTransport(f"shm is not available here: {error.strerror}; allow tcp, too") from None
+
+
 def _tls(credentials: PeerCredentials | None) -> Tls | None:
     if credentials is None or credentials.certificates is None:
         return None
@@ -129,7 +161,6 @@ def _check(
     group: str,
     min_size: int,
     timeout: float,
-    transports: Sequence[str] | None,
     on_failure: str,
     op_timeout: float,
 ) -> None:
@@ -143,10 +174,6 @@ def _check(
             raise ValueError(f"{what} must be a positive number of seconds, not {seconds!r}")
     if on_failure not in ("retry", "raise"):
         raise ValueError(f"on_failure must be 'retry' or 'raise', not {on_failure!r}")
-    if transports is not None:
-        wanted = [transports] if isinstance(transports, str) else list(transports)
-        if not any(transport in TRANSPORTS for transport in wanted):
-            raise UnsupportedTransport(f"of {wanted} none is available here; there is: {', '.join(TRANSPORTS)}")
 
 
 def _own_address(coordinators: Sequence[tuple[str, int]]) -> str:

@@ -8,13 +8,20 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Member:
-    """One peer of a group. ``id`` is given by the coordinator, ascending, and never used twice."""
+    """One peer of a group. ``id`` is given by the coordinator, ascending, and never used twice. ``host_id`` is equal for
+    members that share a host, ``offers`` names the transports it can be reached by, with commas."""
 
     id: int
     name: str
     host: str
     port: int
     host_id: str = ""
+    offers: str = ""
+
+    @property
+    def row(self) -> list[int | str]:
+        """The fields in order, as messages carry them."""
+        return [self.id, self.name, self.host, self.port, self.host_id, self.offers]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
@@ -34,6 +41,12 @@ class View:
     @cached_property
     def ids(self) -> tuple[int, ...]:
         return tuple(member.id for member in self.members)
+
+    @cached_property
+    def shares_memory(self) -> bool:
+        """Whether all members live on one host and would rather use each other's windows than messages."""
+        host = self.members[0].host_id if self.members else ""
+        return bool(host) and all(m.host_id == host and m.offers.split(",")[0] == "shm" for m in self.members)
 
     @cached_property
     def _ranks(self) -> dict[int, int]:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .choice import LOOPBACK, Choice, Links, choose
+from .choice import LOOPBACK, Choice, Links, choose, choose_through_windows
 
-__all__ = ["LOOPBACK", "Choice", "Links", "choose"]
+__all__ = ["LOOPBACK", "Choice", "Links", "choose", "choose_through_windows"]

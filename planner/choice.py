@@ -92,6 +92,27 @@ COSTS: dict[str, dict[str, _Cost]] = {
 }
 
 
+# Through windows every byte is written once and read at memory speed; what differs is how often, and how many signals.
+SIGNAL_SECONDS = 3e-6
+MEMORY_BANDWIDTH = 6e9
+_WINDOWS: dict[str, dict[str, Callable[[int, float], float]]] = {
+    "all_reduce": {
+        "oneshot": lambda n, nbytes: SIGNAL_SECONDS + n * nbytes / MEMORY_BANDWIDTH,
+        "windows": lambda n, nbytes: 2 * SIGNAL_SECONDS + n * 4e-6 + 3 * nbytes / MEMORY_BANDWIDTH,
+    },
+    **{
+        kind: {"windows": lambda n, nbytes: SIGNAL_SECONDS + 2 * nbytes / MEMORY_BANDWIDTH}
+        for kind in ("reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather", "scatter")
+    },
+}
+
+
+def choose_through_windows(kind: str, n: int, nbytes: int) -> Choice:
+    """As `choose`, for ranks that share memory."""
+    seconds, algorithm = min((cost(n, nbytes), name) for name, cost in _WINDOWS[kind].items())
+    return Choice(algorithm, {}, seconds)
+
+
 def choose(kind: str, n: int, nbytes: int, links: Links = LOOPBACK) -> Choice:
     """The cheapest algorithm for ``nbytes`` (of the whole vector, or of all blocks together) among ``n`` ranks.
 

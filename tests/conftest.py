@@ -53,6 +53,20 @@ def _everything() -> set[str]:
     return _children() | _threads() | _namespaces() | _shared_memory()
 
 
+@pytest.fixture
+def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers of this test use TCP, although they share a host."""
+    monkeypatch.setenv("COLLCOMM_TRANSPORTS", "tcp")
+
+
+@pytest.fixture(params=["shm", "tcp"])
+def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs once per transport."""
+    monkeypatch.setenv("COLLCOMM_TRANSPORTS", request.param)
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     """Checked after each module, when its own fixtures have ended."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from .addresses import format_address, host_identity, local_address_towards, parse_address, parse_addresses
 from .base import Link, LinkBroken, Stream, Transport, TransportClosed
-from .tcp import TcpTransport
+from .shm import ShmRoute
+from .sockets import Route, SocketTransport
+from .tcp import TcpRoute, TcpTransport
 from .tls import Tls
 
 __all__ = [
     "Link",
     "LinkBroken",
+    "Route",
+    "ShmRoute",
+    "SocketTransport",
     "Stream",
+    "TcpRoute",
     "TcpTransport",
     "Tls",
     "Transport",

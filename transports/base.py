@@ -117,10 +117,9 @@ class Poller(Protocol):
 
 
 class Transport(Protocol):
-    """Makes links. ``offers`` names the halves of the contract it has: "messages", "windows"."""
+    """Makes links, over which messages go, or windows are exchanged."""
 
-    name: str
-    offers: frozenset[str]
+    offers: Sequence[str]
 
     def link(self, gid: int, purpose: int, member: Any, check: Callable[[], None]) -> Link:
         """The link to ``member``, made now if there is none. ``check`` is called every few milliseconds while waiting,

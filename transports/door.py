@@ -128,7 +128,7 @@ class Door:
             oldest = next(d for d, stranger in self._strangers.items() if stranger.host == crowd)
             self._turn_away(oldest, f"{self._most} connections have not said who they are, most of them from there")
         sock.setblocking(False)
-        host = str(address[0])
+        host = str(address[0]) if address else "this host"
         line = sock if self._tls is None else self._tls.accepted(sock)
         self._strangers[sock.fileno()] = _Stranger(line, host, time.monotonic() + GREETING_SECONDS)
         self._from[host] += 1

@@ -23,6 +23,7 @@ HEADER_BYTES = HEADER.size
 MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not data
 
 NONCE_BYTES = 16
+MAX_PURPOSE = 2  # of a link: collectives, point to point, windows
 GREETING = struct.Struct(f"<4sHBBIIIIBB2x{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
 
@@ -95,7 +96,7 @@ class Greeting(NamedTuple):
             raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
-        if zero or not 0 < streams <= 64 or stream >= streams or purpose > 1:
+        if zero or not 0 < streams <= 64 or stream >= streams or purpose > MAX_PURPOSE:
             raise BadFrame("greeting with impossible fields")
         return cls(epoch, gid, caller, called, stream, streams, purpose, nonce)
 

@@ -30,8 +30,7 @@ def _stream(end: SimSocket, member: int) -> TcpStream:
 class SimTransport(DropsLinks):
     """As `TcpTransport`: the later member dials."""
 
-    name = "sim"
-    offers = frozenset({"messages"})
+    offers = ("sim",)
 
     def __init__(self, network: Network, host: Host):
         self.host = host

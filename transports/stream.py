@@ -1,4 +1,4 @@
-"""One TCP connection as a stream of frames.
+"""One connection as a stream of frames.
 
 The socket stays in blocking mode with a receive and send time-out of a few milliseconds: a short wait costs one system
 call and wakes in the kernel's fastest way, and the caller gets control back often enough to notice that the group is
@@ -31,7 +31,7 @@ _NOSIGNAL = socket.MSG_NOSIGNAL
 _TCP_INFO_BYTES = 104
 
 
-class TcpStream:
+class SocketStream:
     """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives.
 
     ``spins``: looks before a receive sleeps.
@@ -44,11 +44,11 @@ class TcpStream:
         "_send",
         "_send_one",
         "_skip",
-        "_sock",
         "_spins",
         "bytes_received",
         "bytes_sent",
         "member",
+        "socket",
     )
 
     def __init__(self, sock: socket.socket, member: int, spins: int = SPINS):
@@ -58,19 +58,17 @@ class TcpStream:
         self._residue = b""
         self._skip = 0
         self._debt = 0
-        self._sock = sock
+        self.socket = sock
         self._spins = spins
         sock.settimeout(None)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
-        _forgo_congestion_control(sock)
         self._recv: Callable[..., int] = sock.recv_into
         self._send: Callable[..., int] = sock.sendmsg
         self._send_one: Callable[..., int] = sock.send
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self.socket.fileno()
 
     def send(self, header: Buffer, payload: Buffer | None = None, _flags: int = _NOSIGNAL) -> int:
         if self._debt and not self._pay(_flags):
@@ -162,23 +160,19 @@ class TcpStream:
             raise self._broken(error) from None
         return True
 
-    def unacknowledged_for(self) -> float:
-        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none.
-
-        From TCP_INFO: a live host whose program does not read still acknowledges or answers window probes, so a slow
-        reader is never taken for a dead path.
-        """
-        if not sys.platform.startswith("linux"):
-            return 0.0
+    def check_open(self) -> None:
+        """Raise LinkBroken when the other side has closed; for connections on which nothing comes."""
         try:
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return 0.0
-        retransmits, probes, backoff = info[2], info[3], info[4]
-        unacked = struct.unpack_from("=I", info, 24)[0]
-        last_ack_ms = struct.unpack_from("=I", info, 56)[0]
-        if (unacked and (retransmits or backoff)) or probes > 1:
-            return float(last_ack_ms) / 1e3
+            if self.socket.recv(1, _DONTWAIT | socket.MSG_PEEK):
+                return
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._broken(error) from None
+        raise LinkBroken(self.member, "closed", "the connection was closed by the other side")
+
+    def unacknowledged_for(self) -> float:
+        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one host."""
         return 0.0
 
     def _broken(self, error: OSError) -> LinkBroken:
@@ -187,10 +181,37 @@ class TcpStream:
 
     def close(self) -> None:
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
-        self._sock.close()
+        self.socket.close()
+
+
+class TcpStream(SocketStream):
+    """A `SocketStream` over TCP."""
+
+    __slots__ = ()
+
+    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS):
+        super().__init__(sock, member, spins)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _forgo_congestion_control(sock)
+
+    def unacknowledged_for(self) -> float:
+        """From TCP_INFO: a live host whose program does not read still acknowledges or answers window probes, so a slow
+        reader is never taken for a dead path."""
+        if not sys.platform.startswith("linux"):
+            return 0.0
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        except OSError:
+            return 0.0
+        retransmits, probes, backoff = info[2], info[3], info[4]
+        unacked = struct.unpack_from("=I", info, 24)[0]
+        last_ack_ms = struct.unpack_from("=I", info, 56)[0]
+        if (unacked and (retransmits or backoff)) or probes > 1:
+            return float(last_ack_ms) / 1e3
+        return 0.0
 
 
 def _forgo_congestion_control(sock: socket.socket) -> None:

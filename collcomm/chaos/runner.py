@@ -215,6 +215,7 @@ class Run:
                 "COLLCOMM_COORDINATOR": f"{HOST}:{control}",
                 "COLLCOMM_ADVERTISE": f"{HOST}:{shown}",
                 "COLLCOMM_LISTEN": f"{HOST}:{listens[1]}",
+                "COLLCOMM_TRANSPORTS": "tcp",  # what goes through shared memory, nothing can stand between
             }
         peer = Peer.start(name, self.settings.command, self.settings.directory, variables, now)
         peer.spared = self._count < self.settings.spare

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import ModuleType
 
-from . import direct, doubling, ring, star, tree
+from . import direct, doubling, oneshot, ring, star, tree, windows
 from .schedule import Action, Schedule, Span, Step
 
 Generator = Callable[..., Schedule]
 
-ALGORITHMS: dict[tuple[str, str], Generator] = {
-    (kind, module.__name__.rpartition(".")[2]): getattr(module, kind)
-    for module in (ring, doubling, direct, tree, star)
-    for kind in (
-        "all_reduce",
-        "reduce_scatter",
-        "all_gather",
-        "all_to_all",
-        "broadcast",
-        "reduce",
-        "gather",
-        "scatter",
-    )
-    if hasattr(module, kind)
-}
+KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather", "scatter")
+
+
+def _generators(*modules: ModuleType) -> dict[tuple[str, str], Generator]:
+    """By kind and the name of the module."""
+    return {
+        (kind, module.__name__.rpartition(".")[2]): getattr(module, kind)
+        for module in modules
+        for kind in KINDS
+        if hasattr(module, kind)
+    }
+
+
+BY_MESSAGES = _generators(ring, doubling, direct, tree, star)
+THROUGH_WINDOWS = _generators(windows, oneshot)
+ALGORITHMS = {**BY_MESSAGES, **THROUGH_WINDOWS}
 
 
 @lru_cache(maxsize=256)
@@ -33,4 +35,14 @@ def generate(kind: str, algorithm: str, n: int, rank: int, root: int = 0, **para
     return ALGORITHMS[kind, algorithm](n, rank, root, **parameters)
 
 
-__all__ = ["ALGORITHMS", "Action", "Generator", "Schedule", "Span", "Step", "generate"]
+__all__ = [
+    "ALGORITHMS",
+    "BY_MESSAGES",
+    "THROUGH_WINDOWS",
+    "Action",
+    "Generator",
+    "Schedule",
+    "Span",
+    "Step",
+    "generate",
+]

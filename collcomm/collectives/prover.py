@@ -16,47 +16,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .schedule import Action, Schedule, Span, Step
-
-
-class ProofError(AssertionError):
-    """An algorithm is wrong; the text says at which rank and step."""
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """A contribution (``owner``, ``piece``), or a sum of two values. ``owners``: a bit per contributing rank."""
-
-    piece: int
-    owners: int
-    parts: tuple[Value, Value] | None = None
-
-
-@dataclass
-class _Interned:
-    """One object per distinct value."""
-
-    leaves: dict[tuple[int, int], Value] = field(default_factory=dict)
-    sums: dict[tuple[int, int], Value] = field(default_factory=dict)
-
-    def leaf(self, owner: int, piece: int) -> Value:
-        return self.leaves.setdefault((owner, piece), Value(piece, 1 << owner))
-
-    def sum(self, left: Value, right: Value) -> Value:
-        if left.piece != right.piece:
-            raise ProofError(f"pieces {left.piece} and {right.piece} are added to each other")
-        if left.owners & right.owners:
-            raise ProofError(f"piece {left.piece} holds an input twice")
-        key = (id(left), id(right))
-        found = self.sums.get(key)
-        if found is None:
-            found = self.sums[key] = Value(left.piece, left.owners | right.owners, (left, right))
-        return found
-
-
-Memory = dict[tuple[str, int], Value]
+from .values import Memory, ProofError, Value, Values, check_counts, check_result, initial_memory, same_expressions
+from .window_prover import prove_windows
 
 
 @dataclass
@@ -81,65 +45,35 @@ def prove(generate: Callable[[int], Schedule], n: int, root: int = 0, in_place: 
     if in_place and not all(schedule.in_place for schedule in schedules):
         raise ProofError("the algorithm does not claim to work in place")
     for number, schedule in enumerate(schedules):
-        _check_counts(schedule, number, root, n)
+        check_counts(schedule, number, root, n)
     if len({schedule.chunks.get("out") for schedule in schedules}) > 1 and kinds <= {"all_reduce", "broadcast"}:
         raise ProofError("the ranks divide the result differently")
-    values = _Interned()
-    ranks = [_Rank(schedule, _inputs(schedule, root, values, in_place)) for schedule in schedules]
+    if any(schedule.windows for schedule in schedules):
+        memories = prove_windows(schedules, root, in_place)
+    else:
+        memories = _prove_messages(schedules, root, in_place)
+    if kinds == {"all_reduce"}:
+        same_expressions(memories, schedules[0].chunks["out"])
+
+
+def _prove_messages(schedules: Sequence[Schedule], root: int, in_place: bool) -> list[Memory]:
+    """Returns the memory of each rank at the end."""
+    values = Values()
+    ranks = [_Rank(schedule, initial_memory(schedule, root, values, in_place)) for schedule in schedules]
     given = [dict(rank.memory) for rank in ranks]
     _run(ranks, values, in_place)
     for number, rank in enumerate(ranks):
         if not in_place:
             _inputs_intact(number, rank, given[number])
-        _check_result(number, rank, root, n)
-    if kinds == {"all_reduce"}:
-        _same_expressions(ranks)
+        check_result(number, rank.schedule, rank.memory, root, len(schedules))
     rendezvous(schedules, in_place)
-
-
-# -- what goes in ----------------------------------------------------------------------------------------------------
-
-
-def _inputs(schedule: Schedule, root: int, values: _Interned, in_place: bool) -> Memory:
-    """Initial memory: the leaf that stands for each chunk of the input."""
-    kind, rank = schedule.kind, schedule.rank
-    buffer = "out" if kind == "broadcast" or in_place else "in"
-    if (kind == "broadcast" and rank != root) or (kind == "scatter" and rank != root):
-        return {}
-    count = schedule.chunks.get(buffer, 0)
-    single = kind in ("all_gather", "gather")
-    return {(buffer, c): values.leaf(rank, rank if single else _piece_in(kind, rank, c)) for c in range(count)}
-
-
-def _piece_in(kind: str, rank: int, chunk: int) -> int:
-    """The identity of the piece in chunk ``chunk`` of an input. Those of all_to_all belong to a pair of ranks."""
-    return rank * 1_000_000 + chunk if kind == "all_to_all" else chunk
-
-
-def _check_counts(schedule: Schedule, rank: int, root: int, n: int) -> None:
-    """The buffers are divided as the table in `schedule` says."""
-    kind, chunks, at_root = schedule.kind, schedule.chunks, rank == root
-    single, all_ranks = ((1, 1), (n, n))
-    wanted: dict[str, dict[str, tuple[int, int]]] = {
-        "reduce_scatter": {"in": all_ranks, "out": single},
-        "all_gather": {"in": single, "out": all_ranks},
-        "all_to_all": {"in": all_ranks, "out": all_ranks},
-        "gather": {"in": single, **({"out": all_ranks} if at_root else {})},
-        "scatter": {"out": single, **({"in": all_ranks} if at_root else {})},
-    }
-    pieces = (1, chunks.get("in", chunks.get("out", 1)))
-    even = {"in": pieces, "out": pieces} if kind in ("all_reduce", "reduce") else {"out": pieces}
-    if kind == "reduce" and not at_root:
-        del even["out"]
-    for buffer, (least, most) in wanted.get(kind, even).items():
-        if not least <= chunks.get(buffer, 0) <= most:
-            raise ProofError(f"rank {rank}: {buffer!r} has {chunks.get(buffer, 0)} chunks, not {least} to {most}")
+    return [rank.memory for rank in ranks]
 
 
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-def _run(ranks: Sequence[_Rank], values: _Interned, in_place: bool) -> None:
+def _run(ranks: Sequence[_Rank], values: Values, in_place: bool) -> None:
     """Round robin, each rank as far as it gets: with eager sends the order of ranks makes no difference."""
     channels: dict[tuple[int, int], deque[list[Value]]] = {}
     moved = True
@@ -160,7 +94,7 @@ def _advance(
     number: int,
     rank: _Rank,
     channels: dict[tuple[int, int], deque[list[Value]]],
-    values: _Interned,
+    values: Values,
     in_place: bool,
 ) -> bool:
     """Do the next step of a rank. False when it must wait for a message."""
@@ -226,50 +160,10 @@ def _write(rank: _Rank, span: Span | None, values: Sequence[Value], in_place: bo
         rank.memory[place] = value
 
 
-# -- what comes out --------------------------------------------------------------------------------------------------
-
-
 def _inputs_intact(number: int, rank: _Rank, given: Memory) -> None:
     for place, value in given.items():
         if place[0] == "in" and rank.memory.get(place) is not value:
             raise ProofError(f"rank {number}: its input chunk {place[1]} has changed")
-
-
-def _check_result(number: int, rank: _Rank, root: int, n: int) -> None:
-    schedule = rank.schedule
-    kind = schedule.kind
-    if kind in ("reduce", "gather") and number != root:
-        return
-    everybody = (1 << n) - 1
-    for chunk in range(schedule.chunks["out"]):
-        value = rank.memory.get(("out", chunk))
-        if kind in ("all_reduce", "reduce"):
-            piece, owners = chunk, everybody
-        elif kind == "reduce_scatter":
-            piece, owners = number, everybody
-        elif kind in ("all_gather", "gather"):
-            piece, owners = chunk, 1 << chunk
-        elif kind == "all_to_all":
-            piece, owners = _piece_in(kind, chunk, number), 1 << chunk
-        elif kind == "broadcast":
-            piece, owners = chunk, 1 << root
-        else:
-            piece, owners = number, 1 << root
-        if value is None or value.piece != piece or value.owners != owners:
-            raise ProofError(f"rank {number}: out[{chunk}] is wrong: {_words(value)}, not piece {piece} of {owners:b}")
-
-
-def _words(value: Value | None) -> str:
-    return "undefined" if value is None else f"piece {value.piece} of {value.owners:b}"
-
-
-def _same_expressions(ranks: Sequence[_Rank]) -> None:
-    """Values are interned, so equal expressions are one object."""
-    for chunk in range(ranks[0].schedule.chunks["out"]):
-        first = ranks[0].memory["out", chunk]
-        for number, rank in enumerate(ranks):
-            if rank.memory["out", chunk] is not first:
-                raise ProofError(f"ranks 0 and {number} add up out[{chunk}] in different orders")
 
 
 # -- without room between the ranks ----------------------------------------------------------------------------------

@@ -15,6 +15,11 @@ operation they stand for:
     scatter         n, at the root         1                        n elsewhere, if needed
 
 Messages between a pair of ranks are untagged and in order: a's sends to b meet b's receives from a one by one.
+
+Where all ranks share memory, a schedule may use *windows* instead of messages: the buffer "win" of each rank, written by its
+owner and read by all. Its cells have one size, and each holds a piece. SIGNAL makes known to all what was written so far;
+WAIT waits until a rank has signalled so many times. Pieces larger than a cell go in *blocks*: all steps are repeated with the
+next part of each piece, with another set of cells in every second block. Signals are counted per block, equally at all ranks.
 """
 
 from __future__ import annotations
@@ -30,23 +35,32 @@ class Action(IntEnum):
     RECV = 1  # target <- peer
     RECV_REDUCE = 2  # target <- source (op) what comes from peer, or the other way round (received_first)
     COPY = 3  # target <- source
+    REDUCE = 4  # target <- source (op) other
+    SIGNAL = 5  # all may see what this rank has written
+    WAIT = 6  # until peer has signalled `count` times in this block, or in the block `lag` before it
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Chunks ``first`` up to, not including, ``last`` of ``buffer``."""
+    """Chunks ``first`` up to, not including, ``last`` of ``buffer``; ``owner``: the rank whose window it is, -1: own memory."""
 
     buffer: str
     first: int
     last: int
+    owner: int = -1
 
     def __str__(self) -> str:
         inside = str(self.first) if self.last == self.first + 1 else f"{self.first}:{self.last}"
-        return f"{self.buffer}[{inside}]"
+        return f"{self.buffer}{self.owner if self.owner >= 0 else ''}[{inside}]"
 
 
 def chunk(buffer: str, index: int) -> Span:
     return Span(buffer, index, index + 1)
+
+
+def cell(owner: int, index: int) -> Span:
+    """A cell of a rank's window."""
+    return Span("win", index, index + 1, owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,9 @@ class Step:
     source: Span | None = None
     target: Span | None = None
     received_first: bool = False
+    other: Span | None = None
+    count: int = 0
+    lag: int = 0
 
     def __str__(self) -> str:
         if self.action is Action.SEND:
@@ -66,6 +83,12 @@ class Step:
             return f"recv {self.target} <- {self.peer}"
         if self.action is Action.COPY:
             return f"copy {self.target} <- {self.source}"
+        if self.action is Action.REDUCE:
+            return f"reduce {self.target} <- {self.source} + {self.other}"
+        if self.action is Action.SIGNAL:
+            return "signal"
+        if self.action is Action.WAIT:
+            return f"wait for {self.count} of {self.peer}{f', {self.lag} blocks ago' * (self.lag > 0)}"
         operands = f"{self.peer} + {self.source}" if self.received_first else f"{self.source} + {self.peer}"
         return f"reduce {self.target} <- {operands}"
 
@@ -86,6 +109,18 @@ def copy(target: Span, source: Span) -> Step:
     return Step(Action.COPY, -1, source, target)
 
 
+def combine(target: Span, source: Span, other: Span) -> Step:
+    return Step(Action.REDUCE, -1, source, target, other=other)
+
+
+def signal() -> Step:
+    return Step(Action.SIGNAL, -1)
+
+
+def wait(peer: int, count: int, lag: int = 0) -> Step:
+    return Step(Action.WAIT, peer, count=count, lag=lag)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """What rank ``rank`` of ``n`` does. ``chunks``: number of chunks of each buffer it has.
@@ -100,6 +135,11 @@ class Schedule:
     chunks: dict[str, int]
     steps: tuple[Step, ...]
     in_place: bool = False
+
+    @property
+    def windows(self) -> bool:
+        """Whether it uses windows (and no messages)."""
+        return "win" in self.chunks
 
     def describe(self) -> str:
         """The schedule as a transcript, a line per step."""

@@ -16,11 +16,12 @@ from ..errors import (
     PeerLost,
     ViewChanged,
 )
-from ..planner import choose
+from ..planner import choose, choose_through_windows
 from ..transports.base import Link, LinkBroken
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
+from .binding import MOST_SHARED, WindowBinding
 from .handle import Conclusion, Handle
 from .inline import run_commit, run_inline
 from .operation import Operation, Scratch
@@ -29,6 +30,8 @@ from .progress import Failure, Halted, Progress
 from .queue import OperationQueue
 from .request import Request
 from .streaming import run_streaming
+from .windowplan import WindowPlan, compile_windows
+from .windows import SharedWindows
 
 if TYPE_CHECKING:
     from .session import Session
@@ -63,7 +66,11 @@ class Group:
         self.operations = 0
         self.seconds_lost = 0.0
         self._links: list[Link | None] = [None] * view.size
-        self._plans: dict[tuple[Request, bool, int], Plan] = {}
+        self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
+        self._binding = WindowBinding(gid, session.transport.link)
+        self.window_traffic = self._binding.traffic
+        self._windows: SharedWindows | None = None
+        self._shares = False  # memory, with all members
         self._rank = -1
         self._bound_epoch = -1  # of _links, _plans, _rank
         self._scratch = Scratch()
@@ -160,6 +167,8 @@ class Group:
             self._bound_epoch = view.epoch
             self._links = [None] * view.size
             self._plans.clear()
+            self._windows = None
+            self._shares = 1 < view.size <= MOST_SHARED and view.shares_memory
             self._rank = view.ids.index(self.session.member)
         operation.view = view
         attempt = self._only_attempt
@@ -171,18 +180,30 @@ class Group:
     def _attempt(self, operation: Operation, attempt: Attempt) -> None:
         """The data phase and the commit round. An operation that has lost its meaning in this view has no data: all
         survivors find the same, pass over it together, and raise the same error afterwards."""
+        windows = self._windows
+        if self._shares:
+            if windows is None:
+                windows = self._windows = self._binding.bind(operation.view, attempt.rank, attempt)
+            windows.begin(attempt)
         plan = self._plan(operation, attempt.rank)
         operation.bind(plan.sizes, self._scratch)
         dtype, ufunc = operation.request.dtype, operation.ufunc
         undo = operation.undo
-        if undo is not None and (plan.inline or not plan.saves):
-            undo.save_all()
-        if plan.inline:
-            run_inline(plan, operation.buffers, dtype, ufunc, attempt)
+        if isinstance(plan, WindowPlan):
+            assert windows is not None
+            windows.run(plan, operation.buffers, dtype, ufunc, attempt, undo)
         else:
-            run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo)
+            if undo is not None and (plan.inline or not plan.saves):
+                undo.save_all()
+            if plan.inline:
+                run_inline(plan, operation.buffers, dtype, ufunc, attempt)
+            else:
+                run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo)
         self.progress.finish(attempt.epoch, attempt.seq)
-        run_commit(attempt)
+        if windows is not None:
+            windows.commit(attempt)
+        else:
+            run_commit(attempt)
         self.progress.commit(attempt.epoch, attempt.seq)
 
     def _settle(self, operation: Operation) -> Any:
@@ -198,7 +219,7 @@ class Group:
 
     # -- plans ----------------------------------------------------------------------------------------------------------
 
-    def _plan(self, operation: Operation, rank: int) -> Plan:
+    def _plan(self, operation: Operation, rank: int) -> Plan | WindowPlan:
         view = operation.view
         if operation.lost(view) is not None:
             return NOTHING
@@ -208,7 +229,8 @@ class Group:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             alive = operation.alive(view)
-            plan = self._plans[key] = make_plan(operation.request, alive, rank, operation.in_place)
+            make = make_window_plan if self._shares and operation.request.fits_windows else make_plan
+            plan = self._plans[key] = make(operation.request, alive, rank, operation.in_place)
         return plan
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -283,10 +305,15 @@ class Group:
     def release(self) -> None:
         """Give up memory and thread; what is left says at view changes how far this peer has got."""
         self.progress.fail(CommunicatorClosed("this communicator was closed; split() makes a new one"))
-        self.queue.close()
+        self.close()
         self._scratch = Scratch()
         self._plans.clear()
         self._links = [None] * self.view.size
+
+    def close(self) -> None:
+        """Let thread and window go; operations fail by now."""
+        self.queue.close()
+        self._binding.close()
 
 
 def _nothing() -> None:
@@ -302,3 +329,15 @@ def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool)
     schedule = generate(request.kind, choice.algorithm, len(alive), rank, root, **choice.parameters)
     bounds = request.bounds(schedule.chunks, alive, alive[rank])
     return compile_plan(schedule, bounds, request.dtype.itemsize, in_place)
+
+
+def make_window_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> Plan | WindowPlan:
+    """As `make_plan`, for members that share memory."""
+    if request.kind in DATALESS_KINDS:
+        return NOTHING
+    choice = choose_through_windows(request.kind, len(alive), request.nbytes())
+    root = alive.index(request.root) if request.root >= 0 else 0
+    schedule = generate(request.kind, choice.algorithm, len(alive), rank, root)
+    private = {buffer: count for buffer, count in schedule.chunks.items() if buffer != "win"}
+    bounds = request.bounds(private, alive, alive[rank])
+    return compile_windows(schedule, bounds, request.dtype.itemsize, request.largest(bounds, alive), in_place)

@@ -6,9 +6,10 @@ and the operation is retried, the blocks of the dead drop out and all others kee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,22 @@ class Request:
             return self.size * self.dtype.itemsize
         return sum(self.counts) * self.dtype.itemsize
 
+    @property
+    def fits_windows(self) -> bool:
+        """Whether all ranks know how large the pieces are; not so when an all_to_all has blocks of different sizes."""
+        return self.kind != "all_to_all" or self.size > 0
+
     def input_counts(self) -> tuple[int, ...]:
         """Sizes of the per-rank blocks of the input; empty where the input is one piece."""
         if self.kind in ("reduce_scatter", "scatter"):
             return self.counts
         return self.sends
+
+    def largest(self, bounds: Mapping[str, Sequence[int]], alive: Sequence[int]) -> int:
+        """Elements of the largest piece of any rank, as all ranks know it. Not for an all_to_all of uneven blocks."""
+        if self.kind in EVEN_KINDS:
+            return max(high - low for edges in bounds.values() for low, high in pairwise(edges))
+        return max((self.counts or self.sends)[rank] for rank in alive)
 
     def bounds(self, chunks: dict[str, int], alive: Sequence[int], me: int) -> dict[str, list[int]]:
         """Where the chunks of each buffer start and end, for the ranks ``alive`` of the call's view, as rank ``me`` of it."""

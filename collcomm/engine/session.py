@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
 from ..membership import Agent, Welcome
-from ..transports import TcpTransport
+from ..transports import SocketTransport
 from ..transports.base import LinkBroken
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
@@ -25,7 +25,7 @@ REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connect
 class Session:
     """Made by `join`; ``view`` is the newest view that the coordinator has announced."""
 
-    def __init__(self, transport: TcpTransport, streams: int, clock: Clock = SYSTEM):
+    def __init__(self, transport: SocketTransport, streams: int, clock: Clock = SYSTEM):
         self.clock = clock
         self.transport = transport
         self.streams = streams
@@ -186,9 +186,15 @@ class Session:
         self.agent.close()
         self.transport.close()
         for group in self.groups.values():
-            group.queue.close()
+            group.close()
         if self.events is not None:
             self.events.close()
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received so far, with headers; what is shown to others in a window counts as sent."""
+        sent, received = self.transport.traffic()
+        windows = [group.window_traffic for group in self.groups.values()]
+        return sent + sum(count["written"] for count in windows), received + sum(count["read"] for count in windows)
 
     def totals(self) -> dict[str, float]:
         """Since joining, over all communicators of this peer."""

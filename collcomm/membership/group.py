@@ -30,7 +30,7 @@ from ..types import GroupReport, Member, Outcome, Verdict, View
 from .disputes import Disputes
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .links import LinkFaults
-from .messages import MAX_MEMBERS, Message
+from .messages import MAX_MEMBERS, PROFILE, Message
 from .pairkeys import pair_keys, view_secret
 from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
@@ -218,7 +218,7 @@ class GroupMachine:
         if key in self._peers:
             pass
         elif message["view"] is None and cause is None:  # as if it joined now
-            fields = dict(zip(("name", "host", "port", "host_id"), message["member"][1:], strict=True))
+            fields = dict(zip(PROFILE, message["member"][1:], strict=True))
             self._join(now, key, {**message, **fields})
         elif message["incarnation"] != self._incarnation:
             self._send(key, {"t": "evicted", "cause": OTHER_RUN})
@@ -241,7 +241,7 @@ class GroupMachine:
             self._send(key, {"t": "rejected", "text": refusal})
             return
         self.options = (message["min_size"], message["on_failure"])
-        member = Member(self._next_id, message["name"], message["host"], message["port"], message["host_id"])
+        member = Member(self._next_id, *(message[field] for field in PROFILE))
         self._next_id += 1
         self._gone.pop(key, None)
         self._welcome(self._enter(now, key, member, is_member=False))
@@ -467,7 +467,7 @@ class GroupMachine:
         message = {
             "t": "view",
             "epoch": epoch,
-            "members": [[m.id, m.name, m.host, m.port, m.host_id] for m in self.view.members],
+            "members": [member.row for member in self.view.members],
             "admitted": admitted,
             "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
             "broken": [list(pair) for pair in broken],

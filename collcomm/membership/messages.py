@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 1 << 20
 MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinators only
 MAX_REPORT_BYTES = 2 << 20  # ... and what a coordinator takes: ten thousand members of usual names
@@ -73,7 +73,15 @@ _gid = _integer(0, 2**32 - 1)
 _id = _integer(0, 2**31)
 _ids = _list_of(_id, MAX_MEMBERS)
 _port = _integer(1, 65535)
-_member = _row(_id, _text(128, 1), _text(256, 1), _port, _text(128))
+_profile: dict[str, Check] = {  # of a member, in the order of its row
+    "name": _text(128, 1),
+    "host": _text(256, 1),
+    "port": _port,
+    "host_id": _text(128),
+    "offers": _text(64),
+}
+PROFILE = tuple(_profile)
+_member = _row(_id, *_profile.values())
 _verdict = _row(_text(16), _text(4096), _list_of(_text(128), MAX_MEMBERS))
 _outcome = _row(_number, _number, _optional(_verdict))
 _call = _row(_gid, _text())  # fingerprint, text
@@ -101,10 +109,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     # peer to coordinator
     "join": {
         "group": _text(128, 1),
-        "name": _text(128, 1),
-        "host": _text(256, 1),
-        "port": _port,
-        "host_id": _text(128),
+        **_profile,
         **_options,
     },
     "report": {  # to a coordinator that asked `who`: what it needs to take the group over

@@ -28,7 +28,7 @@ from enum import Enum
 
 from ..types import Member, Outcome, Verdict, View
 from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
-from .messages import Message
+from .messages import PROFILE, Message
 
 HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
 
@@ -119,7 +119,7 @@ class PeerMachine:
 
     def _report(self) -> Message:
         request = self._request
-        own = [self.member, *(request[field] for field in ("name", "host", "port", "host_id"))]
+        own = [self.member, *(request[field] for field in PROFILE)]
         return {
             "t": "report",
             **{field: request[field] for field in ("group", "min_size", "on_failure")},

@@ -55,8 +55,9 @@ class SimPeer:
         self.world.scheduler.spawn(self, lambda: self._live(body))
 
     def _live(self, body: Callable[[SimPeer, Communicator], None]) -> None:
-        request = {"t": "join", "group": "run", "name": self.name, "host": "10.0.0.1", "port": self.transport.port}
-        agent = Agent(SimLines(self.world, self), {**request, "host_id": "", **self._options}, self.session, self.clock)
+        place = {"host": "10.0.0.1", "port": self.transport.port, "host_id": "", "offers": ""}
+        request = {"t": "join", "group": "run", "name": self.name, **place, **self._options}
+        agent = Agent(SimLines(self.world, self), request, self.session, self.clock)
         try:
             self.session.enter(agent, self.clock.monotonic() + JOIN_SECONDS)
             self.comm = Communicator(self.session, self.session.world(), self.name, self.world.op_timeout)

@@ -61,7 +61,7 @@ async def test_all_calls() -> None:
 
 async def test_cancelled_operations_leave_the_group_usable() -> None:
     async def body(comm: collcomm.aio.AsyncCommunicator) -> None:
-        x = np.ones(2_000_000)
+        x = np.ones(12_000_000)
         for delay in (0.0, 0.001, 0.004):
             task = asyncio.ensure_future(comm.all_reduce(x))
             await asyncio.sleep(delay)

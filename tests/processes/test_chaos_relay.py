@@ -15,6 +15,8 @@ import pytest
 import collcomm
 from collcomm.chaos.relay import Relay
 
+pytestmark = pytest.mark.usefixtures("over_tcp")
+
 PAYLOAD = os.urandom(3 << 20)
 SECONDS = 20.0
 

@@ -26,6 +26,8 @@ from collcomm.membership import strangers
 from tests.support.churn import Churn, one_turn
 from tests.support.peers import run_peers_at
 
+pytestmark = pytest.mark.usefixtures("over_tcp")
+
 WAIT_SECONDS = 20.0
 CROWD = 1000
 CROWD_DESCRIPTORS = 4 * CROWD + 500  # both ends of two crowds are in this process

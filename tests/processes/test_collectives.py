@@ -13,6 +13,8 @@ import pytest
 import collcomm
 from tests.support.peers import run_peers
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 REDUCERS: dict[str, Callable[[Any, Any], Any]] = {
     "sum": np.add,
     "prod": np.multiply,

@@ -36,6 +36,7 @@ JOIN: dict[str, Any] = {
     "host": "127.0.0.1",
     "port": 4711,
     "host_id": "",
+    "offers": "",
     "on_failure": "retry",
 }
 

@@ -14,6 +14,8 @@ import pytest
 import collcomm
 from tests.support.peers import run_peers
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 Body = Callable[[collcomm.Communicator], Any]
 
 

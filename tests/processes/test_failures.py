@@ -19,6 +19,8 @@ import pytest
 import collcomm
 from tests.support.peers import run_peers_at
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["collcomm", "tests.support.churn"])
 

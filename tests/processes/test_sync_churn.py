@@ -10,9 +10,16 @@ import pytest
 
 from tests.support.syncing import ROUND_BYTES, Group, digest, nbytes, trained
 
+pytestmark = pytest.mark.usefixtures("each_transport")
+
 RIGHT = digest(trained())
 SIZE = nbytes(trained())
 OVERHEAD = 1 << 20  # claims, hashes, headers
+
+
+def nothing_twice(received: int) -> bool:
+    """Chunks that an aborted round had brought already are found to be there, and not counted."""
+    return SIZE - ROUND_BYTES < received <= SIZE
 
 
 def _equal_at(ends: Mapping[str, tuple[str, Any]], names: set[str]) -> dict[str, Any]:
@@ -39,7 +46,7 @@ def test_a_donor_is_killed_during_the_transfer(seed: int) -> None:
     reports = _equal_at(ends, left | {"newcomer"})
     mine = reports["newcomer"]
     assert mine.turns >= 3, "the donor died when all was over"
-    assert mine.changed and mine.bytes_received == SIZE, "something was fetched twice"
+    assert mine.changed and nothing_twice(mine.bytes_received), "something was fetched twice"
     assert ends["newcomer"][1][2] <= SIZE + ROUND_BYTES + OVERHEAD, "more than the round in flight came again"
     assert mine.laggards == {"newcomer"} and not mine.outvoted
     assert not any(reports[name].changed for name in left)
@@ -52,7 +59,7 @@ def test_all_donors_but_one_are_killed_one_after_the_other() -> None:
         group.start("newcomer", 4, has_state=False)
         ends = group.run({("newcomer", 2): "donor-0", ("newcomer", 6): "donor-1"})
     reports = _equal_at(ends, {"donor-2", "newcomer"})
-    assert reports["newcomer"].bytes_received == SIZE
+    assert nothing_twice(reports["newcomer"].bytes_received)
     assert ends["newcomer"][1][2] <= SIZE + 2 * ROUND_BYTES + OVERHEAD
 
 
@@ -78,7 +85,7 @@ def test_a_newcomer_is_killed_during_the_transfer(seed: int) -> None:
             group.start(f"newcomer-{number}", 5, has_state=False)
         ends = group.run({("newcomer-0", at): "newcomer-0"}, seed)
     reports = _equal_at(ends, {"donor-0", "donor-1", "donor-2", "newcomer-1"})
-    assert reports["newcomer-1"].bytes_received == SIZE
+    assert nothing_twice(reports["newcomer-1"].bytes_received)
     assert ends["newcomer-1"][1][2] <= SIZE + ROUND_BYTES + OVERHEAD
     assert len(reports["newcomer-1"].donors) == 3
 
@@ -105,5 +112,7 @@ def test_a_sync_that_raised_is_called_again(seed: int) -> None:
     reports = _equal_at(ends, {"donor-0", "donor-2", "newcomer"})
     assert group.lost in (set(), set(reports))
     received = reports["newcomer"].bytes_received
-    assert received <= SIZE - 4 * ROUND_BYTES if group.lost else received == SIZE  # five rounds, the first is not full
+    assert (
+        received <= SIZE - 4 * ROUND_BYTES if group.lost else nothing_twice(received)
+    )  # five rounds, the first is not full
     assert ends["newcomer"][1][2] <= SIZE + 2 * ROUND_BYTES + OVERHEAD

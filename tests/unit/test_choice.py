@@ -11,7 +11,7 @@ from collcomm.planner.choice import COSTS, MAX_SEGMENTS, SEGMENT_BYTES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collcomm.collectives import ALGORITHMS, Action, Schedule, Span, generate
+from collcomm.collectives import BY_MESSAGES, Action, Schedule, Span, generate
 from collcomm.collectives.prover import prove
 
 KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
@@ -59,8 +59,8 @@ def test_slow_links_move_the_border_to_larger_messages() -> None:
 
 
 def test_every_kind_has_costs_and_every_cost_an_algorithm() -> None:
-    assert set(COSTS) == {kind for kind, _ in ALGORITHMS}
-    assert {(kind, name) for kind, costs in COSTS.items() for name in costs} <= set(ALGORITHMS)
+    assert set(COSTS) == {kind for kind, _ in BY_MESSAGES}
+    assert {(kind, name) for kind, costs in COSTS.items() for name in costs} <= set(BY_MESSAGES)
 
 
 def test_two_ranks_have_no_chain_to_fill() -> None:

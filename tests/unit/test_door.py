@@ -13,7 +13,7 @@ import pytest
 from collcomm.transports import TcpTransport, door
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import Greeting
-from collcomm.transports.tcp import TcpLink
+from collcomm.transports.sockets import SocketLink
 
 from collcomm.membership.pairkeys import pair_keys, view_secret
 from collcomm.types import Member
@@ -47,7 +47,7 @@ def in_time() -> Callable[[], None]:
     return check
 
 
-def talk(near: TcpLink, far: TcpLink) -> None:
+def talk(near: SocketLink, far: SocketLink) -> None:
     for here, there in zip(near.streams, far.streams, strict=True):
         here.send(b"hello", b"")
         data, got = bytearray(5), 0

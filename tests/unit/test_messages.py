@@ -30,7 +30,7 @@ CALL = [7, "all_reduce(sum, float32, 1024 elements)"]
 OPERATION = {"epoch": 3, "gid": 2, "seq": 9}
 VIEW = {
     "epoch": 4,
-    "members": [[1, "a", "10.0.0.1", 4711, ""], [3, "c", "::1", 4712, "host/net"]],
+    "members": [[1, "a", "10.0.0.1", 4711, "", "shm,tcp"], [3, "c", "::1", 4712, "host/net", ""]],
     "admitted": False,
     "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
     "broken": [[1, 3]],
@@ -43,6 +43,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "host": "10.0.0.3",
         "port": 4711,
         "host_id": "",
+        "offers": "",
         "min_size": 2,
         "on_failure": "retry",
     },
@@ -68,7 +69,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "standby": {"leader": "10.0.0.2:48148"},
     "report": {
         "group": "run-7",
-        "member": [1, "a", "::1", 4711, ""],
+        "member": [1, "a", "::1", 4711, "", "shm,tcp"],
         "next": 5,
         "round": 2,
         "heirs": [1],
@@ -89,7 +90,9 @@ ids = st.lists(member_id, max_size=8)
 port = st.integers(1, 65535)
 call = st.tuples(gid, st.text(max_size=40)).map(list)
 verdict = st.tuples(st.text(max_size=16), st.text(max_size=80), st.lists(st.text(max_size=20), max_size=4)).map(list)
-member = st.tuples(member_id, st.text("abc", min_size=1), st.text("abc", min_size=1), port, st.text("abc")).map(list)
+member = st.tuples(
+    member_id, st.text("abc", min_size=1), st.text("abc", min_size=1), port, st.text("abc"), st.text("abc")
+).map(list)
 operation = {"epoch": epoch, "gid": gid, "seq": number}
 view = {
     "epoch": epoch,
@@ -111,6 +114,7 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "host": st.text(min_size=1, max_size=256),
         "port": port,
         "host_id": st.text(max_size=128),
+        "offers": st.text(max_size=64),
         "min_size": st.integers(1, MAX_MEMBERS),
         "on_failure": st.sampled_from(["retry", "raise"]),
     },

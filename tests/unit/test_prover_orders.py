@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collcomm.collectives import ALGORITHMS, Action, Schedule, Span, generate
+from collcomm.collectives import BY_MESSAGES, Action, Schedule, Span, generate
 from collcomm.engine.plan import Plan, compile_plan
 
 ROOTED = ("broadcast", "reduce", "gather", "scatter")
@@ -112,7 +112,7 @@ def bracket(left: str, right: str) -> str:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_order_that_dependencies_allow_gives_the_same_expressions(data: Any) -> None:
-    kind, algorithm = data.draw(st.sampled_from(sorted(ALGORITHMS)))
+    kind, algorithm = data.draw(st.sampled_from(sorted(BY_MESSAGES)))
     n = data.draw(st.integers(1, 7))
     root = data.draw(st.integers(0, n - 1)) if kind in ROOTED else 0
     segments = data.draw(st.integers(1, 3)) if (kind, algorithm) in SEGMENTED else 1
@@ -125,7 +125,7 @@ def test_any_order_that_dependencies_allow_gives_the_same_expressions(data: Any)
 
 
 SEGMENTED = {("all_reduce", "ring"), ("broadcast", "ring")}
-ALL_REDUCES = sorted(algorithm for kind, algorithm in ALGORITHMS if kind == "all_reduce")
+ALL_REDUCES = sorted(algorithm for kind, algorithm in BY_MESSAGES if kind == "all_reduce")
 
 
 def nan(payload: int) -> np.float32:

@@ -12,12 +12,12 @@ OPTIONS = {"min_size": 2, "on_failure": "retry"}
 
 
 def view(epoch: int, *members: int) -> dict[str, Any]:
-    rows = [[member, f"p{member}", "h", member, ""] for member in members]
+    rows = [[member, f"p{member}", "h", member, "", ""] for member in members]
     return {"epoch": epoch, "members": rows, "admitted": False, "outcomes": {}, "broken": []}
 
 
 def report(member: int, last: dict[str, Any] | None, halt: tuple[int, int, list[int]] = (0, 0, [])) -> dict[str, Any]:
-    row = [member, f"p{member}", "h", member, ""]
+    row = [member, f"p{member}", "h", member, "", ""]
     return {"member": row, "view": last, **OPTIONS, **dict(zip(("next", "round", "heirs"), halt, strict=True))}
 
 

@@ -1,0 +1,117 @@
+"""From a schedule through windows and the sizes of its chunks to what its executor needs: byte ranges, cells, blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..collectives import Action, Schedule, Span
+
+SLOT_BYTES = 1 << 20  # of each window, for one of two blocks: what stays in cache between being written and being read
+SLOTS = 2
+CELL_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """``buffer``: its name, or "" for the window of rank ``owner``. ``start``: in bytes; of a cell, within a slot."""
+
+    buffer: str
+    owner: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step. ``nbytes`` of all blocks together; ``fresh``: it is the first to write this part of its target."""
+
+    action: Action
+    nbytes: int = 0
+    source: Place | None = None
+    target: Place | None = None
+    other: Place | None = None
+    peer: int = -1
+    signals: int = 0  # that a wait waits for, from the start of its block
+    lag: int = 0
+    fresh: bool = False
+
+
+@dataclass
+class WindowPlan:
+    """``moves`` are done ``blocks`` times, each time with the next ``cell`` bytes of what they move. ``signals``: per block."""
+
+    algorithm: str
+    moves: tuple[Move, ...]
+    sizes: dict[str, int]  # bytes of each buffer
+    blocks: int
+    cell: int
+    signals: int
+    bytes_written: int  # to the own window
+    bytes_read: int  # from those of others
+
+
+def compile_windows(
+    schedule: Schedule, bounds: Mapping[str, Sequence[int]], itemsize: int, largest: int, in_place: bool = False
+) -> WindowPlan:
+    """``bounds[buffer]``: where each chunk starts, and the end of the last, in elements. ``largest``: elements of the largest
+    piece of any rank, so that all ranks go through equally many blocks."""
+    if in_place and "in" in schedule.chunks and not schedule.in_place:
+        raise AssertionError(f"{schedule.kind} by {schedule.algorithm} cannot run in place")
+    cell = SLOT_BYTES // schedule.chunks["win"] // CELL_ALIGNMENT * CELL_ALIGNMENT
+    assert cell, f"a window has no room for {schedule.chunks['win']} cells"
+    moves: list[Move] = []
+    written: set[Span] = set()
+    for step in schedule.steps:
+        private = next((span for span in (step.source, step.target, step.other) if _is_private(span)), None)
+        edges = bounds[private.buffer] if private is not None else bounds["out" if "out" in bounds else "in"]
+        piece = private.first if private is not None else _piece(step.target)
+        moves.append(
+            Move(
+                step.action,
+                (edges[piece + 1] - edges[piece]) * itemsize if step.target is not None else 0,
+                _place(step.source, bounds, itemsize, cell, in_place),
+                _place(step.target, bounds, itemsize, cell, in_place),
+                _place(step.other, bounds, itemsize, cell, in_place),
+                step.peer,
+                step.count,
+                step.lag,
+                step.target is not None and step.target not in written,
+            )
+        )
+        if step.target is not None:
+            written.add(step.target)
+    return WindowPlan(
+        schedule.algorithm,
+        tuple(moves),
+        {buffer: edges[-1] * itemsize for buffer, edges in bounds.items()},
+        max(1, -(-largest * itemsize // cell)),
+        cell,
+        sum(step.action is Action.SIGNAL for step in schedule.steps),
+        sum(move.nbytes for move in moves if _is_window(move.target)),
+        sum(move.nbytes for move in moves for p in (move.source, move.other) if _is_window(p, schedule.rank)),
+    )
+
+
+def _is_window(place: Place | None, other_than: int = -1) -> bool:
+    return place is not None and place.owner >= 0 and place.owner != other_than
+
+
+def _is_private(span: Span | None) -> bool:
+    return span is not None and span.owner < 0
+
+
+def _piece(target: Span | None) -> int:
+    """The number of the piece that a step within windows moves: its cell has the same."""
+    return target.first if target is not None else 0
+
+
+def _place(
+    span: Span | None, bounds: Mapping[str, Sequence[int]], itemsize: int, cell: int, in_place: bool
+) -> Place | None:
+    if span is None:
+        return None
+    if span.owner >= 0:
+        return Place("", span.owner, span.first * cell)
+    return Place(
+        "out" if in_place and span.buffer == "in" else span.buffer, -1, bounds[span.buffer][span.first] * itemsize
+    )
