@@ -92,16 +92,16 @@ COSTS: dict[str, dict[str, _Cost]] = {
 }
 
 
-# Through windows every byte is written once and read at memory speed; what differs is how often, and how many signals.
+# Through windows, what differs is how often each byte is read, and how many signals there are to wait for.
 SIGNAL_SECONDS = 3e-6
-MEMORY_BANDWIDTH = 6e9
+MEMORY_BANDWIDTH = 14e9  # of operands, in cache
 _WINDOWS: dict[str, dict[str, Callable[[int, float], float]]] = {
     "all_reduce": {
-        "oneshot": lambda n, nbytes: SIGNAL_SECONDS + n * nbytes / MEMORY_BANDWIDTH,
-        "windows": lambda n, nbytes: 2 * SIGNAL_SECONDS + n * 4e-6 + 3 * nbytes / MEMORY_BANDWIDTH,
+        "oneshot": lambda n, nbytes: (n - 1) * SIGNAL_SECONDS + n * nbytes / MEMORY_BANDWIDTH,
+        "windows": lambda n, nbytes: 2 * (n - 1) * SIGNAL_SECONDS + 1.6 * nbytes / MEMORY_BANDWIDTH,
     },
     **{
-        kind: {"windows": lambda n, nbytes: SIGNAL_SECONDS + 2 * nbytes / MEMORY_BANDWIDTH}
+        kind: {"windows": lambda n, nbytes: (n - 1) * SIGNAL_SECONDS + 2 * nbytes / MEMORY_BANDWIDTH}
         for kind in ("reduce_scatter", "all_gather", "all_to_all", "broadcast", "reduce", "gather", "scatter")
     },
 }

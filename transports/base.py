@@ -52,6 +52,9 @@ class Stream(Protocol):
     def unread(self, data: Buffer) -> None:
         """Put back bytes; the next receive gets them first."""
 
+    def check_open(self) -> None:
+        """Raise LinkBroken when the other side has closed; for connections on which nothing comes."""
+
     def skip(self, count: int) -> None:
         """The next ``count`` bytes are of no interest to anybody."""
 
@@ -66,8 +69,29 @@ class Stream(Protocol):
         """Seconds for which the other host has owed an acknowledgement; 0.0 when it owes none."""
 
 
+class Window(Protocol):
+    """Memory of one member that others on its host see, see `window`. ``words``: its header; ``spins``: looks before sleeping."""
+
+    words: memoryview
+    spins: int
+
+    @property
+    def data(self) -> Any: ...
+
+    def signal(self) -> None:
+        """Owner: all that was written so far may be seen."""
+
+    def sleep(self, count: int) -> None:
+        """Others: until its count is no longer ``count``, a few milliseconds at most."""
+
+    def close(self) -> None:
+        """Owner: whoever has it keeps it."""
+
+
 class Link(Protocol):
-    """This peer's connection with one other, for one communicator."""
+    """This peer's connection with one other, for one communicator. ``window``: the other end's, once it was exchanged."""
+
+    window: Window | None
 
     @property
     def member(self) -> int: ...
@@ -119,11 +143,19 @@ class Poller(Protocol):
 class Transport(Protocol):
     """Makes links, over which messages go, or windows are exchanged."""
 
-    offers: Sequence[str]
+    @property
+    def offers(self) -> Sequence[str]:
+        """Names, in order of preference."""
 
     def link(self, gid: int, purpose: int, member: Any, check: Callable[[], None]) -> Link:
         """The link to ``member``, made now if there is none. ``check`` is called every few milliseconds while waiting,
         and ends the wait by raising."""
+
+    def make_window(self, nbytes: int) -> Window:
+        """A window of this peer. Raises OSError when there is no memory for it."""
+
+    def exchange(self, link: Any, own: Any, check: Callable[[], None]) -> Window:
+        """Give ``own`` to the other end of a link that is used for nothing else; returns the window of the other end."""
 
     def poller(self) -> Poller: ...
 

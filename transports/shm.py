@@ -13,12 +13,11 @@ import socket
 from collections.abc import Callable
 
 from ..types import Member
-from .base import LinkBroken
 from .door import Line
-from .sockets import CONNECT_SECONDS, SocketLink, await_socket
+from .sockets import CONNECT_SECONDS
 from .stream import SocketStream
 from .tls import Tls
-from .window import BadWindow, OwnWindow, Window, receive_window, supported
+from .window import supported
 
 BACKLOG = 1024
 RETRY_SECONDS = 0.002
@@ -73,22 +72,6 @@ class ShmRoute:
 
     def close(self) -> None:
         """The door has closed the listener."""
-
-
-def exchange_windows(link: SocketLink, own: OwnWindow, check: Callable[[], None]) -> Window:
-    """Send ``own`` over a link that is used for nothing else, and receive the other end's. Raises LinkBroken."""
-    sock = link.streams[0].socket
-    try:
-        own.send(sock)
-        while True:
-            try:
-                return receive_window(sock)
-            except BlockingIOError:
-                await_socket(sock, select.POLLIN, check)
-    except BadWindow as error:
-        raise LinkBroken(link.member, "closed", f"no window came: {error}") from None
-    except OSError as error:
-        raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
 
 
 def _address(host: str, port: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from ..types import Member
 from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
 from .simnet import LOOK_SECONDS, Host, Network, SimPoller, SimSocket, Waiter
+from .simwindow import SimWindow
 from .stream import TcpStream
 
 CONNECT_SECONDS = 5.0
@@ -14,9 +15,14 @@ _REFUSED, _OUTDATED = object(), object()
 
 
 class SimLink:
-    def __init__(self, member: int, streams: list[TcpStream]):
+    """``gid`` and ``transport``: of the other end."""
+
+    def __init__(self, gid: int, member: int, transport: SimTransport, streams: list[TcpStream]):
+        self.gid = gid
         self.member = member
+        self.transport = transport
         self.streams = streams
+        self.window: SimWindow | None = None
 
     def close(self) -> None:
         for stream in self.streams:
@@ -42,6 +48,7 @@ class SimTransport(DropsLinks):
         self._keys: dict[int, bytes] = {}
         self._early: list[Callable[[], None]] = []  # greetings of views to come
         self._links: dict[LinkKey, SimLink] = {}
+        self._shown: dict[int, SimWindow] = {}  # by communicator
         self._closed = False
         self._waiting: list[Waiter] = []
 
@@ -54,6 +61,18 @@ class SimTransport(DropsLinks):
         for greeting in early:
             greeting()
         self._wake()
+
+    def make_window(self, nbytes: int) -> SimWindow:
+        return SimWindow(self._network, self.host, nbytes)
+
+    def exchange(self, link: SimLink, own: SimWindow, check: Callable[[], None]) -> SimWindow:
+        self.host.step()
+        self._shown[link.gid] = own
+        while link.gid not in link.transport._shown:
+            link.streams[0].check_open()
+            self._park()
+            check()
+        return link.transport._shown[link.gid]
 
     def poller(self) -> SimPoller:
         return SimPoller(self._network)
@@ -84,6 +103,7 @@ class SimTransport(DropsLinks):
 
     def _dial(self, key: LinkKey, member: Member, check: Callable[[], None]) -> None:
         """Ends, since each turn takes a later view."""
+        gid = key[0]
         while True:
             epoch, secret = self._epoch, self._keys.get(member.id)
             if secret is None:
@@ -91,7 +111,8 @@ class SimTransport(DropsLinks):
                 raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
             answer = self._greet(key, member, epoch, secret, check)
             if isinstance(answer, SimSocket):
-                self._put(key, SimLink(member.id, [_stream(answer, member.id)]))
+                target = self._network.transports[member.port]
+                self._put(key, SimLink(gid, member.id, target, [_stream(answer, member.id)]))
                 return
             if answer is _REFUSED:
                 check()
@@ -132,7 +153,7 @@ class SimTransport(DropsLinks):
                 send_back(_REFUSED)
             else:
                 mine, theirs = network.connect(self.host, target.host)
-                target._put(calling, SimLink(self._member, [_stream(theirs, self._member)]))
+                target._put(calling, SimLink(key[0], self._member, self, [_stream(theirs, self._member)]))
                 send_back(mine)
 
         network.carry(self.host, target.host, 2 * network.delay(), arrive)

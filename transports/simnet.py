@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import random
 import select
 import socket
 import struct
@@ -31,6 +32,7 @@ class Scheduler(Protocol):
     """Who runs when. ``park`` may be called by tasks only."""
 
     now: float
+    random: random.Random
 
     def after(self, seconds: float, action: Callable[[], None]) -> None: ...
 
@@ -163,6 +165,14 @@ class SimSocket:
         if self._ended or self._closed:
             return 0
         raise BlockingIOError
+
+    def recv(self, count: int, _flags: int) -> bytes:
+        """Looks only: what is there stays."""
+        if not self.readable:
+            raise BlockingIOError
+        if self.error:
+            raise ConnectionResetError(self.error, "connection reset (simulated)")
+        return bytes(self._inbox[:count])
 
     def sendmsg(self, buffers: Iterable[Any], _: Iterable[Any] = (), flags: int = 0) -> int:
         self.host.step()

@@ -21,14 +21,14 @@ from typing import Any, Protocol
 
 from ..errors import UnsupportedTransport
 from ..types import Member
-from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
+from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated, Refused
 from .poller import SocketPoller
 from .stream import WAIT_SECONDS, SocketStream
 from .tls import Tls
-from .window import Window
+from .window import BadWindow, OwnWindow, receive_window
 
 CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
 ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
@@ -128,6 +128,25 @@ class SocketTransport(DropsLinks):
                 self._changed.wait(WAIT_SECONDS)
                 check()
             return self._links[key]
+
+    def make_window(self, nbytes: int) -> OwnWindow:
+        return OwnWindow(nbytes)
+
+    def exchange(self, link: SocketLink, own: Window, check: Callable[[], None]) -> Window:
+        """Send ``own``, and receive the other end's. Raises LinkBroken."""
+        assert isinstance(own, OwnWindow)
+        sock = link.streams[0].socket
+        try:
+            own.send(sock)
+            while True:
+                try:
+                    return receive_window(sock)
+                except BlockingIOError:
+                    await_socket(sock, select.POLLIN, check)
+        except BadWindow as error:
+            raise LinkBroken(link.member, "closed", f"no window came: {error}") from None
+        except OSError as error:
+            raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
 
     def poller(self) -> SocketPoller:
         return SocketPoller()

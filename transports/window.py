@@ -27,6 +27,7 @@ import numpy as np
 
 HEADER_BYTES = 4096
 MAX_WINDOW_BYTES = 1 << 30
+SPINS = 100  # looks before sleeping, some 50 us; sched_yield in between lets others run where peers outnumber cores
 SLEEP_SECONDS = 0.005  # bounds how late a halt or a death is noticed
 EPOCH, BASE, COUNT, CALL, WAITERS = 8, 9, 16, 17, 24  # words of 8 bytes; those of one cache line are written together
 _MAGIC = 0x77636C63
@@ -55,7 +56,9 @@ class BadWindow(ValueError):
 
 
 class Window:
-    """``words``: the header as 64-bit words. ``data``: the rest, as bytes."""
+    """``words``: the header as 64-bit words. ``data``: the rest, as bytes. ``spins``: looks before it is worth sleeping."""
+
+    spins = SPINS
 
     def __init__(self, descriptor: int, nbytes: int):
         """Map ``nbytes`` of data behind the header; takes over ``descriptor``."""
@@ -75,6 +78,9 @@ class Window:
         if words[WAITERS]:
             words[WAITERS] = 0
             _LIBC.syscall(_SYS_FUTEX, self._count_address, _FUTEX_WAKE, 1 << 30, None, None, 0)
+
+    def close(self) -> None:
+        """The memory goes with the object."""
 
     def sleep(self, count: int) -> None:
         """Others: sleep until the count is no longer ``count``, a few milliseconds at most."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from ..transports.shm import exchange_windows
-from ..transports.window import OwnWindow
+from ..transports.base import Transport, Window
 from ..types import View
 from .attempt import Attempt
-from .windows import WINDOW_BYTES, SharedWindows
+from .windowplan import window_bytes
+from .windows import SharedWindows
 
 WINDOW_LINKS = 2  # purpose of a link, as in a greeting
 MOST_SHARED = 64  # members; more have too little room in each other's windows
@@ -20,27 +18,27 @@ MOST_SHARED = 64  # members; more have too little room in each other's windows
 class WindowBinding:
     """A communicator's own window, made when it is first needed, and those of the others, for one view after the other.
 
-    ``links(gid, purpose, member, check)`` makes a link; those for windows carry nothing else and tell when their other end dies.
+    Links for windows carry nothing else, and tell when their other end dies.
     """
 
-    def __init__(self, gid: int, links: Callable[..., Any]):
+    def __init__(self, gid: int, transport: Transport):
         self._gid = gid
-        self._links = links
-        self._own: OwnWindow | None = None
+        self._transport = transport
+        self._own: Window | None = None
         self.traffic: Counter[str] = Counter()
 
     def bind(self, view: View, rank: int, attempt: Attempt) -> SharedWindows:
         """Raises Halted, LinkBroken, OSError (no memory)."""
         if self._own is None:
-            self._own = OwnWindow(WINDOW_BYTES)
+            self._own = self._transport.make_window(window_bytes())
         links, others = {}, {}
         for peer, member in enumerate(view.members):
             if peer == rank:
                 continue
             check = partial(attempt.idle, (peer,))
-            link = self._links(self._gid, WINDOW_LINKS, member, check)
+            link = self._transport.link(self._gid, WINDOW_LINKS, member, check)
             if link.window is None:
-                link.window = exchange_windows(link, self._own, check)
+                link.window = self._transport.exchange(link, self._own, check)
             links[peer], others[peer] = link, link.window
         shared = SharedWindows(self._own, others, rank, lambda peer: links[peer].streams[0].check_open(), self.traffic)
         shared.open(attempt)

@@ -67,7 +67,7 @@ class Group:
         self.seconds_lost = 0.0
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
-        self._binding = WindowBinding(gid, session.transport.link)
+        self._binding = WindowBinding(gid, session.transport)
         self.window_traffic = self._binding.traffic
         self._windows: SharedWindows | None = None
         self._shares = False  # memory, with all members

@@ -44,10 +44,16 @@ class WindowPlan:
     moves: tuple[Move, ...]
     sizes: dict[str, int]  # bytes of each buffer
     blocks: int
+    slot: int  # bytes of a window for one of two blocks
     cell: int
     signals: int
     bytes_written: int  # to the own window
     bytes_read: int  # from those of others
+
+
+def window_bytes() -> int:
+    """Size of the window that each member needs."""
+    return SLOTS * SLOT_BYTES
 
 
 def compile_windows(
@@ -85,6 +91,7 @@ def compile_windows(
         tuple(moves),
         {buffer: edges[-1] * itemsize for buffer, edges in bounds.items()},
         max(1, -(-largest * itemsize // cell)),
+        SLOT_BYTES,
         cell,
         sum(step.action is Action.SIGNAL for step in schedule.steps),
         sum(move.nbytes for move in moves if _is_window(move.target)),

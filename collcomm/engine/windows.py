@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from ..collectives import Action
-from ..transports.window import BASE, CALL, COUNT, EPOCH, OwnWindow, Window
+from ..transports.base import Window
+from ..transports.window import BASE, CALL, COUNT, EPOCH
 from .attempt import Attempt, Mismatch
 from .undo import UndoLog
-from .windowplan import SLOT_BYTES, SLOTS, Move, Place, WindowPlan
+from .windowplan import SLOTS, Move, Place, WindowPlan
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-WINDOW_BYTES = SLOTS * SLOT_BYTES
-SPINS = 100  # looks before sleeping, some 50 us; sched_yield lets others run where peers outnumber cores
 _SEQ_MASK = 0xFFFF
 
 
@@ -34,7 +33,7 @@ class SharedWindows:
 
     def __init__(
         self,
-        own: OwnWindow,
+        own: Window,
         others: Mapping[int, Window],
         rank: int,
         alive: Callable[[int], None],
@@ -47,6 +46,7 @@ class SharedWindows:
         self._windows: list[Window] = [others[r] if r != rank else own for r in range(len(others) + 1)]
         self._words = [window.words for window in self._windows]
         self._bases = [0] * len(self._windows)
+        self._spins = own.spins
         self._others = [(rank + shift) % len(self._windows) for shift in range(1, len(self._windows))]
         self._done = 0  # signals of each rank, up to the operation in hand
         self._call = 0
@@ -83,7 +83,7 @@ class SharedWindows:
         """The data phase. Raises Halted, Mismatch, LinkBroken."""
         for block in range(plan.blocks):
             start = block * plan.cell
-            slot = block % SLOTS * SLOT_BYTES
+            slot = block % SLOTS * plan.slot
             for move in plan.moves:
                 action = move.action
                 if action is Action.WAIT:
@@ -147,7 +147,7 @@ class SharedWindows:
     def _wait(self, rank: int, signals: int, attempt: Attempt) -> None:
         """Until ``rank`` has signalled so often in this view. Raises Halted, Mismatch, LinkBroken."""
         words, goal = self._words[rank], self._bases[rank] + signals
-        for _ in range(SPINS):
+        for _ in range(self._spins):
             if words[COUNT] >= goal:
                 if words[CALL] != self._call:
                     self._judge(rank, attempt)

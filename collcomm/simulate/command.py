@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
         print(violation)
         return 1
     print("\n".join(outline.log))
-    print(f"seed {options.seed}: {outline.views} views, {outline.operations} operations, no promise broken")
+    beyond = ", and an era ended, which is outside of what is promised" * bool(outline.eras_ended)
+    print(f"seed {options.seed}: {outline.views} views, {outline.operations} operations, no promise broken{beyond}")
     return 0
 
 

@@ -21,6 +21,7 @@ class Outline:
 
     views: int
     operations: int
+    eras_ended: int  # see `ledger`: what happened is outside of what is promised
     log: tuple[str, ...]
 
 
@@ -34,7 +35,7 @@ def live(options: Options) -> Outline:
         raise Violation(text) from error
     finally:
         world.close()
-    outline = Outline(len(world.ledger.views), len(world.ledger.fates), tuple(world.log_lines))
+    outline = Outline(len(world.ledger.views), len(world.ledger.fates), world.ledger.eras_ended, tuple(world.log_lines))
     del world
     if options.seed % 50 == 0:
         gc.collect()

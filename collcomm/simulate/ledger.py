@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
@@ -15,12 +16,19 @@ class Ledger:
     """Views by epoch, the fates of operations, and revisions of the shared state, of one run of one group.
 
     A run is what one numbering of epochs belongs to: it ends when no member is left, and is named by its incarnation.
+    ``recorded``: coordinators write views down. Without, one that comes back may take over a view that most members have been
+    removed from, if none of those who went on is heard of (docs/protocol.md, What is not promised): an *era* of the run ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: bool = True) -> None:
+        self._recorded = recorded
+        self._latest: dict[str, tuple[int, frozenset[int]]] = {}  # the newest view of a run
+        self._eras: Counter[str] = Counter()
         self.views: dict[tuple[str, int], tuple[Any, ...]] = {}
-        self.fates: dict[tuple[str, int, int], tuple[Fate, str]] = {}  # (run, turn, part) -> fate, first seen at
-        self.states: dict[tuple[str, int], tuple[bytes, str]] = {}
+        self.fates: dict[
+            tuple[str, int, int, int], tuple[Fate, str]
+        ] = {}  # (run, era, turn, part) -> fate, first seen at
+        self.states: dict[tuple[str, int, int], tuple[bytes, str]] = {}
         self._newest: dict[str, int] = {}
         self._revisions: dict[str, int] = {}
 
@@ -30,6 +38,16 @@ class Ledger:
         told = (members, tuple(sorted((gid, str(outcome)) for gid, outcome in message["outcomes"].items())))
         known = self.views.setdefault((run, message["epoch"]), told)
         assert known == told, f"two views of epoch {message['epoch']} of run {run}: {known} and {told}"
+        epoch, ids = message["epoch"], frozenset(member.id for member in members)
+        newest, before = self._latest.get(run, (0, ids))
+        if epoch > newest:
+            self._latest[run] = epoch, ids
+            self._eras[run] += not self._recorded and not ids & before
+
+    @property
+    def eras_ended(self) -> int:
+        """How often something happened that is outside of what is promised."""
+        return self._eras.total()
 
     def adopted(self, peer: str, epoch: int) -> None:
         assert epoch > self._newest.get(peer, 0), f"{peer} goes back to epoch {epoch}"
@@ -37,12 +55,12 @@ class Ledger:
 
     def ended(self, run: str, turn: int, part: int, fate: Fate, peer: str) -> None:
         """Uniform agreement: all who return from one operation return the same, dead by now or not."""
-        known, by = self.fates.setdefault((run, turn, part), (fate, peer))
+        known, by = self.fates.setdefault((run, self._eras[run], turn, part), (fate, peer))
         assert known == fate, f"turn {turn}, part {part}: {by} returned {known}, {peer} {fate}"
 
     def synced(self, run: str, revision: int, digest: bytes, peer: str) -> None:
         """Equal bits at each revision, and no peer's revision goes back."""
-        known, by = self.states.setdefault((run, revision), (digest, peer))
+        known, by = self.states.setdefault((run, self._eras[run], revision), (digest, peer))
         assert known == digest, f"revision {revision} differs between {by} and {peer}"
         assert revision >= self._revisions.get(peer, 0), f"{peer} goes back to revision {revision}"
         self._revisions[peer] = revision

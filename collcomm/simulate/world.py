@@ -42,7 +42,6 @@ class World:
         self.seed = options.seed
         self.scheduler = Scheduler(options.seed)
         self.random: random.Random = self.scheduler.random
-        self.ledger = Ledger()
         self.log_lines: list[str] = []
         self.lines: dict[bytes, SimLines] = {}
         self.peers: list[SimPeer] = []
@@ -50,6 +49,7 @@ class World:
         self.slow = self.random.choice((0.0005, 0.005, 0.05))  # seconds, the usual delay of a packet
         self.network = Network(self.scheduler, self.delay, self.random.choice((1 << 17, 1 << 20)))
         self.store = options.store or self.random.choice(STORES)
+        self.ledger = Ledger(recorded=self.store != "memory")
         self.away: dict[tuple[bytes, int], float] = {}  # a line to a coordinator is down until then
         self._welcomed: dict[bytes, str] = {}  # incarnation of the run that a peer was taken into last
         self._line: Counter[tuple[bytes, int]] = Counter()  # how often it was lost; what was on it is gone
@@ -61,9 +61,11 @@ class World:
             self.coordinators.append(SimCoordinator(self, number, records, self.store == "lease", LAN))
         self.records = records
         self.min_size = self.random.randint(1, options.peers)
+        self.hosts = self.random.choice((0, 0, 1, 1, 2))  # 0: one for each peer
         on_failure = self.random.choice(("retry", "retry", "raise"))
         self._join_options = {"min_size": self.min_size, "on_failure": on_failure}
         self.log(f"store {self.store}, min_size {self.min_size}, on_failure {on_failure}, delay {self.slow} s")
+        self.log(f"hosts: {self.hosts or 'one for each peer'}")
         for _ in range(max(self.min_size, self.random.randint(1, options.peers))):
             self.spawn()
 

@@ -15,17 +15,22 @@ import pytest
 pytest.importorskip("greenlet", reason="the simulator's tasks are greenlets: pip install 'collcomm[simulate]'")
 
 
+from collcomm.transports.window import BASE, COUNT, EPOCH
+
 import collcomm.engine.group as engine_group
 import collcomm.engine.inline as inline
 import collcomm.engine.streaming as streaming
+import collcomm.engine.windowplan as windowplan
 import collcomm.membership.group as membership_group
 from collcomm.engine.operation import Operation
 from collcomm.engine.progress import Progress
+from collcomm.engine.windows import SharedWindows
 from collcomm.membership.recovery import Recovery, Resumption
 from collcomm.membership.round import Round
 from collcomm.simulate import workload
 from collcomm.simulate.command import run_batches
 from collcomm.simulate.history import Options, Violation, live
+from collcomm.simulate.ledger import Ledger
 from collcomm.simulate.world import STORES
 from collcomm.types import GroupReport, Outcome
 
@@ -45,9 +50,15 @@ def test_an_exchange_needs_no_room_between_two_ranks(monkeypatch: pytest.MonkeyP
         _live_all(seeds)
 
 
-def _live_all(seeds: range) -> None:
+def test_data_goes_through_small_windows_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workload, "LONG_SHARE", 0.5)
+    monkeypatch.setattr(windowplan, "SLOT_BYTES", 1 << 14)
+    _live_all(range(200), peers=4, faults=8)
+
+
+def _live_all(seeds: range, peers: int = 2, faults: int = 1) -> None:
     for seed in seeds:
-        live(Options(seed, peers=2, faults=1))
+        live(Options(seed, peers=peers, faults=faults))
 
 
 def test_a_thousand_histories_break_no_promise() -> None:
@@ -105,6 +116,21 @@ def _no_commit_round(attempt: Any) -> None:
     """Returns what it has, without asking whether the others have it."""
 
 
+def _no_commit_in_windows(self: SharedWindows, attempt: Any) -> None:
+    """As above; the count goes on, so that nobody waits for ever."""
+    self._own.signal()
+    self._done += 1
+
+
+def _begins_alone(self: SharedWindows, attempt: Any) -> None:
+    """Enters a view without waiting until all others have left the one before."""
+    self._own.words[BASE] = self._own.words[COUNT]
+    self._own.words[EPOCH] = attempt.epoch
+    self._own.signal()
+    self._bases = [words[BASE] if words[EPOCH] == attempt.epoch else words[COUNT] for words in self._words]
+    self._done = 1
+
+
 def _no_restore(self: Operation) -> None:
     """What an aborted attempt wrote over the input stays."""
 
@@ -141,6 +167,8 @@ _RESUME = Recovery._resume
     ("target", "name", "flaw", "store"),
     [
         (engine_group, "run_commit", _no_commit_round, ""),
+        (SharedWindows, "commit", _no_commit_in_windows, ""),
+        (SharedWindows, "open", _begins_alone, ""),
         (Operation, "restore", _no_restore, ""),
         ((inline, streaming), "pack", _any_epoch(inline.pack), ""),
         (membership_group, "decide", _most_complete, ""),
@@ -150,8 +178,8 @@ _RESUME = Recovery._resume
         (Recovery, "_resume", _numbers_again, "memory"),
     ],
     ids=[
-        *("no commit round", "inputs not kept", "no epoch in frames", "most complete decides"),
-        *("no freeze", "first report", "waits for nobody", "epochs used again"),
+        *("no commit round", "no commit in windows", "begins a view alone", "inputs not kept", "no epoch in frames"),
+        *("most complete decides", "no freeze", "first report", "waits for nobody", "epochs used again"),
     ],
 )
 def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +191,20 @@ def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypa
         except Violation:
             return
     pytest.fail(f"{FLAW_SEEDS} histories went well in spite of it")
+
+
+def test_a_view_that_knows_nobody_of_the_last_one_ends_an_era() -> None:
+    """Without a record, that is outside of what is promised; with one, it is not."""
+    for recorded in (True, False):
+        ledger = Ledger(recorded)
+        for epoch, ids in ((1, (1, 2, 3)), (2, (3,)), (2 + (1 << 16), (1, 2))):
+            rows = [[number, f"p{number}", "h", 1, "", ""] for number in ids]
+            ledger.announced("run", {"epoch": epoch, "members": rows, "outcomes": {}})
+            if epoch == 2:
+                ledger.ended("run", 7, 1, "alone", "p3")
+        assert ledger.eras_ended == (not recorded)
+        if recorded:
+            with pytest.raises(AssertionError, match="p3 returned alone"):
+                ledger.ended("run", 7, 1, "both", "p1")
+        else:
+            ledger.ended("run", 7, 1, "both", "p1")
