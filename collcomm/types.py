@@ -49,6 +49,12 @@ class View:
         return bool(host) and all(m.host_id == host and m.offers.split(",")[0] == "shm" for m in self.members)
 
     @cached_property
+    def hosts(self) -> tuple[int, ...]:
+        """A number for the host of each member, equal for those that share one."""
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(m.host_id or f"of member {m.id}", len(numbers)) for m in self.members)
+
+    @cached_property
     def _ranks(self) -> dict[int, int]:
         return {member.id: rank for rank, member in enumerate(self.members)}
 

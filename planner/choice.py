@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 SEGMENT_BYTES = 1 << 18  # a piece that stays in cache between being received and being sent on
 MAX_SEGMENTS = 4096
@@ -23,7 +24,7 @@ class Links:
 @dataclass(frozen=True)
 class Choice:
     algorithm: str
-    parameters: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -113,14 +114,20 @@ def choose_through_windows(kind: str, n: int, nbytes: int) -> Choice:
     return Choice(algorithm, {}, seconds)
 
 
-def choose(kind: str, n: int, nbytes: int, links: Links = LOOPBACK) -> Choice:
+def segments(nbytes: float) -> int:
+    """Into how many parts a piece is cut, so that each stays in cache."""
+    return max(1, min(MAX_SEGMENTS, math.ceil(nbytes / SEGMENT_BYTES)))
+
+
+def choose(kind: str, n: int, nbytes: int, links: Links = LOOPBACK, only: str = "") -> Choice:
     """The cheapest algorithm for ``nbytes`` (of the whole vector, or of all blocks together) among ``n`` ranks.
 
-    A pure function of its arguments: all ranks choose alike. Raises KeyError for an unknown kind.
+    ``only``: the one algorithm to look at. A pure function of its arguments: all ranks choose alike. Raises KeyError for an
+    unknown kind.
     """
-    seconds, algorithm = min((cost(n, nbytes, links), name) for name, cost in COSTS[kind].items())
+    seconds, algorithm = min((cost(n, nbytes, links), name) for name, cost in COSTS[kind].items() if only in ("", name))
     parameters = {}
     if algorithm == "ring" and kind in ("all_reduce", "broadcast"):
         pieces = n if kind == "all_reduce" else 1
-        parameters["segments"] = max(1, min(MAX_SEGMENTS, math.ceil(nbytes / pieces / SEGMENT_BYTES)))
+        parameters["segments"] = segments(nbytes / pieces)
     return Choice(algorithm, parameters, seconds)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
-from . import direct, doubling, oneshot, ring, star, tree, windows
+from . import direct, doubling, hierarchical, oneshot, ring, star, tree, windows
+from .hosts import Hosts
 from .schedule import Action, Schedule, Span, Step
 
 Generator = Callable[..., Schedule]
@@ -24,13 +26,13 @@ def _generators(*modules: ModuleType) -> dict[tuple[str, str], Generator]:
     }
 
 
-BY_MESSAGES = _generators(ring, doubling, direct, tree, star)
+BY_MESSAGES = _generators(ring, doubling, direct, tree, star, hierarchical)
 THROUGH_WINDOWS = _generators(windows, oneshot)
 ALGORITHMS = {**BY_MESSAGES, **THROUGH_WINDOWS}
 
 
 @lru_cache(maxsize=256)
-def generate(kind: str, algorithm: str, n: int, rank: int, root: int = 0, **parameters: int) -> Schedule:
+def generate(kind: str, algorithm: str, n: int, rank: int, root: int = 0, **parameters: Any) -> Schedule:
     """The schedule of ``rank`` among ``n`` for one collective. Raises KeyError for an unknown combination."""
     return ALGORITHMS[kind, algorithm](n, rank, root, **parameters)
 
@@ -41,6 +43,7 @@ __all__ = [
     "THROUGH_WINDOWS",
     "Action",
     "Generator",
+    "Hosts",
     "Schedule",
     "Span",
     "Step",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
 
 
-def _wave(steps: int, segments: int) -> Iterator[tuple[int, int]]:
+def wave(steps: int, segments: int) -> Iterator[tuple[int, int]]:
     """(step, segment) in the order in which a front of ``steps`` stages moves over ``segments``."""
     for time in range(steps + segments - 1):
         for step in range(min(time, steps - 1), max(-1, time - segments), -1):
@@ -25,7 +25,7 @@ def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1) -> Schedule:
     steps: list[Step] = []
     if n == 1:
         steps = [copy(chunk("out", s), chunk("in", s)) for s in range(segments)]
-    for step, segment in _wave(2 * (n - 1), segments) if n > 1 else ():
+    for step, segment in wave(2 * (n - 1), segments) if n > 1 else ():
         base = segment * n
         if step < n - 1:
             outgoing, incoming = base + (rank - step) % n, base + (rank - step - 1) % n

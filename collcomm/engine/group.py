@@ -16,7 +16,7 @@ from ..errors import (
     PeerLost,
     ViewChanged,
 )
-from ..planner import choose, choose_through_windows
+from ..planner import choose_across, choose_through_windows
 from ..transports.base import Link, LinkBroken
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
@@ -229,8 +229,12 @@ class Group:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             alive = operation.alive(view)
-            make = make_window_plan if self._shares and operation.request.fits_windows else make_plan
-            plan = self._plans[key] = make(operation.request, alive, rank, operation.in_place)
+            if self._shares and operation.request.fits_windows:
+                plan = make_window_plan(operation.request, alive, rank, operation.in_place)
+            else:
+                hosts = tuple(operation.base.hosts[other] for other in alive)
+                plan = make_plan(operation.request, alive, rank, operation.in_place, hosts)
+            self._plans[key] = plan
         return plan
 
     # -- links ----------------------------------------------------------------------------------------------------------
@@ -320,11 +324,11 @@ def _nothing() -> None:
     """There is nothing to tell."""
 
 
-def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> Plan:
-    """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view."""
+def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool, hosts: tuple[int, ...]) -> Plan:
+    """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view, on ``hosts``."""
     if request.kind in DATALESS_KINDS:
         return NOTHING
-    choice = choose(request.kind, len(alive), request.nbytes())
+    choice = choose_across(request.kind, request.nbytes(), hosts)
     root = alive.index(request.root) if request.root >= 0 else 0
     schedule = generate(request.kind, choice.algorithm, len(alive), rank, root, **choice.parameters)
     bounds = request.bounds(schedule.chunks, alive, alive[rank])

@@ -1,4 +1,4 @@
-"""Windows: what their owner writes, others see; nobody can shrink them; rubbish is refused; a new view ends what an old one began."""
+"""Windows: what the owner writes, others see; nobody can shrink them; rubbish is refused; a new view ends what was begun."""
 
 from __future__ import annotations
 
