@@ -13,7 +13,7 @@ _Cost = Callable[[int, int, float], float]  # hosts, ranks of the largest host, 
 
 
 def _once(h: int, m: int, nbytes: float) -> float:
-    """Once round the hosts, each part of the data passing h - 1 links, while what comes is spread (or what goes reduced) within."""
+    """Once round the hosts, each part passing h - 1 links, while what comes is spread (or what goes is reduced) within."""
     across, within = (h - 1) / h * nbytes / NETWORK.bandwidth, (m - 1) / m * nbytes / LOOPBACK.bandwidth
     return (h - 1) * NETWORK.latency + LOOPBACK.latency + max(across, within)
 

@@ -32,9 +32,10 @@ def bench_collective(
     dtype: str = "float32",
     block: float = 0.4,
     timeout: float = 1200.0,
+    transport: str = "tcp",
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` processes over loopback, with those of ``against`` in between: "gloo", or "tls" for
-    the same group with encrypted connections.
+    """Times of ``kind`` among ``n`` processes of this machine, with those of ``against`` in between: "gloo", "mpi" (Open MPI,
+    all_reduce of float32 only), or "tls" for the same group with encrypted connections. ``transport``: "shm" or "tcp".
 
     ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
     """
@@ -47,6 +48,8 @@ def bench_collective(
         "out_of_place": out_of_place,
         "dtype": dtype,
         "block": block,
+        "transports": [transport],
+        "mpi": against == "mpi",
         "gloo_port": free_port() if against == "gloo" else 0,
     }
     with contextlib.ExitStack() as stack:
@@ -76,7 +79,7 @@ def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
         row[who] = summary(values)
         row[who]["bandwidth"] = nbytes / row[who]["median"]
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
-    for other in ("gloo", "tls"):
+    for other in ("gloo", "tls", "mpi"):
         if other in row:
             row["ratio"] = row[other]["median"] / row["ours"]["median"]
     return row
@@ -139,6 +142,7 @@ def bench_shaped(n: int, nbytes: int, rate: float = 125e6, runs: int = 5) -> lis
         "repetitions": runs,
         "out_of_place": False,
         "dtype": "float32",
+        "transports": None,
     }
     with (
         Network(n, rate) as network,

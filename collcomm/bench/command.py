@@ -10,13 +10,22 @@ from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
 from .crowd import bench_crowd
+from .hosts import bench_hosts
 from .measure import machine, parse_size
 from .report import print_rows
 from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-DEFAULT_PEERS = {"join": [3], "failure": [4], "shaped": [4], "state": [4], "crowd": [2], "coordinator": [3]}
+DEFAULT_PEERS = {
+    "join": [3],
+    "failure": [4],
+    "shaped": [4],
+    "state": [4],
+    "crowd": [2],
+    "coordinator": [3],
+    "hosts": [4],
+}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -25,13 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator"],
-        help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s (root)",
+        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts"],
+        help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
+        "several peers per host or one (root)",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
     parser.add_argument(
-        "--against", choices=["gloo", "tls"], help="time the same work alternately with torch's Gloo, or with TLS on"
+        "--against",
+        choices=["gloo", "mpi", "tls"],
+        help="time the same work alternately with torch's Gloo, Open MPI (all_reduce), or with TLS on",
+    )
+    parser.add_argument(
+        "--transport", choices=["shm", "tcp"], help="of collectives (default: shm, or tcp for --against tls)"
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
@@ -53,6 +68,15 @@ def run(options: argparse.Namespace) -> int:
         except ImportError:
             print("--against gloo needs torch: pip install 'collcomm[bench]'")
             return 2
+    if options.against == "mpi":
+        if options.case != "all_reduce" or options.dtype != "float32":
+            print("--against mpi compares all_reduce of float32 only")
+            return 2
+        try:
+            import mpi4py  # noqa: F401
+        except ImportError:
+            print("--against mpi needs mpi4py and Open MPI: pip install 'collcomm[mpi]'")
+            return 2
     rows: list[dict[str, Any]] = []
     for n in options.peers or DEFAULT_PEERS.get(options.case, [2, 4]):
         rows += _rows(options, n)
@@ -70,6 +94,9 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         return bench_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
     if options.case == "join":
         return bench_join(n, runs=options.rounds * 4)
+    if options.case == "hosts":
+        orders = (False, True)
+        return [bench_hosts(n, nbytes, options.rounds, order) for nbytes in sizes("64M") for order in orders]
     if options.case == "crowd":
         return [bench_crowd(n, nbytes, options.rounds) for nbytes in sizes("1M")]
     if options.case == "coordinator":
@@ -92,6 +119,7 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         out_of_place=options.out_of_place,
         dtype=options.dtype,
         block=options.block,
+        transport=options.transport or ("tcp" if options.against == "tls" else "shm"),
     )
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 import collcomm
 
+from .hostpeer import host_peer
+from .mpireference import MpiReference
 from .statepeer import donor, newcomer
 from .workload import Call, gloo_call, our_call
 
@@ -27,11 +29,12 @@ def emit(**event: Any) -> None:
 
 def collectives(case: dict[str, Any]) -> None:
     """Times one kind over sizes: ours and, if asked, Gloo's or ours with TLS, in blocks A B A B."""
-    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, streams=case.get("streams", 1))
+    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, transports=case.get("transports"))
     gloo = _gloo(comm.rank, case["n"], case["gloo_port"]) if case.get("gloo_port") else None
     sealed = None
     if case.get("keys"):
         sealed = collcomm.join(case["tls_address"], min_size=case["n"], timeout=JOIN_SECONDS, keys=case["keys"])
+    mpi = MpiReference(case["n"]) if case.get("mpi") and comm.rank == 0 else None
     for nbytes in case["sizes"]:
         calls = {"ours": our_call(comm, case["kind"], nbytes, case["dtype"], case["out_of_place"])}
         if sealed is not None:
@@ -39,20 +42,25 @@ def collectives(case: dict[str, Any]) -> None:
         if gloo is not None:
             calls["gloo"] = gloo_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
         counts = {who: case.get("repetitions") or _repetitions(comm, call, case) for who, call in calls.items()}
-        times: dict[str, list[float]] = {who: [] for who in calls}
+        times: dict[str, list[float]] = {who: [] for who in (*calls, "mpi")}
         gc.collect()
         gc.disable()
         for _ in range(case["rounds"]):
             for who, call in calls.items():
                 comm.barrier()
                 times[who] += _block(call, counts[who])
+            comm.barrier()
+            if mpi is not None:  # the others wait at the next barrier, asleep
+                times["mpi"] += mpi.block(nbytes, 0, not case["out_of_place"])
         gc.enable()
         if comm.rank == 0:
-            emit(event="times", nbytes=nbytes, times=times)
+            emit(event="times", nbytes=nbytes, times={who: found for who, found in times.items() if found})
     if gloo is not None:
         gloo.destroy_process_group()
     if sealed is not None:
         sealed.leave()
+    if mpi is not None:
+        mpi.close()
     comm.leave()
 
 
@@ -149,6 +157,7 @@ CASES = {
     "survivor": survivor,
     "stepper": stepper,
     "joiner": joiner,
+    "host_peer": lambda case: host_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "newcomer": lambda case: newcomer(case, emit),
 }

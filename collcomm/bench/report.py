@@ -8,7 +8,7 @@ from typing import Any
 from .measure import format_seconds, format_size, machine
 
 Row = dict[str, Any]
-OTHERS = ("gloo", "tls", "crowd")  # what a row may hold besides ours
+OTHERS = ("gloo", "mpi", "tls", "crowd", "flat")  # what a row may hold besides ours
 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
@@ -35,6 +35,10 @@ def _cells(row: Row) -> dict[str, str]:
                 cells[f"{who} bus"] = f"{row[who]['bus_bandwidth'] / 1e9:.2f} GB/s"
             if who != "ours" and "ratio" in row:
                 cells[f"{who} / ours"] = f"{row['ratio']:.3g}x"
+    if "order" in row:
+        cells["hosts by rank"] = row["order"]
+        cells["sent / least"] = f"{row['sent']:.3f}x"
+        cells["flat sent"] = f"{row['sent flat']:.3f}x"
     if "how" in row:
         cells["by"] = row["how"]
     for what in ("noticed", "held", "joined", "resumed", "pause"):

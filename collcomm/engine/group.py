@@ -16,7 +16,7 @@ from ..errors import (
     PeerLost,
     ViewChanged,
 )
-from ..planner import choose_across, choose_through_windows
+from ..planner import Choice, choose_across, choose_through_windows
 from ..transports.base import Link, LinkBroken
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
@@ -67,6 +67,7 @@ class Group:
         self.seconds_lost = 0.0
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
+        self.choose = choose_across  # benches compare other choices
         self._binding = WindowBinding(gid, session.transport)
         self.window_traffic = self._binding.traffic
         self._windows: SharedWindows | None = None
@@ -221,7 +222,7 @@ class Group:
 
     def _plan(self, operation: Operation, rank: int) -> Plan | WindowPlan:
         view = operation.view
-        if operation.lost(view) is not None:
+        if operation.lost(view) is not None or operation.request.kind in DATALESS_KINDS:
             return NOTHING
         key = (operation.request, operation.in_place, operation.base.epoch)
         plan = self._plans.get(key)
@@ -233,7 +234,8 @@ class Group:
                 plan = make_window_plan(operation.request, alive, rank, operation.in_place)
             else:
                 hosts = tuple(operation.base.hosts[other] for other in alive)
-                plan = make_plan(operation.request, alive, rank, operation.in_place, hosts)
+                choice = self.choose(operation.request.kind, operation.request.nbytes(), hosts)
+                plan = make_plan(operation.request, choice, alive, rank, operation.in_place)
             self._plans[key] = plan
         return plan
 
@@ -324,21 +326,16 @@ def _nothing() -> None:
     """There is nothing to tell."""
 
 
-def make_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool, hosts: tuple[int, ...]) -> Plan:
-    """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view, on ``hosts``."""
-    if request.kind in DATALESS_KINDS:
-        return NOTHING
-    choice = choose_across(request.kind, request.nbytes(), hosts)
+def make_plan(request: Request, choice: Choice, alive: Sequence[int], rank: int, in_place: bool) -> Plan:
+    """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view."""
     root = alive.index(request.root) if request.root >= 0 else 0
     schedule = generate(request.kind, choice.algorithm, len(alive), rank, root, **choice.parameters)
     bounds = request.bounds(schedule.chunks, alive, alive[rank])
     return compile_plan(schedule, bounds, request.dtype.itemsize, in_place)
 
 
-def make_window_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> Plan | WindowPlan:
+def make_window_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> WindowPlan:
     """As `make_plan`, for members that share memory."""
-    if request.kind in DATALESS_KINDS:
-        return NOTHING
     choice = choose_through_windows(request.kind, len(alive), request.nbytes())
     root = alive.index(request.root) if request.root >= 0 else 0
     schedule = generate(request.kind, choice.algorithm, len(alive), rank, root)
