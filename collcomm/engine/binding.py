@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+from ..errors import UnsupportedTransport
 from ..transports.base import Transport, Window
 from ..types import View
 from .attempt import Attempt
@@ -28,9 +29,9 @@ class WindowBinding:
         self.traffic: Counter[str] = Counter()
 
     def bind(self, view: View, rank: int, attempt: Attempt) -> SharedWindows:
-        """Raises Halted, LinkBroken, OSError (no memory)."""
+        """Raises Halted, LinkBroken, UnsupportedTransport (no memory)."""
         if self._own is None:
-            self._own = self._transport.make_window(window_bytes())
+            self._own = self._make()
         links, others = {}, {}
         for peer, member in enumerate(view.members):
             if peer == rank:
@@ -43,6 +44,15 @@ class WindowBinding:
         shared = SharedWindows(self._own, others, rank, lambda peer: links[peer].streams[0].check_open(), self.traffic)
         shared.open(attempt)
         return shared
+
+    def _make(self) -> Window:
+        try:
+            return self._transport.make_window(window_bytes())
+        except OSError as error:
+            raise UnsupportedTransport(
+                f"no memory for a window of {window_bytes() >> 20} MiB: {error.strerror}; this peer has left the group, "
+                f'free some or join again with transports=["tcp"]'
+            ) from None
 
     def close(self) -> None:
         if self._own is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Hosts:
-    """A network, its coordinator, and peers in its hosts."""
+    """A network, its coordinator, and peers in its hosts; ``layout``: the host of each peer."""
 
-    def __init__(self, network: Network, coordinator: CoordinatorProcess, peers: Peers):
+    def __init__(self, network: Network, coordinator: CoordinatorProcess, peers: Peers, layout: Sequence[int]):
         self.network = network
+        self.layout = layout
         self.coordinator = coordinator
         self.peers = peers
 
     def start(self, task: str, **options: Any) -> None:
-        """Start ``task`` of peer.py in every host, as peers named host-0, host-1, ..."""
-        for index in range(self.network.hosts):
-            case = {"task": task, "address": self.coordinator.address, "n": self.network.hosts, "index": index}
+        """Start ``task`` of peer.py as peers named host-0, host-1, ...; one in every host if there is no layout."""
+        for index in range(len(self.layout)):
+            case = {"task": task, "address": self.coordinator.address, "n": len(self.layout), "index": index}
             self.peers.start(index, {**case, **options})
 
     def next_from_each(
@@ -60,10 +61,12 @@ def make_hosts() -> Iterator[Callable[..., Hosts]]:
     """make_hosts(4, ipv6=False) -> Hosts; all of it is gone when the test ends."""
     with ExitStack() as stack:
 
-        def make(count: int, **options: Any) -> Hosts:
+        def make(count: int, layout: Sequence[int] = (), **options: Any) -> Hosts:
+            places = layout or range(count)
             network = stack.enter_context(Network(count, **options))
             address = f"{network.hub_address}:{PORT}"
             coordinator = stack.enter_context(CoordinatorProcess(address, network.enter(None)))
-            return Hosts(network, coordinator, stack.enter_context(Peers(network.enter, PEER_PROGRAM)))
+            peers = stack.enter_context(Peers(lambda index: network.enter(places[index]), PEER_PROGRAM))
+            return Hosts(network, coordinator, peers, places)
 
         yield make
