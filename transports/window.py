@@ -29,7 +29,7 @@ HEADER_BYTES = 4096
 MAX_WINDOW_BYTES = 1 << 30
 SPINS = 100  # looks before sleeping, some 50 us; sched_yield in between lets others run where peers outnumber cores
 SLEEP_SECONDS = 0.005  # bounds how late a halt or a death is noticed
-EPOCH, BASE, COUNT, CALL, WAITERS = 8, 9, 16, 17, 24  # words of 8 bytes; those of one cache line are written together
+EPOCH, BASE, COUNT, CALL, FROZEN, WAITERS = 8, 9, 16, 17, 18, 24  # words of 8 bytes; 16 to 18 share a cache line
 _MAGIC = 0x77636C63
 _LETTER = struct.Struct("=IIQ")  # magic, zero, bytes of data: goes with the descriptor
 LETTER_BYTES = _LETTER.size

@@ -17,4 +17,4 @@ def all_reduce(n: int, rank: int, root: int = 0) -> Schedule:
         left = result
     if n == 1:
         steps.append(copy(result, left))
-    return Schedule("all_reduce", "oneshot", n, rank, {"in": 1, "out": 1, "win": 1}, tuple(steps), in_place=True)
+    return Schedule("all_reduce", "oneshot", n, rank, {"in": 1, "out": 1, "win": 1}, tuple(steps), True, closing=True)

@@ -125,7 +125,9 @@ def wait(peer: int, count: int, lag: int = 0) -> Step:
 class Schedule:
     """What rank ``rank`` of ``n`` does. ``chunks``: number of chunks of each buffer it has.
 
-    ``in_place``: stays right when "in" and "out" are the same memory.
+    ``in_place``: stays right when "in" and "out" are the same memory. ``closing``: once all ranks have given their last signal of
+    a block, each can come to its result alone, by the steps after its own last signal, as often as it likes; and goes on to
+    the next block only then.
     """
 
     kind: str
@@ -135,6 +137,12 @@ class Schedule:
     chunks: dict[str, int]
     steps: tuple[Step, ...]
     in_place: bool = False
+    closing: bool = False
+
+    @property
+    def tail(self) -> int:
+        """The number of the first step after the last signal."""
+        return max((index + 1 for index, step in enumerate(self.steps) if step.action is Action.SIGNAL), default=0)
 
     @property
     def windows(self) -> bool:

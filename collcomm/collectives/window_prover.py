@@ -50,6 +50,11 @@ def prove_windows(schedules: Sequence[Schedule], root: int, in_place: bool) -> l
     counts = {sum(step.action is Action.SIGNAL for step in schedule.steps) for schedule in schedules}
     if len(counts) != 1:
         raise ProofError(f"the ranks signal unequally often: {sorted(counts)}")
+    if len({schedule.closing for schedule in schedules}) != 1:
+        raise ProofError("the ranks do not agree whether the algorithm closes")
+    for schedule in schedules:
+        if schedule.closing:
+            _check_closing(schedule)
     values = [Values() for _ in range(BLOCKS)]
     ranks = [
         _Rank(number, schedule, [initial_memory(schedule, root, values[b], in_place) for b in range(BLOCKS)], [0] * n)
@@ -65,6 +70,32 @@ def prove_windows(schedules: Sequence[Schedule], root: int, in_place: bool) -> l
             if not in_place and place[0] == "in" and rank.memories[-1].get(place) is not value:
                 raise ProofError(f"rank {rank.number}: its input chunk {place[1]} has changed")
     return [rank.memories[-1] for rank in ranks]
+
+
+def _check_closing(schedule: Schedule) -> None:
+    """After its last signal, the rank waits for the last ones of all others, and reads windows only to write its own memory, from
+    nothing that it overwrites meanwhile."""
+    signals = sum(step.action is Action.SIGNAL for step in schedule.steps)
+    tail = schedule.steps[schedule.tail :]
+    heard = {step.peer for step in tail if step.action is Action.WAIT and step.count == signals and not step.lag}
+    if len(heard) != schedule.n - 1:
+        raise ProofError(f"rank {schedule.rank} claims to close, and does not wait for all others at the end")
+    written: set[Span] = set()
+    for step in tail:
+        if step.target is not None and step.target.owner >= 0:
+            raise ProofError(
+                f"rank {schedule.rank} claims to close, and writes a window after its last signal ({step})"
+            )
+        for span in (step.source, step.other):
+            if (
+                span is not None
+                and span.owner < 0
+                and span not in written
+                and (span.buffer != "in" or schedule.in_place)
+            ):
+                raise ProofError(f"rank {schedule.rank} claims to close, and cannot repeat ({step})")
+        if step.target is not None:
+            written.add(step.target)
 
 
 class _Machine:

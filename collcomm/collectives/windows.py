@@ -21,7 +21,7 @@ def all_reduce(n: int, rank: int, root: int = 0) -> Schedule:
     """
     steps = [*_reduced_slice(n, rank), *_wait_all(n, rank, 2)]
     steps += [copy(chunk("out", owner), cell(owner, owner)) for owner in _from(rank, n)]
-    return Schedule("all_reduce", "windows", n, rank, {"in": n, "out": n, "win": n}, tuple(steps), in_place=True)
+    return Schedule("all_reduce", "windows", n, rank, {"in": n, "out": n, "win": n}, tuple(steps), True, closing=True)
 
 
 def reduce_scatter(n: int, rank: int, root: int = 0) -> Schedule:
@@ -32,21 +32,21 @@ def reduce_scatter(n: int, rank: int, root: int = 0) -> Schedule:
         mine = chunk("out", 0)
     if n == 1:
         steps.append(copy(chunk("out", 0), mine))
-    return Schedule("reduce_scatter", "windows", n, rank, {"in": n, "out": 1, "win": n}, tuple(steps))
+    return Schedule("reduce_scatter", "windows", n, rank, {"in": n, "out": 1, "win": n}, tuple(steps), closing=True)
 
 
 def all_gather(n: int, rank: int, root: int = 0) -> Schedule:
     steps = [copy(cell(rank, 0), chunk("in", 0)), signal(), copy(chunk("out", rank), chunk("in", 0))]
     for other in _others(rank, n):
         steps += [wait(other, 1), copy(chunk("out", other), cell(other, 0))]
-    return Schedule("all_gather", "windows", n, rank, {"in": 1, "out": n, "win": 1}, tuple(steps))
+    return Schedule("all_gather", "windows", n, rank, {"in": 1, "out": n, "win": 1}, tuple(steps), closing=True)
 
 
 def all_to_all(n: int, rank: int, root: int = 0) -> Schedule:
     steps = [*_for_the_others(n, rank), signal(), copy(chunk("out", rank), chunk("in", rank))]
     for other in _others(rank, n):
         steps += [wait(other, 1), copy(chunk("out", other), cell(other, rank))]
-    return Schedule("all_to_all", "windows", n, rank, {"in": n, "out": n, "win": n}, tuple(steps))
+    return Schedule("all_to_all", "windows", n, rank, {"in": n, "out": n, "win": n}, tuple(steps), closing=True)
 
 
 def broadcast(n: int, rank: int, root: int = 0) -> Schedule:

@@ -147,6 +147,8 @@ class Group:
             failed_at = failed_at or self._clock.monotonic()
             fate = self._fate(operation, seq, epoch, deadline, repeat)
             if fate is True:
+                if self._windows is not None:
+                    self._windows.catch_up()
                 break
             operation.restore()
             if isinstance(fate, Failure):
@@ -185,6 +187,7 @@ class Group:
         if self._shares:
             if windows is None:
                 windows = self._windows = self._binding.bind(operation.view, attempt.rank, attempt)
+                self.progress.witness = windows.freeze
             windows.begin(attempt)
         plan = self._plan(operation, attempt.rank)
         operation.bind(plan.sizes, self._scratch)

@@ -8,7 +8,8 @@ States of the operation with sequence number ``s`` at one peer:
     finish(s)                      entered = s           complete = s          not halted, no new view since enter
     commit(s)                      complete = s          committed = s         not halted, no new view since enter, and all
                                                                                members told us that they are complete at s
-    halt()                         any                   halted                freezes the three numbers and reports them
+    halt()                         any                   halted                freezes the three numbers and reports them; first,
+                                                                               complete = entered if a witness says so
     adopt(epoch, outcome)          halted                not halted            complete = committed = outcome.decided
 
 Why all survivors agree. The coordinator hands out ``decided`` = min over the survivors of the reported ``complete``.
@@ -17,6 +18,7 @@ survivor reports complete >= s, and decided >= s: what anybody has returned, eve
 returned it is dead by now. (2) For s > decided some survivor was not complete when it froze, so nobody has ever
 committed s, and nobody will: commit is refused from the freeze on, and frames of the old epoch are dropped after it.
 (3) A survivor's complete is at most committed + 1, so at most one operation per communicator is open to decision.
+A witness is what members share besides messages: `windows` says why (1) to (3) hold with it.
 Inputs stay intact on abort because an executor never writes them (or restores them before the call goes on).
 """
 
@@ -60,6 +62,9 @@ class Progress:
         self.complete = consumed
         self.committed = consumed
         self.call: Call | None = None  # what `entered` stands for
+        self.witness: Callable[[int], int] | None = (
+            None  # (epoch) -> an operation that is complete though this peer was not told
+        )
         self._asked = 0  # a seq that the coordinator wants to hear of once it is entered
         self._failed: list[Failure] = []  # ascending
 
@@ -99,6 +104,9 @@ class Progress:
 
     def halt(self) -> GroupReport:
         with self.changed:
+            if not self.halted and self.witness is not None and self.witness(self.epoch) == self.complete + 1:
+                assert self.entered == self.complete + 1
+                self.complete = self.entered
             self.halted = True
             self.changed.notify_all()
             return GroupReport(self.complete, self.entered, self.view.ids)

@@ -38,7 +38,10 @@ class Move:
 
 @dataclass
 class WindowPlan:
-    """``moves`` are done ``blocks`` times, each time with the next ``cell`` bytes of what they move. ``signals``: per block."""
+    """``moves`` are done ``blocks`` times, each time with the next ``cell`` bytes of what they move. ``signals``: per block.
+
+    ``closing``: see `Schedule`. ``tail``: the first move after the last signal.
+    """
 
     algorithm: str
     moves: tuple[Move, ...]
@@ -47,6 +50,8 @@ class WindowPlan:
     slot: int  # bytes of a window for one of two blocks
     cell: int
     signals: int
+    closing: bool
+    tail: int
     bytes_written: int  # to the own window
     bytes_read: int  # from those of others
 
@@ -65,6 +70,7 @@ def compile_windows(
         raise AssertionError(f"{schedule.kind} by {schedule.algorithm} cannot run in place")
     cell = SLOT_BYTES // schedule.chunks["win"] // CELL_ALIGNMENT * CELL_ALIGNMENT
     assert cell, f"a window has no room for {schedule.chunks['win']} cells"
+    signals = sum(step.action is Action.SIGNAL for step in schedule.steps)
     moves: list[Move] = []
     written: set[Span] = set()
     for step in schedule.steps:
@@ -93,7 +99,9 @@ def compile_windows(
         max(1, -(-largest * itemsize // cell)),
         SLOT_BYTES,
         cell,
-        sum(step.action is Action.SIGNAL for step in schedule.steps),
+        signals,
+        schedule.closing,
+        schedule.tail,
         sum(move.nbytes for move in moves if _is_window(move.target)),
         sum(move.nbytes for move in moves for p in (move.source, move.other) if _is_window(p, schedule.rank)),
     )

@@ -5,11 +5,24 @@ so what to wait for is known beforehand. A new view begins when all its members 
 the old one first, so that nobody's window is written while a member still reads what the old view was about. Whoever
 is not a member any more may read rubbish then, and throws it away: it cannot commit, since it looks, after the count, at the
 call that the count belongs to, and that of its own operation is gone before the count goes on in another view.
+
+The commit round is left out where a schedule is *closing* (`Schedule`): all that anybody needs lies in the windows once all have
+given their last signal, and stays there, whoever dies. Why all survivors still agree, when rank C is told to halt while rank A
+is about to return:
+
+(1) A returns an operation only after it has seen all last signals, and then that no rank is frozen in this view.
+(2) C, told to halt, says that it is frozen, and then looks whether all last signals are there (`freeze`). If so it reports the
+operation as complete, and comes to its result later if need be (`catch_up`); else not. It looks once.
+(3) If A found C not frozen, C froze after A had seen all signals; so C sees them, too, and reports complete. Hence: what anybody
+has returned, every survivor reports. For this, C's store must come before C's loads, which takes a fence, and A's loads in order.
+(4) The windows stay as they are until C has entered the next view, which no other rank begins without it (`open`); nor does
+anybody write the cells of a block again before all have given a later signal.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,8 +31,9 @@ import numpy as np
 
 from ..collectives import Action
 from ..transports.base import Window
-from ..transports.window import BASE, CALL, COUNT, EPOCH
+from ..transports.window import BASE, CALL, COUNT, EPOCH, FROZEN
 from .attempt import Attempt, Mismatch
+from .progress import Halted
 from .undo import UndoLog
 from .windowplan import SLOTS, Move, Place, WindowPlan
 
@@ -50,6 +64,11 @@ class SharedWindows:
         self._others = [(rank + shift) % len(self._windows) for shift in range(1, len(self._windows))]
         self._done = 0  # signals of each rank, up to the operation in hand
         self._call = 0
+        self._epoch = 0
+        self._slot = 0  # blocks so far: the next one takes the other half of the windows
+        self._loose = False  # some rank may still read what the last operation left in the windows
+        self._closing: tuple[int, int] | None = None  # (seq, signals) of the operation in hand, if its plan closes
+        self._rest: Callable[[], None] | None = None  # what is left of it for this rank, all signals given
 
     def open(self, attempt: Attempt) -> None:
         """Say that this rank is in the attempt's view, and wait until all are. Raises Halted, LinkBroken."""
@@ -65,10 +84,12 @@ class SharedWindows:
             self._bases[rank] = theirs[BASE]
         self._bases[self._rank] = words[BASE]
         self._done = 1
+        self._epoch = attempt.epoch
         attempt.moved()
 
     def begin(self, attempt: Attempt) -> None:
         call = attempt.fingerprint << 32 | (attempt.seq & _SEQ_MASK) << 16 | attempt.epoch & 0xFFFF
+        self._closing, self._rest = None, None
         self._call = self._own.words[CALL] = call
 
     def run(
@@ -81,9 +102,17 @@ class SharedWindows:
         undo: UndoLog | None = None,
     ) -> None:
         """The data phase. Raises Halted, Mismatch, LinkBroken."""
+        last = plan.blocks - 1
+        if plan.closing:
+            half = (self._slot + last) % SLOTS * plan.slot
+            memory = (last * plan.cell, half, buffers, dtype, ufunc, undo)
+            self._rest = lambda: self._finish(plan, *memory)
+            self._closing = attempt.seq, self._done + plan.blocks * plan.signals
+        elif self._loose:
+            self._round(attempt)
         for block in range(plan.blocks):
             start = block * plan.cell
-            slot = block % SLOTS * plan.slot
+            slot = (self._slot + block) % SLOTS * plan.slot
             for move in plan.moves:
                 action = move.action
                 if action is Action.WAIT:
@@ -97,20 +126,60 @@ class SharedWindows:
                         self._move(move, start, slot, nbytes, buffers, dtype, ufunc, undo)
             attempt.check()
         self._done += plan.blocks * plan.signals
+        self._slot += plan.blocks
+        self._rest = None
+        self._loose = True
         self._traffic["written"] += plan.bytes_written
         self._traffic["read"] += plan.bytes_read
 
     def commit(self, attempt: Attempt) -> None:
-        """At its end this rank knows that all ranks had finished their data phase."""
-        self._own.signal()
-        self._done += 1
+        """At its end this rank knows that all others can come to their results, and will say so. Raises Halted, LinkBroken."""
+        if self._closing is None:
+            self._round(attempt)
+            return
         for rank in self._others:
-            self._wait(rank, self._done, attempt)
+            if self._words[rank][FROZEN] == attempt.epoch:
+                raise Halted
+
+    def freeze(self, epoch: int) -> int:
+        """Nobody returns anything more in view ``epoch``. The number of the operation in hand if all ranks have given their last
+        signal for it, else 0. Called by the agent's thread."""
+        if epoch != self._epoch:
+            return 0  # nobody has begun anything in that view: they would have waited for us
+        self._own.words[FROZEN] = epoch
+        with threading.Lock():  # an atomic instruction: the store is seen before what follows is read
+            closing = self._closing
+        if closing is None:
+            return 0
+        seq, signals = closing
+        return seq if all(self._has_given(rank, signals, seq) for rank in range(len(self._words))) else 0
+
+    def catch_up(self) -> None:
+        """The operation in hand was committed by all: come to its result, if this rank was interrupted before."""
+        if self._rest is not None:
+            self._rest()
+            self._rest = None
 
     def close(self) -> None:
         self._own.close()
 
+    def _round(self, attempt: Attempt) -> None:
+        """Signal, and wait until all others have: whatever was before is over everywhere."""
+        self._own.signal()
+        self._done += 1
+        for rank in self._others:
+            self._wait(rank, self._done, attempt)
+        self._loose = False
+
     # -- moving ---------------------------------------------------------------------------------------------------------
+
+    def _finish(self, plan: WindowPlan, *memory: Any) -> None:
+        """The last part of the last block."""
+        start = memory[0]
+        for move in plan.moves[plan.tail :]:
+            nbytes = min(plan.cell, move.nbytes - start)
+            if move.target is not None and nbytes > 0:
+                self._move(move, start, memory[1], nbytes, *memory[2:])
 
     def _move(
         self,
@@ -159,6 +228,15 @@ class SharedWindows:
             self._judge(rank, attempt)
         attempt.moved()
 
+    def _has_given(self, rank: int, signals: int, seq: int) -> bool:
+        words = self._words[rank]
+        if words[COUNT] < self._bases[rank] + signals or words[EPOCH] != self._epoch:
+            return False
+        return words[CALL] == self._call or self._is_ahead(rank, seq)
+
+    def _is_ahead(self, rank: int, seq: int) -> bool:
+        return 0 < ((self._words[rank][CALL] >> 16) - seq) & _SEQ_MASK < _SEQ_MASK // 2
+
     def _sleep(self, rank: int, attempt: Attempt) -> None:
         window = self._windows[rank]
         before = window.words[COUNT]
@@ -174,6 +252,5 @@ class SharedWindows:
         words = self._words[rank]
         while words[EPOCH] != attempt.epoch:  # it has gone on to another view, of which we shall hear
             self._sleep(rank, attempt)
-        behind = ((words[CALL] >> 16) - attempt.seq) & _SEQ_MASK
-        if not 0 < behind < _SEQ_MASK // 2:
+        if not self._is_ahead(rank, attempt.seq):
             raise Mismatch

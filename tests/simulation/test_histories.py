@@ -116,10 +116,26 @@ def _no_commit_round(attempt: Any) -> None:
     """Returns what it has, without asking whether the others have it."""
 
 
-def _no_commit_in_windows(self: SharedWindows, attempt: Any) -> None:
+def _no_round_in_windows(self: SharedWindows, attempt: Any) -> None:
     """As above; the count goes on, so that nobody waits for ever."""
     self._own.signal()
     self._done += 1
+    self._loose = False
+
+
+def _returns_among_the_frozen(self: SharedWindows, attempt: Any) -> None:
+    """Does not look whether somebody has been told to halt."""
+    if self._closing is None:
+        self._round(attempt)
+
+
+def _does_not_look_at_windows(self: SharedWindows, epoch: int) -> int:
+    """What a halted peer was not told, it does not report."""
+    return 0
+
+
+def _has_no_result(self: SharedWindows) -> None:
+    """Returns whatever it had when it was interrupted."""
 
 
 def _begins_alone(self: SharedWindows, attempt: Any) -> None:
@@ -167,7 +183,10 @@ _RESUME = Recovery._resume
     ("target", "name", "flaw", "store"),
     [
         (engine_group, "run_commit", _no_commit_round, ""),
-        (SharedWindows, "commit", _no_commit_in_windows, ""),
+        (SharedWindows, "_round", _no_round_in_windows, ""),
+        (SharedWindows, "commit", _returns_among_the_frozen, ""),
+        (SharedWindows, "freeze", _does_not_look_at_windows, ""),
+        (SharedWindows, "catch_up", _has_no_result, ""),
         (SharedWindows, "open", _begins_alone, ""),
         (Operation, "restore", _no_restore, ""),
         ((inline, streaming), "pack", _any_epoch(inline.pack), ""),
@@ -178,7 +197,8 @@ _RESUME = Recovery._resume
         (Recovery, "_resume", _numbers_again, "memory"),
     ],
     ids=[
-        *("no commit round", "no commit in windows", "begins a view alone", "inputs not kept", "no epoch in frames"),
+        *("no commit round", "no round in windows", "returns among the frozen", "does not look", "no result"),
+        *("begins a view alone", "inputs not kept", "no epoch in frames"),
         *("most complete decides", "no freeze", "first report", "waits for nobody", "epochs used again"),
     ],
 )
