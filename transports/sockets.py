@@ -64,6 +64,7 @@ class SocketLink:
         self.window: Window | None = None  # the other end's, once it has been exchanged over this link
 
     def close(self) -> None:
+        self.window = None
         for stream in self.streams:
             stream.close()
 

@@ -147,8 +147,9 @@ class Group:
             failed_at = failed_at or self._clock.monotonic()
             fate = self._fate(operation, seq, epoch, deadline, repeat)
             if fate is True:
-                if self._windows is not None:
-                    self._windows.catch_up()
+                windows = self._windows
+                if windows is not None:
+                    windows.catch_up()
                 break
             operation.restore()
             if isinstance(fate, Failure):
@@ -320,8 +321,9 @@ class Group:
         self._links = [None] * self.view.size
 
     def close(self) -> None:
-        """Let thread and window go; operations fail by now."""
+        """Let thread and windows go; operations fail by now."""
         self.queue.close()
+        self.progress.witness = self._windows = None
         self._binding.close()
 
 

@@ -68,7 +68,7 @@ class SharedWindows:
         self._slot = 0  # blocks so far: the next one takes the other half of the windows
         self._loose = False  # some rank may still read what the last operation left in the windows
         self._closing: tuple[int, int] | None = None  # (seq, signals) of the operation in hand, if its plan closes
-        self._rest: Callable[[], None] | None = None  # what is left of it for this rank, all signals given
+        self._rest: tuple[Any, ...] | None = None  # what is left of it for this rank, all signals given
 
     def open(self, attempt: Attempt) -> None:
         """Say that this rank is in the attempt's view, and wait until all are. Raises Halted, LinkBroken."""
@@ -106,7 +106,7 @@ class SharedWindows:
         if plan.closing:
             half = (self._slot + last) % SLOTS * plan.slot
             memory = (last * plan.cell, half, buffers, dtype, ufunc, undo)
-            self._rest = lambda: self._finish(plan, *memory)
+            self._rest = plan, *memory
             self._closing = attempt.seq, self._done + plan.blocks * plan.signals
         elif self._loose:
             self._round(attempt)
@@ -157,7 +157,7 @@ class SharedWindows:
     def catch_up(self) -> None:
         """The operation in hand was committed by all: come to its result, if this rank was interrupted before."""
         if self._rest is not None:
-            self._rest()
+            self._finish(*self._rest)
             self._rest = None
 
     def close(self) -> None:
