@@ -36,7 +36,11 @@ class HostArray:
             raise TypeError(f"{what}: dtype {array.dtype} cannot be sent; convert it to a number type first")
         self.shape = array.shape
         self._original = array
-        self.flat: Array = array.reshape(-1) if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+        self.flat: Array = array
+        if not array.flags.c_contiguous:
+            self.flat = np.ascontiguousarray(array).reshape(-1)
+        elif array.ndim != 1:
+            self.flat = array.reshape(-1)
 
     @property
     def dtype(self) -> np.dtype[Any]:

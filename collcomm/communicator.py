@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from .arrays import Array, HostArray
 from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
-from .engine import Group, Operation, Request, Session, request
-from .engine.reduction import finisher_for, ufunc_for
+from .engine import AnyGroup, AnySession, Operation, Request, request
 from .errors import CommunicatorClosed
 from .objects import gather_objects, spread_object
 from .pointtopoint import PointToPoint
@@ -37,7 +37,7 @@ class Communicator:
     (the root is gone, or ``on_failure="raise"``), `CoordinatorUnavailable` when a failure cannot be settled.
     """
 
-    def __init__(self, session: Session, group: Group, name: str, op_timeout: float):
+    def __init__(self, session: AnySession, group: AnyGroup, name: str, op_timeout: float):
         self._session = session
         self._group = group
         self._timeout = op_timeout
@@ -211,10 +211,9 @@ class Communicator:
         async_op: bool,
         timeout: float | None,
     ) -> Any:
-        ufunc = ufunc_for(asked.op, asked.dtype)
-        finish = finisher_for(asked.op, asked.dtype)
+        ufunc = asked.ufunc
         target = self._target(out, given, shape, asked)
-        return self._run(asked, given, target, shape, async_op, timeout, ufunc, finish)
+        return self._run(asked, given, target, shape, async_op, timeout, ufunc, asked.finish)
 
     # -- gathering and scattering ---------------------------------------------------------------------------------------
 
@@ -395,28 +394,15 @@ class Communicator:
             ufunc,
             finish,
         )
-
-        def conclude(flat: Array | None, error: BaseException | None) -> Any:
-            group.show(operation.view)
-            if error is not None:
-                raise error
-            if flat is None:
-                return None
-            if target is not None:
-                target.write_back()
-                whole = flat.size == target.flat.size
-                return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
-            assert given is not None
-            return given.like(flat, shape if flat.size == math.prod(shape) else (-1, *shape[1:]))
-
         seconds = self._seconds(timeout)
         if async_op:
-            return group.submit(operation, seconds, conclude)
+            return group.submit(operation, seconds, partial(_conclude, group, operation, given, target, shape))
         try:
             flat = group.run(operation, seconds)
-        except BaseException as error:
-            return conclude(None, error)
-        return conclude(flat, None)
+        except BaseException:
+            group.show(operation.view)
+            raise
+        return _conclude(group, operation, given, target, shape, flat, None)
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -430,21 +416,45 @@ class Communicator:
             raise self._session.failure
         if out is None:
             return None
-        in_place = out is given.value and asked.kind in IN_PLACE_KINDS
-        target = given if in_place else HostArray(out, "out")
+        if out is given.value and asked.kind in IN_PLACE_KINDS:
+            given.require_writable("out")
+            return given
+        target = HostArray(out, "out")
         target.require_writable("out")
         if target.dtype != given.dtype:
             raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
-        if target.flat.size != math.prod(shape):
+        if target.shape != shape and target.flat.size != math.prod(shape):
             raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
-        if target is not given:
-            given.part_from(target)
+        given.part_from(target)
         return target
 
     def _root(self, root: int) -> int:
         if not isinstance(root, int | np.integer) or not 0 <= root < self.size:
             raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
         return int(root)
+
+
+def _conclude(
+    group: AnyGroup,
+    operation: Operation,
+    given: HostArray | None,
+    target: HostArray | None,
+    shape: tuple[int, ...],
+    flat: Array | None,
+    error: BaseException | None,
+) -> Any:
+    """The caller's result, made of what the engine computed."""
+    group.show(operation.view)
+    if error is not None:
+        raise error
+    if flat is None:
+        return None
+    if target is not None:
+        target.write_back()
+        whole = flat.size == target.flat.size
+        return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
+    assert given is not None
+    return given.like(flat, shape if flat.size == math.prod(shape) else (-1, *shape[1:]))
 
 
 def _no_codec(codec: None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from .communicator import Communicator
 from .engine import EventLog, Session
 from .errors import CoordinatorUnavailable, UnsupportedTransport
+from .launched import join_launched, wants_mpi
 from .membership import Agent, ZmqLines, peer_credentials
 from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
 from .transports import (
@@ -27,7 +28,7 @@ from .transports import (
     parse_addresses,
 )
 
-TRANSPORTS = ("shm", "tcp")  # in order of preference
+TRANSPORTS = ("shm", "tcp")  # in order of preference; beside "mpi", which has no coordinator
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
 
 
@@ -48,6 +49,8 @@ def join(
     streams: int = 1,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
+
+    Without an address, under mpirun or srun, the group is the MPI job: all its ranks call this, and nobody joins later.
 
     Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
     is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
@@ -71,6 +74,10 @@ def join(
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
     """
+    if wants_mpi(coordinator or os.environ.get("COLLCOMM_COORDINATOR"), transports):
+        name = os.environ.get("COLLCOMM_NAME") if name is None else name
+        _check(name, group, min_size, timeout, on_failure, op_timeout)
+        return join_launched(name, min_size, on_failure, op_timeout)
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, on_failure, op_timeout)

@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from .arrays import Array
-from .engine import Group, Session
+from .engine import AnyGroup, AnySession
 from .engine.handle import Conclusion, Handle
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
@@ -28,7 +28,7 @@ MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
 class PointToPoint:
     """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent."""
 
-    def __init__(self, session: Session, group: Group):
+    def __init__(self, session: AnySession, group: AnyGroup):
         self._session = session
         self._group = group
         self._lanes: dict[tuple[str, int], OperationQueue] = {}
@@ -143,7 +143,7 @@ class PointToPoint:
 class _Watch:
     """Ends a wait when the peer has gone or time is up."""
 
-    def __init__(self, session: Session, group: Group, member: Member, what: str, deadline: float):
+    def __init__(self, session: AnySession, group: AnyGroup, member: Member, what: str, deadline: float):
         self._session, self._group, self._member = session, group, member
         self._what, self._deadline = what, deadline
 

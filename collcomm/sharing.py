@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from .engine import STATE_GID, WORLD_GID, Group, Handle, Operation, Session, request
+from .engine import STATE_GID, WORLD_GID, AnyGroup, AnySession, Handle, Operation, request
 from .state import Content, Standing, Synchroniser, SyncReport, as_revision
 from .state.synchronise import Group as Members
 from .types import View
@@ -29,12 +29,12 @@ POLL_SECONDS = 0.1
 class Sharing:
     """``members(group)`` makes the communicator over a group."""
 
-    def __init__(self, session: Session, group: Group, members: Callable[[Group], Members]):
+    def __init__(self, session: AnySession, group: AnyGroup, members: Callable[[AnyGroup], Members]):
         self._session = session
         self._group = group
         self._members = members
         self._standing = Standing()
-        self._lane: Group | None = None
+        self._lane: AnyGroup | None = None
         self._comm: Members | None = None
 
     @property
@@ -74,7 +74,7 @@ class Sharing:
         lane.show(view)
         return Synchroniser(self._comm, content, revision, self._standing).run()
 
-    def _own_lane(self) -> Group:
+    def _own_lane(self) -> AnyGroup:
         if self._lane is None:
             gid = self._group.gid
             if gid == WORLD_GID:

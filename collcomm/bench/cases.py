@@ -66,21 +66,21 @@ def bench_collective(
         rows = []
         for event in peers.events(timeout):
             if event["event"] == "times":
-                rows.append({**_row(kind, n, event["nbytes"], event["times"]), "dtype": dtype})
+                rows.append({**row_of_times(kind, n, event["nbytes"], event["times"]), "dtype": dtype})
             if len(rows) == len(sizes):
                 break
         peers.wait(START_SECONDS)
         return rows
 
 
-def _row(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
+def row_of_times(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
     row: Row = {"kind": kind, "peers": n, "nbytes": nbytes}
     for who, values in times.items():
         row[who] = summary(values)
         row[who]["bandwidth"] = nbytes / row[who]["median"]
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
     for other in ("gloo", "tls", "mpi"):
-        if other in row:
+        if other in row and "ours" in row:
             row["ratio"] = row[other]["median"] / row["ours"]["median"]
     return row
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from .cases import bench_collective, bench_failure, bench_join, bench_shaped, be
 from .crowd import bench_crowd
 from .hosts import bench_hosts
 from .measure import machine, parse_size
+from .mpicases import bench_mpi, bench_mpi_failure
+from .mpilaunch import why_not
 from .report import print_rows
 from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+TRANSPORTS = ("shm", "tcp", "mpi")
 DEFAULT_PEERS = {
     "join": [3],
     "failure": [4],
@@ -46,9 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time the same work alternately with torch's Gloo, Open MPI (all_reduce), or with TLS on",
     )
     parser.add_argument(
-        "--transport", choices=["shm", "tcp"], help="of collectives (default: shm, or tcp for --against tls)"
-    )
-    parser.add_argument(
         "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
     )
     parser.add_argument("--out-of-place", action="store_true", help="all_reduce into a second array")
@@ -56,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=float, default=0.4, metavar="SECONDS", help="length of a block (default %(default)s)"
     )
+    parser.add_argument(
+        "--transport", choices=TRANSPORTS, help="what carries ours (default: shm, or tcp for --against tls)"
+    )
+    parser.add_argument("--ulfm", action="store_true", help="with --transport mpi: ranks that survive deaths")
     parser.add_argument("--etcd", metavar="URL", help="coordinator: standbys in this etcd, not one that is restarted")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
     parser.set_defaults(run=run)
@@ -68,15 +73,13 @@ def run(options: argparse.Namespace) -> int:
         except ImportError:
             print("--against gloo needs torch: pip install 'collcomm[bench]'")
             return 2
-    if options.against == "mpi":
-        if options.case != "all_reduce" or options.dtype != "float32":
-            print("--against mpi compares all_reduce of float32 only")
-            return 2
-        try:
-            import mpi4py  # noqa: F401
-        except ImportError:
-            print("--against mpi needs mpi4py and Open MPI: pip install 'collcomm[mpi]'")
-            return 2
+    if "mpi" in (options.against, options.transport) and (why := why_not()):
+        print(why)
+        return 2
+    plain = options.case == "all_reduce" and options.dtype == "float32"
+    if options.against == "mpi" and options.transport != "mpi" and not plain:
+        print("--against mpi compares all_reduce of float32 only, unless --transport is mpi, too")
+        return 2
     rows: list[dict[str, Any]] = []
     for n in options.peers or DEFAULT_PEERS.get(options.case, [2, 4]):
         rows += _rows(options, n)
@@ -90,6 +93,8 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
     def sizes(*default: str) -> list[int]:
         return [parse_size(text) for text in options.sizes or default]
 
+    if options.transport == "mpi":
+        return _mpi_rows(options, n, sizes)
     if options.case == "failure":
         return bench_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
     if options.case == "join":
@@ -120,6 +125,24 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
         dtype=options.dtype,
         block=options.block,
         transport=options.transport or ("tcp" if options.against == "tls" else "shm"),
+    )
+
+
+def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int]]) -> list[dict[str, Any]]:
+    if options.case == "failure":
+        return bench_mpi_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
+    if options.case not in COLLECTIVES or options.against not in (None, "mpi"):
+        raise SystemExit("--transport mpi goes with a collective or failure, and with --against mpi")
+    return bench_mpi(
+        options.case,
+        n,
+        sizes(*DEFAULT_SIZES),
+        rounds=options.rounds,
+        against=options.against,
+        out_of_place=options.out_of_place,
+        dtype=options.dtype,
+        block=options.block,
+        ulfm=options.ulfm,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 import collcomm
 
+from ..engine import Group
 from ..planner import choose
 
 JOIN_SECONDS = 60.0
@@ -20,7 +21,7 @@ def host_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     emit(event="calls")  # the next peer is started after this one: their ranks follow
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
     flat = comm.split(range(comm.size))
-    assert flat is not None
+    assert flat is not None and isinstance(flat._group, Group)
     flat._group.choose = lambda kind, nbytes, hosts: choose(
         kind, len(hosts), nbytes
     )  # as if nobody knew who shares a host

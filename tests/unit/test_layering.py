@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOP = {"transports": "transports", "planner": "planner"}  # rooms that stand beside the package
 
 BOTTOM = {"errors", "types", "clock"}
-CORE = {"communicator", "joining", "arrays", "blocks", "objects", "pointtopoint", "sharing"}
+CORE = {"communicator", "joining", "arrays", "blocks", "objects", "pointtopoint", "sharing", "launched"}
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"state", "health", "overlap"}
 
@@ -85,7 +85,11 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography"}
-MODULE_OF = {"etcd3gw": "etcd", "cryptography": "certificates"}  # packages whose module bears a plainer name
+MODULE_OF = {
+    "etcd3gw": "etcd",
+    "cryptography": "certificates",
+    "mpi4py": "mpi",
+}  # packages whose module bears a plainer name
 MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
 

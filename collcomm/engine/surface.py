@@ -1,0 +1,81 @@
+"""What the faces ask of a session and its groups, whatever carries them: `Session` and `Group` over the network,
+`MpiSession` and `MpiGroup` over MPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..clock import Clock
+from ..errors import CollcommError
+from ..types import Member, View
+from .handle import Conclusion, Handle
+from .operation import Operation
+from .queue import OperationQueue
+
+
+class LinkMaker(Protocol):
+    def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> Any: ...
+
+    def drop_link(self, gid: int, purpose: int, member: int) -> None: ...
+
+    def traffic(self) -> tuple[int, int]: ...
+
+
+class Admission(Protocol):
+    @property
+    def pending(self) -> int: ...
+
+    def leave(self, deadline: float) -> None: ...
+
+
+class Standing(Protocol):
+    view: View
+
+
+class AnyGroup(Protocol):
+    gid: int
+    view: View
+    queue: OperationQueue
+    operations: int
+    retries: int
+    seconds_lost: float
+
+    @property
+    def progress(self) -> Standing: ...
+
+    def run(self, operation: Operation, timeout: float) -> Any: ...
+
+    def submit(self, operation: Operation, timeout: float, conclude: Conclusion) -> Handle: ...
+
+    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any: ...
+
+    def show(self, view: View) -> None: ...
+
+
+class AnySession(Protocol):
+    member: int
+    failure: CollcommError | None
+    steps: int
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def agent(self) -> Admission: ...
+
+    @property
+    def transport(self) -> LinkMaker: ...
+
+    @property
+    def groups(self) -> Any: ...
+
+    def traffic(self) -> tuple[int, int]: ...
+
+    def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Any: ...
+
+    def release(self, group: Any) -> None: ...
+
+    def wait_admission(self, view: View, deadline: float) -> View: ...
+
+    def close(self) -> None: ...
