@@ -77,7 +77,7 @@ def join(
     if wants_mpi(coordinator or os.environ.get("COLLCOMM_COORDINATOR"), transports):
         name = os.environ.get("COLLCOMM_NAME") if name is None else name
         _check(name, group, min_size, timeout, on_failure, op_timeout)
-        return join_launched(name, min_size, on_failure, op_timeout)
+        return join_launched(name, min_size, timeout, on_failure, op_timeout)
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, on_failure, op_timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 
 from .communicator import Communicator
@@ -40,8 +41,8 @@ def wants_mpi(coordinator: str | None, transports: Sequence[str] | None) -> bool
     )
 
 
-def join_launched(name: str | None, min_size: int, on_failure: str, op_timeout: float) -> Communicator:
-    """Every rank of the job calls it. Raises UnsupportedTransport, JoinRejected."""
+def join_launched(name: str | None, min_size: int, timeout: float, on_failure: str, op_timeout: float) -> Communicator:
+    """Every rank of the job calls it. Raises UnsupportedTransport, JoinRejected, CollectiveTimeout."""
     from .engine.mpi import MpiSession
     from .transports.mpi import start
 
@@ -55,7 +56,7 @@ def join_launched(name: str | None, min_size: int, on_failure: str, op_timeout: 
         )
     if name is None:
         name = f"{socket.gethostname()[:100]}-{world.rank}"
-    session = MpiSession(world, name, on_failure == "raise")
+    session = MpiSession.form(world, name, on_failure == "raise", time.monotonic() + timeout)
     if events := os.environ.get("COLLCOMM_EVENTS"):
         session.events = EventLog(events, name, session.totals)
         session.events.adopted(session.member, session.view)

@@ -245,7 +245,14 @@ class Opening:
     def __init__(self, comm: Any, size: int, nbytes: int):
         self.record: Bytes = np.zeros(nbytes, np.uint8)
         self.rows: Bytes = np.zeros((size, nbytes), np.uint8)
-        self._request = comm.Allgather_init([self.record, _MPI.BYTE], [self.rows, nbytes, _MPI.BYTE])
+        try:
+            self._request = comm.Allgather_init([self.record, _MPI.BYTE], [self.rows, nbytes, _MPI.BYTE])
+        except NotImplementedError:
+            raise UnsupportedTransport(
+                f"{_MPI.Get_library_version().split(',')[0]} has no persistent collectives (MPI 4): use Open MPI 5 or MPICH 4"
+            ) from None
+        except _MPI.Exception as error:
+            raise _fails(error) from None
         self._start = self._request.Start
         self._test = self._request.Test
 

@@ -55,6 +55,11 @@ class MpiSocket:
             return True  # the next send says what is wrong
         return len(self._flying) < IN_FLIGHT
 
+    @property
+    def busy(self) -> bool:
+        """Whether MPI still needs a piece."""
+        return not self.writable or bool(self._flying)
+
     def sendmsg(self, buffers: Sequence[Any], _ancillary: Any = (), flags: int = 0) -> int:
         self._await(lambda: self.writable, flags)
         parts = [memoryview(part).cast("B") for part in buffers]
@@ -132,7 +137,7 @@ class MpiSocket:
 
     def close(self) -> None:
         self._come = None
-        if not self.writable or self._flying:
+        if self.busy:
             leave_to_mpi(*(piece for _, piece in self._flying))
 
 
@@ -197,6 +202,12 @@ class MpiTransport(DropsLinks):
                 self._gone[0] + self.moved[0] + sum(stream.bytes_sent for stream in streams),
                 self._gone[1] + self.moved[1] + sum(stream.bytes_received for stream in streams),
             )
+
+    def flush(self, seconds: float) -> None:
+        """Let MPI finish with what was sent: receivers may still have to come."""
+        deadline = time.monotonic() + seconds
+        while any(sock.busy for sock in list(self.sockets.values())) and time.monotonic() < deadline:
+            time.sleep(NAP_SECONDS)
 
     def close(self) -> None:
         self._drop(lambda key: True)

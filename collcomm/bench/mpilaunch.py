@@ -35,8 +35,11 @@ def why_not() -> str:
 
 
 def emit(**event: Any) -> None:
-    """In a rank: tell the launcher something. Lines of several ranks do not mix, as they may on stdout."""
+    """In a rank: tell the launcher something; on stdout without one. In a file, lines of several ranks do not mix."""
     line = (json.dumps(event) + "\n").encode()
+    if EVENTS not in os.environ:
+        print(json.dumps(event), flush=True)
+        return
     file = os.open(os.environ[EVENTS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line)

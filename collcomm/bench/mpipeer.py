@@ -34,8 +34,8 @@ def raw_call(comm: Any, kind: str, nbytes: int, dtype: str, out_of_place: bool) 
 
     n = comm.Get_size()
     whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
-    x = np.zeros(whole, numpy_dtype(dtype))
-    y = np.zeros(whole // n if kind == "reduce_scatter" else whole, numpy_dtype(dtype))
+    x = np.full(whole, 0, numpy_dtype(dtype))  # np.zeros would be one page, as long as nobody writes it
+    y = np.full(whole // n if kind == "reduce_scatter" else whole, 0, numpy_dtype(dtype))
     part = x[: whole // n]
     calls: dict[str, Call] = {
         "all_reduce": lambda: comm.Allreduce(x, y),

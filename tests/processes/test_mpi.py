@@ -60,6 +60,10 @@ def test_the_others_go_on_when_one_leaves(ulfm: bool) -> None:
     assert _done(_run(3, {"cases": ["leaving"]}, ulfm), "leaving") == [0, 1, 2]
 
 
+def test_what_was_sent_before_leaving_arrives() -> None:
+    assert _done(_run(2, {"cases": ["parting_words"]}), "parting_words") == [0, 1]
+
+
 def test_a_late_peer_is_named_and_the_group_goes_on() -> None:
     assert _done(_run(3, {"cases": ["expiring"]}, ulfm=True), "expiring") == [0, 1, 2]
 
@@ -73,7 +77,7 @@ def _deaths() -> list[Any]:
     """Instants from before the first operation to well into them, one or two victims, both answers to a loss."""
     chance = random.Random(4)
     found = []
-    for number in range(10):
+    for number in range(8):
         n = (2, 3, 4)[number % 3]
         victims = chance.sample(range(n), 2 if n == 4 and number % 2 else 1)
         case = {"seed": number, "victims": victims, "after": chance.uniform(0, 0.3)}
@@ -94,6 +98,13 @@ def test_deaths(n: int, case: dict[str, Any]) -> None:
         assert set(lost) <= {"lost broadcast"}, "only a root's death is an error"
 
 
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_death_is_settled_by_each_communicator(victim: int) -> None:
+    case = {"seed": 0, "everywhere": True, "victims": [victim], "after": 0.15 + 0.013 * victim}
+    logs = [event["log"] for event in _run(4, case, ulfm=True, excused=True) if event["event"] == "log"]
+    assert len(logs) == 3 and logs[0] == logs[1] == logs[2]
+
+
 def test_without_ulfm_a_death_ends_the_job() -> None:
     case = {"seed": 1, "victims": [1], "after": 0.2}
     events = run_ranks(2, case, RUN_SECONDS, False, PROGRAM, excused=True)
@@ -106,6 +117,10 @@ def test_without_ulfm_a_death_ends_the_job() -> None:
 def test_an_address_and_mpi_do_not_go_together() -> None:
     with pytest.raises(collcomm.UnsupportedTransport, match="nobody can join it at"):
         collcomm.join("127.0.0.1:1", transports=["mpi"])
+
+
+def test_a_rank_that_does_not_join_is_not_waited_for() -> None:
+    assert _done(_run(2, {"cases": ["absent"]}, excused=True), "absent") == [0]
 
 
 def test_without_a_launcher_there_is_no_job(monkeypatch: pytest.MonkeyPatch) -> None:

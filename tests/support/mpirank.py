@@ -214,6 +214,17 @@ def point_to_point(comm: Comm) -> None:
     comm.barrier()
 
 
+def parting_words(comm: Comm) -> None:
+    """What was sent before leaving arrives, although nobody has asked for it yet."""
+    if comm.rank == 0:
+        comm.send(np.arange(200_000.0), 1)
+    elif comm.rank == 1:
+        time.sleep(0.3)
+        out = np.zeros(200_000)
+        equal(comm.recv(out, 0), np.arange(200_000.0))
+    comm.leave()
+
+
 def splitting(comm: Comm) -> None:
     even, odd = comm.split(range(0, comm.size, 2)), comm.split(range(1, comm.size, 2))
     part = even or odd
@@ -284,6 +295,7 @@ def reverse_order(comm: Comm) -> None:
 def leaving(comm: Comm) -> None:
     """The last rank leaves, the others go on."""
     n = comm.size
+    part = comm.split(range(1, n))
     if comm.rank == n - 1:
         comm.leave(timeout=20)
         assert comm.closed
@@ -292,6 +304,10 @@ def leaving(comm: Comm) -> None:
         while (result := comm.all_reduce(np.ones(size)))[0] == n:
             pass
         assert (result == n - 1).all() and comm.size == n - 1 and comm.view.epoch == 2
+    state = {"w": np.full(1000, comm.rank)}
+    assert comm.sync(state, revision=comm.rank).revision == n - 2 and (state["w"] == n - 2).all()
+    if part is not None:
+        assert part.all_reduce(np.ones(1))[0] == n - 2 == part.size
     comm.leave()
 
 
@@ -391,7 +407,48 @@ def dying(comm: Comm, case: dict[str, Any]) -> None:
     comm.leave()
 
 
-ENDING = {"leaving": leaving, "expiring": expiring, "expiring_for_good": expiring_for_good}
+def dying_everywhere(comm: Comm, case: dict[str, Any]) -> None:
+    """A death while the world, a smaller group and the shared state are in use, by a thread each."""
+    n, me = comm.size, comm.rank
+    part = comm.split(range(1, n))
+    if me == case["victims"][0]:
+        threading.Timer(case["after"], os.kill, (os.getpid(), signal.SIGKILL)).start()
+    state = {"w": np.full(200_000, 1.0 if me else 0.0, np.float32)}
+    rounds, extra, deadline = 0, 0, time.monotonic() + 20
+    while extra < 5:
+        rounds += 1
+        sync = comm.sync(state, revision=rounds, async_op=True) if rounds % 3 == 0 else None
+        handles = [comm.all_reduce(np.ones(size), async_op=True) for size in (3, 50_000)]
+        if part is not None:
+            assert part.all_reduce(np.ones(1000))[0] == part.size
+        for handle in handles:
+            assert handle.result(20)[0] in (n, n - 1)
+        if sync is not None:
+            sync.result(20)
+        extra += comm.step().size == n - 1
+        assert time.monotonic() < deadline, "the victim does not die, or nobody notices"
+    emit(event="log", rank=comm.rank, log=[[rounds, float(state["w"].sum())]])
+    comm.leave()
+
+
+def absent() -> None:
+    """The last rank never joins, and all are told."""
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "0":
+        raises(collcomm.CollectiveTimeout, lambda: collcomm.join(timeout=0.5), "not all ranks")
+        emit(event="done", case="absent", rank=0)
+    else:
+        from mpi4py import MPI  # noqa: F401 - it is there, but does not join
+
+        time.sleep(1.5)
+    os._exit(0)
+
+
+ENDING = {
+    "parting_words": parting_words,
+    "leaving": leaving,
+    "expiring": expiring,
+    "expiring_for_good": expiring_for_good,
+}
 PLAIN = {
     case.__name__: case
     for case in (
@@ -415,13 +472,15 @@ PLAIN = {
 def main() -> None:
     die_with_parent()
     case = json.loads(sys.argv[1])
+    if case.get("cases") == ["absent"]:
+        absent()
     comm = collcomm.join(
         timeout=20, op_timeout=case.get("op_timeout", 20.0), on_failure=case.get("on_failure", "retry")
     )
     name = "join"
     try:
         if "seed" in case:
-            dying(comm, case)
+            (dying_everywhere if case.get("everywhere") else dying)(comm, case)
             return
         for name in case["cases"]:
             (ENDING.get(name) or PLAIN[name])(comm)

@@ -112,7 +112,7 @@ def test_frames_cut_short_and_given_up_leave_the_stream_in_order(narrow: tuple[T
     assert not sender.is_alive()
     assert set(found) == set(range(len(frames))) - {index for index, begun in gone.items() if not begun}
     assert all(found[index] == frames[index] for index in found if index not in gone)
-    assert sum(gone.values()) > 10, "the buffers were too wide for this test"
+    assert sum(gone.values()) > 3, "the buffers were too wide for this test"
 
 
 def test_what_trickles_in_does_not_hold_up_its_reader(narrow: tuple[TlsStream, TlsStream]) -> None:

@@ -33,8 +33,10 @@ from ..queue import OperationQueue
 from ..request import Request
 from .attempt import MpiAttempt
 from .disagreement import mismatch, texts_of_all, unfit_counts
-from .large import Native, Scheduled, is_scheduled
-from .packed import Packed, fits
+from .endings import Expired, ending
+from .large import Native, Scheduled
+from .packed import Packed
+from .programs import Program, make_program
 from .recovery import Departed, Recovery, Reports
 from .turns import LEAVING, Turns
 
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from .session import MpiSession
 
 Array = np.ndarray[Any, Any]
-Program = Packed | Native | Scheduled
 COLLECTIVE_LINKS = 0  # purpose of a link
 MAX_PROGRAMS = 512
 DESERT_SECONDS = 2.0
@@ -52,10 +53,6 @@ _ERRORS: dict[str, type[CollcommError]] = {
     "timeout": CollectiveTimeout,
     "mismatch": CollectiveMismatch,
 }
-
-
-class Expired(Exception):
-    """The operation's time is up."""
 
 
 class MpiGroup:
@@ -199,6 +196,9 @@ class MpiGroup:
     def _program(self, operation: Operation) -> Program:
         """Raises PeerLost where the operation has lost its meaning in this view: all survivors find the same."""
         view, request, base = operation.view, operation.request, operation.base
+        alive = operation.alive(view)
+        if len(alive) != view.size:
+            self._outdated(operation)
         lost = operation.lost(view)
         if lost is not None:
             self.progress.complete = self.progress.committed = operation.seq
@@ -206,16 +206,15 @@ class MpiGroup:
             raise lost
         if len(self._programs) >= MAX_PROGRAMS:
             self._programs.clear()
-        alive = operation.alive(view)
-        program: Program
-        if fits(request, view.size):
-            program = Packed(request, alive, self._rank, base.epoch, self._turns.openings)
-        elif is_scheduled(request):
-            program = Scheduled(request, alive, self._rank, base.epoch)
-        else:
-            program = Native(request, alive, self._rank, base.epoch, self.comm.survives)
+        program = make_program(request, alive, self._rank, base.epoch, self._turns, self.comm.survives)
         self._programs[request] = program
         return program
+
+    def _outdated(self, operation: Operation) -> None:
+        """The caller knows, from another communicator, that a member is gone; this one is to find out. Raises CommFailed or
+        Departed."""
+        self._turns.exchange(operation.seq, operation.request.fingerprint, self._look)
+        raise Departed if self._turns.leavers(operation.seq) else CommFailed("a member is gone")
 
     def _link(self, rank: int, attempt: Attempt) -> Link:
         member = self.progress.view[rank]
@@ -262,8 +261,10 @@ class MpiGroup:
             try:
                 tardy = isinstance(trouble, CommFailed) and trouble.at_once
                 records = self._recover(until, expired=time.monotonic() >= deadline, tardy=tardy)
-            except (TimeoutError, CommFailed):
-                raise self._end(operation, trouble) from None
+            except TimeoutError:
+                raise self._end(operation, Expired()) from None
+            except CommFailed as failed:
+                raise self._end(operation, failed) from None
             except CollcommError:
                 operation.restore()
                 raise
@@ -356,25 +357,10 @@ class MpiGroup:
 
     def _end(self, operation: Operation, trouble: Exception) -> CollcommError:
         """The failure cannot be settled: this peer can do nothing any more."""
-        text, survives = operation.request.call.text, self.comm.survives
-        error: CollcommError
-        if isinstance(trouble, Expired):
-            slow = [operation.view[rank].name for rank in self._turns.absent(operation.seq)]
-            who = f": {', '.join(slow)} had not called it" if slow else ""
-            why = "did not settle it" if survives else "cannot take back a collective (`mpirun --with-ft ulfm` can)"
-            who_fails = "the others" if survives else "MPI"
-            error = CollectiveTimeout(
-                f"{text}: not finished in time{who}; {who_fails} {why}: this communicator is closed"
-            )
-        else:
-            advice = (
-                "the survivors could not agree in time"
-                if survives
-                else "this job does not survive deaths, start it with `mpirun --with-ft ulfm`"
-            )
-            error = PeerLost(f"{text}: {trouble}; {advice}; this communicator is closed")
+        slow = [operation.view[rank].name for rank in self._turns.absent(operation.seq)]
+        error = ending(operation.request.call.text, trouble, self.comm.survives, slow)
         operation.restore()
-        if survives:
+        if self.comm.survives:
             bound_the_end()
         self.session.fail(error)
         return error

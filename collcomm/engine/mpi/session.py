@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...clock import SYSTEM
-from ...errors import CollcommError, CommunicatorClosed, JoinRejected, PeerLost
+from ...errors import CollcommError, CollectiveTimeout, CommunicatorClosed, JoinRejected, PeerLost
 from ...transports import host_identity
 from ...transports.mpi import Comm, CommFailed
 from ...transports.mpilinks import MpiTransport
@@ -23,6 +23,7 @@ from .recovery import within
 NAME_BYTES = 512  # of UTF-8: 128 characters
 HOST_BYTES = 256
 WATCH_SECONDS = 0.25
+FLUSH_SECONDS = 2.0  # for messages that their receivers have not taken yet
 SPLIT_SECONDS = 60.0  # making a communicator among living ranks takes milliseconds
 
 
@@ -65,6 +66,15 @@ class MpiSession:
                 self.groups[gid] = MpiGroup(self, gid, self.view, world.duplicate())
         except CommFailed as failed:
             raise PeerLost(f"a rank of the MPI job has died while the group formed: {failed}") from None
+
+    @classmethod
+    def form(cls, world: Comm, name: str, raise_on_loss: bool, deadline: float) -> MpiSession:
+        """With all ranks, before ``deadline``. Raises CollectiveTimeout, JoinRejected, PeerLost."""
+        try:
+            session: MpiSession = within(deadline, lambda: cls(world, name, raise_on_loss))
+        except TimeoutError:
+            raise CollectiveTimeout("not all ranks of the MPI job have called join() in time") from None
+        return session
 
     def _introduce(self, name: str) -> tuple[Member, ...]:
         """All tell their names and options. Raises JoinRejected."""
@@ -169,6 +179,7 @@ class MpiSession:
             group.queue.close()
         if self._watcher is not None:
             self._watcher.join()
+        self.transport.flush(FLUSH_SECONDS)
         self.transport.close()
         if self.events is not None:
             self.events.close()
