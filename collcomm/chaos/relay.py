@@ -150,10 +150,9 @@ class Relay:
                 spoiler.spoil_next(position, once)
 
     def close(self) -> None:
-        if self._closing:
-            return
-        self._closing = True
-        self._wake()
+        with self._lock:
+            self._wake()
+            self._closing = True  # only now: the thread closes what wakes it
         self._thread.join(CLOSE_SECONDS)
 
     def __enter__(self) -> Relay:
@@ -194,6 +193,8 @@ class Relay:
     # -- the thread -----------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
+        if self._closing:
+            return
         try:
             os.write(self._wake_write, b"x")
         except BlockingIOError:

@@ -76,6 +76,22 @@ def _exchange(sock: socket.socket, data: bytes) -> bytes:
     return got
 
 
+def test_it_closes_once_and_whoever_calls_late_finds_it_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collcomm.chaos.relay.POLL_SECONDS", 0.02)
+    relay = Relay()
+    wake = relay._wake
+
+    def slowly() -> None:
+        relay._thread.join(0.3)  # whatever the thread does by itself, it does now
+        wake()
+
+    monkeypatch.setattr(relay, "_wake", slowly)
+    relay.close()
+    assert not relay._thread.is_alive()
+    relay.heal("a")
+    relay.close()
+
+
 def test_bytes_pass_unchanged_and_an_end_is_passed_on(relay: Relay, echo: int) -> None:
     with _connect(relay.open("a", ("127.0.0.1", echo), data=True)) as sock:
         assert _exchange(sock, PAYLOAD) == PAYLOAD
