@@ -22,12 +22,11 @@ from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, WindowBinding
-from .handle import Conclusion, Handle
+from .calls import Calls
 from .inline import run_commit, run_inline
 from .operation import Operation, Scratch
 from .plan import INLINE_BYTES, Plan, compile_plan
 from .progress import Failure, Halted, Progress
-from .queue import OperationQueue
 from .request import Request
 from .streaming import run_streaming
 from .windowplan import WindowPlan, compile_windows
@@ -53,18 +52,13 @@ _ERRORS: dict[str, type[CollcommError]] = {
 }
 
 
-class Group:
-    """Operations of one communicator. ``view`` is what the user has been shown; it changes only inside his calls."""
+class Group(Calls):
+    """Operations of one communicator, in the current view."""
 
     def __init__(self, session: Session, gid: int, view: View, consumed: int):
+        super().__init__(f"collcomm-engine-{gid}", view, Progress(gid, view, consumed, session.clock), session.clock)
         self.gid = gid
-        self.view = view
         self.session = session
-        self.progress = Progress(gid, view, consumed, session.clock)
-        self.queue = OperationQueue(f"collcomm-engine-{gid}")
-        self.retries = 0
-        self.operations = 0
-        self.seconds_lost = 0.0
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
         self.choose = choose_across  # benches compare other choices
@@ -76,7 +70,6 @@ class Group:
         self._bound_epoch = -1  # of _links, _plans, _rank
         self._scratch = Scratch()
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
-        self._clock = session.clock
         self._events = session.events
         self._only_attempt = Attempt(
             self.progress,
@@ -97,31 +90,6 @@ class Group:
             if outcome is None:  # nobody has done anything here yet
                 outcome = Outcome(self.progress.complete, self.progress.complete)
             self.progress.adopt(mine, outcome)
-
-    # -- calls ----------------------------------------------------------------------------------------------------------
-
-    def run(self, operation: Operation, timeout: float) -> Any:
-        """Run to the end in the caller's thread (or behind what is queued); returns the flat result."""
-        return self.queue.run(lambda: self._numbered(operation, timeout), operation.request.kind)
-
-    def submit(self, operation: Operation, timeout: float, conclude: Conclusion) -> Handle:
-        """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
-        return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
-
-    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any:
-        """A call of several operations: runs here or, with ``async_op``, behind a handle."""
-        whole = self.queue.nested(work)
-        return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
-
-    def show(self, view: View) -> None:
-        """The user learns of ``view``."""
-        if view.epoch > self.view.epoch:
-            self.view = view
-
-    def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
-        seq = operation.seq = self.progress.take()
-        deadline = self._clock.monotonic() + timeout
-        return lambda: self._perform(operation, seq, deadline)
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
         self.operations += 1

@@ -50,13 +50,14 @@ class OperationQueue:
         finally:
             self.end()
 
-    def begin(self) -> bool:
-        """Whether nothing is before the caller, who then runs an operation in its own thread, and calls `end`."""
+    def begin(self, number: Callable[[], int]) -> int | None:
+        """If nothing is before the caller: its operation's number, taken under the lock that orders calls. The caller then runs
+        the operation in its own thread, and calls `end`. Else None."""
         with self._lock:
             if self._busy or self._waiting:
-                return False
+                return None
             self._busy = True
-            return True
+            return number()
 
     def end(self) -> None:
         with self._lock:

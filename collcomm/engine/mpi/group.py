@@ -26,10 +26,9 @@ from ...transports.base import Link, LinkBroken
 from ...transports.mpi import Comm, CommFailed, bound_the_end
 from ...types import Outcome, Verdict, View
 from ..attempt import Attempt, Mismatch
-from ..handle import Conclusion, Handle
+from ..calls import Calls
 from ..operation import Operation, Scratch
 from ..progress import Failure, Halted, Progress
-from ..queue import OperationQueue
 from ..request import Request
 from .attempt import MpiAttempt
 from .disagreement import mismatch, texts_of_all, unfit_counts
@@ -55,18 +54,13 @@ _ERRORS: dict[str, type[CollcommError]] = {
 }
 
 
-class MpiGroup:
+class MpiGroup(Calls):
     """``comm``: the members, by rank of ``view``; `Group` over the network is what this stands in for."""
 
     def __init__(self, session: MpiSession, gid: int, view: View, comm: Comm):
+        super().__init__(f"collcomm-mpi-{gid}", view, Progress(gid, view, 0), session.clock)
         self.gid = gid
-        self.view = view
         self.session = session
-        self.progress = Progress(gid, view, 0)
-        self.queue = OperationQueue(f"collcomm-mpi-{gid}")
-        self.operations = 0
-        self.retries = 0
-        self.seconds_lost = 0.0
         self.running_until = 0.0  # deadline of a data phase that runs now
         self.comm = comm
         self._turns = Turns(comm)
@@ -78,38 +72,6 @@ class MpiGroup:
         self._left = False
         self._program_now: Program | None = None
         self._attempt = MpiAttempt(self.progress, self._link, self._look, session.transport.poller)
-
-    # -- calls ----------------------------------------------------------------------------------------------------------
-
-    def run(self, operation: Operation, timeout: float) -> Any:
-        """Run to the end in the caller's thread (or behind what is queued); returns the flat result."""
-        if self.queue.begin():
-            try:
-                progress = self.progress
-                seq = operation.seq = progress.called = progress.called + 1
-                return self._perform(operation, seq, time.monotonic() + timeout)
-            finally:
-                self.queue.end()
-        return self.queue.run(lambda: self._numbered(operation, timeout), operation.request.kind)
-
-    def submit(self, operation: Operation, timeout: float, conclude: Conclusion) -> Handle:
-        """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
-        return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
-
-    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any:
-        """A call of several operations: runs here or, with ``async_op``, behind a handle."""
-        whole = self.queue.nested(work)
-        return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
-
-    def show(self, view: View) -> None:
-        """The user learns of ``view``."""
-        if view.epoch > self.view.epoch:
-            self.view = view
-
-    def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
-        seq = operation.seq = self.progress.take()
-        deadline = time.monotonic() + timeout
-        return lambda: self._perform(operation, seq, deadline)
 
     # -- one operation --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,60 @@
+"""How calls come into a communicator's engine, whatever carries its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..clock import Clock
+from ..types import View
+from .handle import Conclusion, Handle
+from .operation import Operation
+from .progress import Progress
+from .queue import OperationQueue
+
+
+class Calls:
+    """Numbers operations in the order of their calls and runs them one at a time. ``view`` is what the user has been shown;
+    it changes only inside his calls. `_perform` is what carries out an operation."""
+
+    def __init__(self, name: str, view: View, progress: Progress, clock: Clock):
+        self.view = view
+        self.progress = progress
+        self.queue = OperationQueue(name)
+        self.operations = 0
+        self.retries = 0
+        self.seconds_lost = 0.0
+        self._clock = clock
+
+    def run(self, operation: Operation, timeout: float) -> Any:
+        """Run to the end in the caller's thread (or behind what is queued); returns the flat result."""
+        seq = self.queue.begin(self.progress.take)
+        if seq is None:
+            return self.queue.run(lambda: self._numbered(operation, timeout), operation.request.kind)
+        try:
+            operation.seq = seq
+            return self._perform(operation, seq, self._clock.monotonic() + timeout)
+        finally:
+            self.queue.end()
+
+    def submit(self, operation: Operation, timeout: float, conclude: Conclusion) -> Handle:
+        """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
+        return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
+
+    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any:
+        """A call of several operations: runs here or, with ``async_op``, behind a handle."""
+        whole = self.queue.nested(work)
+        return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
+
+    def show(self, view: View) -> None:
+        """The user learns of ``view``."""
+        if view.epoch > self.view.epoch:
+            self.view = view
+
+    def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
+        seq = operation.seq = self.progress.take()
+        deadline = self._clock.monotonic() + timeout
+        return lambda: self._perform(operation, seq, deadline)
+
+    def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+        raise NotImplementedError
