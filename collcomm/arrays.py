@@ -80,19 +80,26 @@ def convert_like(template: Any, array: Array) -> Any:
     return torch.from_numpy(array)
 
 
+def lies_on_device(value: Any) -> bool:
+    """Whether ``value`` is an array in the memory of a GPU, or of another device."""
+    if _is_torch(value):
+        return bool(value.device.type != "cpu")
+    return hasattr(value, "__cuda_array_interface__")
+
+
 def _is_torch(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
 
 
 def _as_numpy(value: Any, what: str) -> Array:
+    if lies_on_device(value):
+        raise UnsupportedTransport(f"{what} lies in device memory, and is wanted in host memory: pass a copy")
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
     if isinstance(value, np.generic):
         return np.asarray(value)
     if _is_torch(value):
         return _from_torch(value, what)
-    if hasattr(value, "__cuda_array_interface__"):
-        raise UnsupportedTransport(f"{what} lies in GPU memory; the TCP transport needs host memory: copy it first")
     for accept in (_from_interface, _from_dlpack, _from_buffer):
         array = accept(value)
         if array is not None:
@@ -101,10 +108,6 @@ def _as_numpy(value: Any, what: str) -> Array:
 
 
 def _from_torch(value: Any, what: str) -> Array:
-    if value.device.type != "cpu":
-        raise UnsupportedTransport(
-            f"{what} lies on {value.device}; the TCP transport needs host memory: pass {what}.cpu() and copy back"
-        )
     tensor = value.detach()
     special = _TORCH_BITS.get(str(tensor.dtype))
     if special is not None:

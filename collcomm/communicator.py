@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .arrays import Array, HostArray
+from .arrays import Array
 from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
+from .devicearrays import AnyArray, DeviceArray, array_of, equip, place
 from .engine import AnyGroup, AnySession, Operation, Request, request
 from .errors import CommunicatorClosed
 from .objects import gather_objects, spread_object
@@ -165,7 +166,7 @@ class Communicator:
         ``op``: sum, avg (sum / number of contributors, floating types), prod, min, max, band, bor, bxor.
         """
         _no_codec(codec)
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         asked = request("all_reduce", given.dtype, given.flat.size, op=op)
         return self._reduce(asked, given, out, given.shape, async_op, timeout)
 
@@ -179,7 +180,7 @@ class Communicator:
         timeout: float | None = None,
     ) -> Any:
         """As `all_reduce`, but only ``root`` gets the result; the others get None."""
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         asked = request("reduce", given.dtype, given.flat.size, op=op, root=self._root(root))
         return self._reduce(asked, given, out, given.shape, async_op, timeout)
 
@@ -196,7 +197,7 @@ class Communicator:
 
         ``counts``: rows of each rank's block; equal blocks if None.
         """
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         rows = rows_of_whole(given.shape, counts, self.size)
         asked = request("reduce_scatter", given.dtype, op=op, counts=elements(rows, given.shape))
         shape = (rows[self.rank], *given.shape[1:])
@@ -205,7 +206,7 @@ class Communicator:
     def _reduce(
         self,
         asked: Request,
-        given: HostArray,
+        given: AnyArray,
         out: Any,
         shape: tuple[int, ...],
         async_op: bool,
@@ -213,7 +214,7 @@ class Communicator:
     ) -> Any:
         ufunc = asked.ufunc
         target = self._target(out, given, shape, asked)
-        return self._run(asked, given, target, shape, async_op, timeout, ufunc, asked.finish)
+        return self._run(asked, given, target, shape, async_op, timeout, ufunc)
 
     # -- gathering and scattering ---------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Communicator:
     ) -> Any:
         """Everybody's ``x``, one behind the other by rank along the first axis. ``counts``: rows that each rank
         gives, where they differ."""
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         rows = rows_of_block(given.shape, counts, self.size, self.rank)
         asked = request("all_gather", given.dtype, counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
@@ -243,7 +244,7 @@ class Communicator:
         timeout: float | None = None,
     ) -> Any:
         """As `all_gather`, but only ``root`` gets the result; the others get None."""
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         rows = rows_of_block(given.shape, counts, self.size, self.rank)
         asked = request("gather", given.dtype, root=self._root(root), counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
@@ -265,8 +266,8 @@ class Communicator:
         root = self._root(root)
         if (x if self.rank == root else out) is None:
             raise ValueError("scatter: the root gives x, every other rank gives out to receive its block")
-        given = HostArray(x, "x") if self.rank == root else None
-        model = HostArray(out, "out") if out is not None else None
+        given = self._array(x, "x") if self.rank == root else None
+        model = self._array(out, "out") if out is not None else None
         like = given or model
         assert like is not None
         if given is not None:
@@ -293,7 +294,7 @@ class Communicator:
 
         ``send_counts`` and ``recv_counts``: rows of each block; equal blocks if None. Both or neither.
         """
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         if (send_counts is None) != (recv_counts is None):
             raise ValueError("all_to_all: give both send_counts and recv_counts, or neither")
         sends = rows_of_whole(given.shape, send_counts, self.size)
@@ -312,7 +313,7 @@ class Communicator:
         self, x: Any, root: int = 0, out: Any = None, async_op: bool = False, timeout: float | None = None
     ) -> Any:
         """``root``'s ``x`` at every rank. The others' ``x`` tells shape and dtype; ``out=x`` receives into it."""
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
         asked = request("broadcast", given.dtype, given.flat.size, root=self._root(root))
         target = self._target(out, given, given.shape, asked)
         return self._run(asked, given, target, given.shape, async_op, timeout)
@@ -338,17 +339,22 @@ class Communicator:
 
     def send(self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
         """Send ``x`` to rank ``dst``, which calls `recv`. Returns when ``x`` may be changed again."""
-        given = HostArray(x, "x")
+        given = self._array(x, "x")
+        if isinstance(given, DeviceArray):
+            given.stage().fetch_all()
         return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout))
 
     def recv(self, out: Any, src: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
         """Receive into ``out`` what rank ``src`` sends with ``tag``; returns ``out``."""
-        target = HostArray(out, "out")
+        target = self._array(out, "out")
         target.require_writable("out")
+        staged = target.stage() if isinstance(target, DeviceArray) else None
 
         def arrived(_: Any, error: BaseException | None) -> Any:
             if error is not None:
                 raise error
+            if staged is not None:
+                staged.conclude(staged.host.nbytes)
             target.write_back()
             return out
 
@@ -376,15 +382,15 @@ class Communicator:
     def _run(
         self,
         asked: Request,
-        given: HostArray | None,
-        target: HostArray | None,
+        given: AnyArray | None,
+        target: AnyArray | None,
         shape: tuple[int, ...] = (),
         async_op: bool = False,
         timeout: float | None = None,
         ufunc: np.ufunc | None = None,
-        finish: Callable[[Array, int], None] | None = None,
     ) -> Any:
         group = self._group
+        asked = place(group, asked, given, target)
         operation = Operation(
             asked,
             group.view,
@@ -392,8 +398,8 @@ class Communicator:
             None if given is None else given.flat,
             None if target is None else target.flat,
             ufunc,
-            finish,
         )
+        equip(operation, given, target)
         seconds = self._seconds(timeout)
         if async_op:
             return group.submit(operation, seconds, partial(_conclude, group, operation, given, target, shape))
@@ -404,6 +410,9 @@ class Communicator:
             raise
         return _conclude(group, operation, given, target, shape, flat, None)
 
+    def _array(self, value: Any, what: str) -> AnyArray:
+        return array_of(value, what, self._session.device)
+
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
             return self._timeout
@@ -411,21 +420,23 @@ class Communicator:
             raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
         return timeout
 
-    def _target(self, out: Any, given: HostArray, shape: tuple[int, ...], asked: Request) -> HostArray | None:
+    def _target(self, out: Any, given: AnyArray, shape: tuple[int, ...], asked: Request) -> AnyArray | None:
         if self._session.failure is not None:
             raise self._session.failure
         if out is None:
-            return None
+            receives = asked.kind not in ("reduce", "gather") or self.rank == asked.root
+            return given.blank(shape) if isinstance(given, DeviceArray) and receives else None
         if out is given.value and asked.kind in IN_PLACE_KINDS:
             given.require_writable("out")
             return given
-        target = HostArray(out, "out")
+        target = self._array(out, "out")
         target.require_writable("out")
         if target.dtype != given.dtype:
             raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
         if target.shape != shape and target.flat.size != math.prod(shape):
             raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
-        given.part_from(target)
+        if type(given) is type(target):  # otherwise they cannot have memory in common, and `place` refuses them
+            given.part_from(target)  # type: ignore[arg-type]
         return target
 
     def _root(self, root: int) -> int:
@@ -437,8 +448,8 @@ class Communicator:
 def _conclude(
     group: AnyGroup,
     operation: Operation,
-    given: HostArray | None,
-    target: HostArray | None,
+    given: AnyArray | None,
+    target: AnyArray | None,
     shape: tuple[int, ...],
     flat: Array | None,
     error: BaseException | None,

@@ -27,8 +27,10 @@ from .transports import (
     parse_address,
     parse_addresses,
 )
+from .transports.cuda_ipc import find_device
+from .transports.device import Device
 
-TRANSPORTS = ("shm", "tcp")  # in order of preference; beside "mpi", which has no coordinator
+TRANSPORTS = ("cuda_ipc", "shm", "tcp")  # in order of preference; beside "mpi", which has no coordinator
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
 
 
@@ -60,7 +62,8 @@ def join(
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
     :param timeout: seconds to wait for admission.
-    :param transports: names in order of preference, "shm" (members of one host) and "tcp"; None: the best that both ends have.
+    :param transports: names in order of preference, "cuda_ipc" (GPU arrays among members of one host; brings "shm"),
+        "shm" (members of one host) and "tcp"; None: the best that both ends have.
     :param advertise: "host" or "host:port" at which the others reach this peer, where that differs from the address
         on the route to the coordinator (address translation, several cards). Names a port to listen on, too.
     :param listen: "host:port" to listen on, where that differs from ``advertise`` (a forwarded port).
@@ -82,6 +85,7 @@ def join(
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, on_failure, op_timeout)
     wanted = _wanted(transports)
+    device = _device(wanted)
     deadline = time.monotonic() + timeout
     credentials = peer_credentials(secret, keys)
     if name is None:
@@ -98,7 +102,8 @@ def join(
     shown_port = shown_port or tcp.port
     routes: list[Route] = [*_shared_memory(wanted, shown_host, shown_port, streams), tcp]
     transport = SocketTransport(routes, wanted)
-    session = Session(transport, streams)
+    on_device = device is not None and "cuda_ipc" in wanted and "shm" in transport.offers
+    session = Session(transport, streams, device=device)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
             session.events = EventLog(events, name, session.totals)
@@ -109,7 +114,7 @@ def join(
             "host": shown_host,
             "port": shown_port,
             "host_id": host_identity(),
-            "offers": ",".join(transport.offers),
+            "offers": ",".join(["cuda_ipc"] * on_device + list(transport.offers)),
             "min_size": min_size,
             "on_failure": on_failure,
         }
@@ -141,7 +146,19 @@ def _wanted(transports: Sequence[str] | str | None) -> list[str]:
     found = [name for name in wanted if name in TRANSPORTS]
     if not found:
         raise UnsupportedTransport(f"of {wanted} none is available here; there is: {', '.join(TRANSPORTS)}")
+    if "cuda_ipc" in found and "shm" not in found:  # over which windows are handed out
+        found.insert(found.index("cuda_ipc") + 1, "shm")
     return found
+
+
+def _device(wanted: Sequence[str]) -> Device | None:
+    """The GPU, if there is one that we can use. Raises UnsupportedTransport when it is all that is wanted."""
+    try:
+        return find_device()
+    except UnsupportedTransport as error:
+        if "cuda_ipc" in wanted and "tcp" not in wanted:
+            raise UnsupportedTransport(f"cuda_ipc is not available here: {error}; allow tcp, too") from None
+        return None
 
 
 def _shared_memory(wanted: Sequence[str], host: str, port: int, streams: int) -> list[Route]:

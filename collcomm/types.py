@@ -46,7 +46,14 @@ class View:
     def shares_memory(self) -> bool:
         """Whether all members live on one host and would rather use each other's windows than messages."""
         host = self.members[0].host_id if self.members else ""
-        return bool(host) and all(m.host_id == host and m.offers.split(",")[0] == "shm" for m in self.members)
+        return bool(host) and all(
+            m.host_id == host and m.offers.removeprefix("cuda_ipc,").split(",")[0] == "shm" for m in self.members
+        )
+
+    @cached_property
+    def shares_devices(self) -> bool:
+        """Whether all members share memory, and would rather leave what lies on devices there."""
+        return self.shares_memory and all(m.offers.startswith("cuda_ipc,") for m in self.members)
 
     @cached_property
     def hosts(self) -> tuple[int, ...]:

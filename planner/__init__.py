@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .across import choose_across
-from .choice import LOOPBACK, Choice, Links, choose, choose_through_windows
+from .choice import LOOPBACK, Choice, Links, choose, choose_on_devices, choose_through_windows
 
-__all__ = ["LOOPBACK", "Choice", "Links", "choose", "choose_across", "choose_through_windows"]
+__all__ = ["LOOPBACK", "Choice", "Links", "choose", "choose_across", "choose_on_devices", "choose_through_windows"]

@@ -114,6 +114,22 @@ def choose_through_windows(kind: str, n: int, nbytes: int) -> Choice:
     return Choice(algorithm, {}, seconds)
 
 
+# Windows on devices: a signal waits for the device, and all ranks may share one device's memory. Bytes are counted once for
+# reading and once for writing.
+DEVICE_SIGNAL_SECONDS = 25e-6
+DEVICE_BANDWIDTH = 3e12
+
+
+def choose_on_devices(kind: str, n: int, nbytes: int) -> Choice:
+    """As `choose`, for ranks that share a device, or reach each other's."""
+    if kind != "all_reduce":
+        return Choice("windows")
+    moved = n * nbytes / DEVICE_BANDWIDTH  # if each rank moves its bytes once
+    oneshot = DEVICE_SIGNAL_SECONDS + (2 + n + 1) * moved
+    windows = 2 * DEVICE_SIGNAL_SECONDS + (2 * (n - 1) / n + 1 + 1 / n + 2) * moved
+    return Choice("oneshot", {}, oneshot) if oneshot < windows else Choice("windows", {}, windows)
+
+
 def segments(nbytes: float) -> int:
     """Into how many parts a piece is cut, so that each stays in cache."""
     return max(1, min(MAX_SEGMENTS, math.ceil(nbytes / SEGMENT_BYTES)))

@@ -14,6 +14,9 @@ import psutil
 import pytest
 
 from collcomm.bench.namespaces import PREFIX
+from tests.support import peers
+from tests.support.lazydevice import LazyDevice
+from tests.support.ondevice import OnDevice
 
 SETTLE_SECONDS = 5.0  # what was told to end may need so long to be gone
 POLL_SECONDS = 0.02
@@ -59,11 +62,40 @@ def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLCOMM_TRANSPORTS", "tcp")
 
 
+@pytest.fixture
+def lazy_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LazyDevice]]:
+    """Peers of this test have a device each, as they join; windows are small, so that data goes through them in blocks."""
+    devices: list[LazyDevice] = []
+
+    def find() -> LazyDevice:
+        devices.append(LazyDevice(len(devices)))
+        return devices[-1]
+
+    monkeypatch.setattr("collcomm.joining.find_device", find)
+    monkeypatch.setattr("collcomm.engine.group.DEVICE_SLOT_BYTES", 1 << 20)
+    monkeypatch.setattr("collcomm.engine.binding.DEVICE_WINDOW_BYTES", 2 << 20)
+    yield devices
+    for device in devices:
+        device.end()
+        assert not device.opened
+
+
 @pytest.fixture(params=["shm", "tcp"])
 def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The test runs once per transport."""
     monkeypatch.setenv("COLLCOMM_TRANSPORTS", request.param)
     name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["shm", "tcp", "on devices", "staged"])
+def every_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As `each_transport`, and with all arrays on devices, where they stay or go through host memory; for `run_peers` only."""
+    name: str = request.param
+    if name in ("on devices", "staged"):
+        request.getfixturevalue("lazy_devices")
+        monkeypatch.setattr(peers, "dress", OnDevice)
+    monkeypatch.setenv("COLLCOMM_TRANSPORTS", {"on devices": "cuda_ipc", "staged": "tcp"}.get(name, name))
     return name
 
 

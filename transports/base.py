@@ -78,6 +78,9 @@ class Window(Protocol):
     @property
     def data(self) -> Any: ...
 
+    def settle(self) -> None:
+        """Owner: wait until what it has been told to write and read is written and read."""
+
     def signal(self) -> None:
         """Owner: all that was written so far may be seen."""
 
@@ -89,9 +92,7 @@ class Window(Protocol):
 
 
 class Link(Protocol):
-    """This peer's connection with one other, for one communicator. ``window``: the other end's, once it was exchanged."""
-
-    window: Window | None
+    """This peer's connection with one other, for one communicator."""
 
     @property
     def member(self) -> int: ...

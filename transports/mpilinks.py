@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..types import Member
-from .base import DropsLinks, LinkKey, TransportClosed, Window
+from .base import DropsLinks, LinkKey, TransportClosed
 from .mpi import Comm, CommFailed, Pending, leave_to_mpi
 from .stream import SPINS, WAIT_SECONDS, SocketStream
 
@@ -146,7 +146,6 @@ class MpiLink:
         self.member = member
         self.socket = sock
         self.streams = [SocketStream(sock, member)]  # type: ignore[arg-type]
-        self.window: Window | None = None
 
     def close(self) -> None:
         self.socket.close()

@@ -22,7 +22,6 @@ class SimLink:
         self.member = member
         self.transport = transport
         self.streams = streams
-        self.window: SimWindow | None = None
 
     def close(self) -> None:
         for stream in self.streams:

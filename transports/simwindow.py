@@ -33,6 +33,9 @@ class SimWindow:
             scheduler.park(scheduler.waiter(), scheduler.random.random() * PREEMPT_SECONDS)
         return self._data
 
+    def settle(self) -> None:
+        """Writing and reading are over when they return."""
+
     def signal(self) -> None:
         self._host.step()
         self.words[COUNT] += 1

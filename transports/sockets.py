@@ -61,10 +61,8 @@ class SocketLink:
         self.key = key
         self.member = key[2]
         self.streams = streams
-        self.window: Window | None = None  # the other end's, once it has been exchanged over this link
 
     def close(self) -> None:
-        self.window = None
         for stream in self.streams:
             stream.close()
 

@@ -71,6 +71,9 @@ class Window:
         header = ctypes.c_char.from_buffer(self._map)
         self._count_address = ctypes.c_void_p(ctypes.addressof(header) + 8 * COUNT)
 
+    def settle(self) -> None:
+        """Writing and reading are over when they return."""
+
     def signal(self) -> None:
         """Owner: all that was written so far may be seen."""
         words = self.words

@@ -8,6 +8,7 @@ from .handle import Handle
 from .operation import Operation
 from .request import Request, request
 from .session import Session
+from .staged import PinnedMemory, Staged
 from .surface import AnyGroup, AnySession
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Group",
     "Handle",
     "Operation",
+    "PinnedMemory",
     "Request",
     "Session",
+    "Staged",
     "request",
 ]

@@ -11,6 +11,7 @@ from .handle import Conclusion, Handle
 from .operation import Operation
 from .progress import Progress
 from .queue import OperationQueue
+from .request import Request
 
 
 class Calls:
@@ -45,6 +46,10 @@ class Calls:
         """A call of several operations: runs here or, with ``async_op``, behind a handle."""
         whole = self.queue.nested(work)
         return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
+
+    def stays_on_device(self, request: Request) -> bool:
+        """Whether all members can do ``request`` without taking it off their devices; all find the same."""
+        return False
 
     def show(self, view: View) -> None:
         """The user learns of ``view``."""

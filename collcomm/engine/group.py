@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from ..errors import (
     PeerLost,
     ViewChanged,
 )
-from ..planner import Choice, choose_across, choose_through_windows
+from ..planner import Choice, choose_across, choose_on_devices, choose_through_windows
 from ..transports.base import Link, LinkBroken
+from ..transports.device import can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
-from .binding import MOST_SHARED, WindowBinding
+from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
 from .inline import run_commit, run_inline
 from .operation import Operation, Scratch
@@ -29,7 +31,7 @@ from .plan import INLINE_BYTES, Plan, compile_plan
 from .progress import Failure, Halted, Progress
 from .request import Request
 from .streaming import run_streaming
-from .windowplan import WindowPlan, compile_windows
+from .windowplan import DEVICE_SLOT_BYTES, SLOT_BYTES, WindowPlan, compile_windows
 from .windows import SharedWindows
 
 if TYPE_CHECKING:
@@ -62,13 +64,13 @@ class Group(Calls):
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
         self.choose = choose_across  # benches compare other choices
-        self._binding = WindowBinding(gid, session.transport)
-        self.window_traffic = self._binding.traffic
-        self._windows: SharedWindows | None = None
+        self.window_traffic: Counter[str] = Counter()
+        self._in_host = WindowBinding(gid, session.transport, self.window_traffic)
+        self._on_device: DeviceBinding | None = None
         self._shares = False  # memory, with all members
         self._rank = -1
         self._bound_epoch = -1  # of _links, _plans, _rank
-        self._scratch = Scratch()
+        self._scratch = {False: Scratch()}  # by whether it is on a device
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
         self._events = session.events
         self._only_attempt = Attempt(
@@ -91,6 +93,12 @@ class Group(Calls):
                 outcome = Outcome(self.progress.complete, self.progress.complete)
             self.progress.adopt(mine, outcome)
 
+    def stays_on_device(self, request: Request) -> bool:
+        view = self.view
+        if not view.shares_devices or view.size > MOST_SHARED or not request.fits_windows:
+            return False
+        return not request.op or can_reduce_on_devices(request.dtype)
+
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
         self.operations += 1
         failed_at = 0.0
@@ -109,13 +117,15 @@ class Group(Calls):
             except LinkBroken as broken:
                 repeat = partial(self.session.broken, epoch, broken)
             except BaseException:
-                operation.restore()
-                self.session.abandon(f"{operation.request.call.text} was interrupted")
+                try:
+                    operation.restore()
+                finally:
+                    self.session.abandon(f"{operation.request.call.text} was interrupted")
                 raise
             failed_at = failed_at or self._clock.monotonic()
             fate = self._fate(operation, seq, epoch, deadline, repeat)
             if fate is True:
-                windows = self._windows
+                windows = self._in_host.shared
                 if windows is not None:
                     windows.catch_up()
                 break
@@ -139,7 +149,9 @@ class Group(Calls):
             self._bound_epoch = view.epoch
             self._links = [None] * view.size
             self._plans.clear()
-            self._windows = None
+            self._in_host.unbind()
+            if self._on_device is not None:
+                self._on_device.unbind()
             self._shares = 1 < view.size <= MOST_SHARED and view.shares_memory
             self._rank = view.ids.index(self.session.member)
         operation.view = view
@@ -152,14 +164,12 @@ class Group(Calls):
     def _attempt(self, operation: Operation, attempt: Attempt) -> None:
         """The data phase and the commit round. An operation that has lost its meaning in this view has no data: all
         survivors find the same, pass over it together, and raise the same error afterwards."""
-        windows = self._windows
-        if self._shares:
-            if windows is None:
-                windows = self._windows = self._binding.bind(operation.view, attempt.rank, attempt)
-                self.progress.witness = windows.freeze
+        windows = self._bound(operation, attempt)
+        if windows is not None:
             windows.begin(attempt)
         plan = self._plan(operation, attempt.rank)
-        operation.bind(plan.sizes, self._scratch)
+        streams = isinstance(plan, Plan) and not plan.inline and plan.saves
+        operation.bind(plan.sizes, self._scratch[operation.device is not None], fetches=streams)
         dtype, ufunc = operation.request.dtype, operation.ufunc
         undo = operation.undo
         if isinstance(plan, WindowPlan):
@@ -171,13 +181,30 @@ class Group(Calls):
             if plan.inline:
                 run_inline(plan, operation.buffers, dtype, ufunc, attempt)
             else:
-                run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo)
+                staged = operation.unfetched if streams else {}, operation.early
+                run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo, *staged)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
             windows.commit(attempt)
         else:
             run_commit(attempt)
         self.progress.commit(attempt.epoch, attempt.seq)
+
+    def _bound(self, operation: Operation, attempt: Attempt) -> SharedWindows | None:
+        """The windows that the operation's members share in this view, if they do. Raises as `WindowBinding.bind`."""
+        if operation.device is not None:
+            if self._on_device is None:
+                transport = self.session.transport
+                self._on_device = DeviceBinding(self.gid, transport, self.window_traffic, operation.device)
+                self._scratch[True] = Scratch(operation.device)
+            return self._on_device.shared or self._on_device.bind(operation.view, attempt.rank, attempt)
+        if not self._shares:
+            return None
+        windows = self._in_host.shared
+        if windows is None:
+            windows = self._in_host.bind(operation.view, attempt.rank, attempt)
+            self.progress.witness = windows.freeze
+        return windows
 
     def _settle(self, operation: Operation) -> Any:
         """The operation is committed: finish its result."""
@@ -186,8 +213,9 @@ class Group(Calls):
             operation.restore()
             raise lost
         result = operation.result
-        if operation.finish is not None and result is not None:
+        if result is not None:
             operation.finish(result, operation.view.size)
+        operation.conclude(result)
         return result
 
     # -- plans ----------------------------------------------------------------------------------------------------------
@@ -202,7 +230,9 @@ class Group(Calls):
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             alive = operation.alive(view)
-            if self._shares and operation.request.fits_windows:
+            if operation.device is not None:
+                plan = make_device_plan(operation.request, alive, rank, operation.in_place)
+            elif self._shares and operation.request.fits_windows:
                 plan = make_window_plan(operation.request, alive, rank, operation.in_place)
             else:
                 hosts = tuple(operation.base.hosts[other] for other in alive)
@@ -284,15 +314,17 @@ class Group(Calls):
         """Give up memory and thread; what is left says at view changes how far this peer has got."""
         self.progress.fail(CommunicatorClosed("this communicator was closed; split() makes a new one"))
         self.close()
-        self._scratch = Scratch()
+        self._scratch.clear()
         self._plans.clear()
         self._links = [None] * self.view.size
 
     def close(self) -> None:
         """Let thread and windows go; operations fail by now."""
         self.queue.close()
-        self.progress.witness = self._windows = None
-        self._binding.close()
+        self.progress.witness = None
+        self._in_host.close()
+        if self._on_device is not None:
+            self._on_device.close()
 
 
 def _nothing() -> None:
@@ -310,8 +342,21 @@ def make_plan(request: Request, choice: Choice, alive: Sequence[int], rank: int,
 def make_window_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> WindowPlan:
     """As `make_plan`, for members that share memory."""
     choice = choose_through_windows(request.kind, len(alive), request.nbytes())
+    return _through_windows(request, choice, alive, rank, in_place, SLOT_BYTES, True)
+
+
+def make_device_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> WindowPlan:
+    """As `make_plan`, for members that share devices. Nothing is read from windows of the dead."""
+    choice = choose_on_devices(request.kind, len(alive), request.nbytes())
+    return _through_windows(request, choice, alive, rank, in_place, DEVICE_SLOT_BYTES, False)
+
+
+def _through_windows(
+    request: Request, choice: Choice, alive: Sequence[int], rank: int, in_place: bool, slot: int, closing: bool
+) -> WindowPlan:
     root = alive.index(request.root) if request.root >= 0 else 0
     schedule = generate(request.kind, choice.algorithm, len(alive), rank, root)
     private = {buffer: count for buffer, count in schedule.chunks.items() if buffer != "win"}
     bounds = request.bounds(private, alive, alive[rank])
-    return compile_windows(schedule, bounds, request.dtype.itemsize, request.largest(bounds, alive), in_place)
+    largest = request.largest(bounds, alive)
+    return compile_windows(schedule, bounds, request.dtype.itemsize, largest, in_place, slot, closing)

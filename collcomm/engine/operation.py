@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import PeerLost
+from ..transports.device import Device, Mark
 from ..types import View
+from .memory import HOST, Memory
 from .request import ROOTED_KINDS, Request
+from .staged import Staged
 from .undo import UndoLog
 
 Array = np.ndarray[Any, Any]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+_BYTE = np.dtype(np.uint8)
 RETAINED_BYTES = 1 << 28  # scratch up to this size is kept for the next operation
 
 
 class Operation:
     """``source``: flat contiguous input or None; ``target``: flat contiguous result, None to have one made; either the
-    same array (in place) or without common memory.
+    same array (in place) or without common memory. ``place``: where both lie. ``device``: the same if it is a device, and
+    ``ready`` what the device is to follow first. ``incoming`` and ``outgoing``: what they are copies in host memory of, if
+    they are; the same object in place.
 
     ``base``: the view in which the user made the call; ranks in ``request`` are ranks of it. ``member``: this peer's id.
     """
@@ -28,9 +34,13 @@ class Operation:
         "_made",
         "base",
         "buffers",
-        "finish",
+        "device",
         "in_place",
+        "incoming",
         "member",
+        "outgoing",
+        "place",
+        "ready",
         "request",
         "result",
         "seq",
@@ -49,7 +59,7 @@ class Operation:
         source: Array | None,
         target: Array | None,
         ufunc: np.ufunc | None = None,
-        finish: Callable[[Array, int], None] | None = None,
+        place: Memory = HOST,
     ):
         self.request = request
         self.base = base
@@ -57,7 +67,11 @@ class Operation:
         self.source = source
         self.target = target
         self.ufunc = ufunc
-        self.finish = finish
+        self.place = place
+        self.device: Device | None = None
+        self.incoming: Staged | None = None
+        self.outgoing: Staged | None = None
+        self.ready: tuple[Mark, ...] = ()
         self.in_place = source is target and source is not None
         self.seq = 0  # its number among the calls of the communicator, once it has one
         self.view = base  # the view in which it ran last
@@ -65,6 +79,16 @@ class Operation:
         self.result: Array | None = None
         self.undo: UndoLog | None = None
         self._made: Array | None = None
+
+    @property
+    def unfetched(self) -> dict[str, Staged]:
+        """The buffer of a plan whose content is still to be fetched, where it is."""
+        return {} if self.incoming is None else {"out" if self.in_place else "in": self.incoming}
+
+    @property
+    def early(self) -> Staged | None:
+        """What may be given parts of the result before the operation is committed: no input, and nothing yet to be divided."""
+        return self.outgoing if self.outgoing is not self.incoming and self.request.op != "avg" else None
 
     def alive(self, view: View) -> tuple[int, ...]:
         """Ranks of the call's view that are members of ``view``."""
@@ -85,21 +109,29 @@ class Operation:
             f"another root"
         )
 
-    def bind(self, sizes: dict[str, int], scratch: Scratch) -> None:
-        """Lay out memory for a plan that needs ``sizes`` bytes of each buffer."""
+    def bind(self, sizes: dict[str, int], scratch: Scratch, fetches: bool = False) -> None:
+        """Lay out memory for a plan that needs ``sizes`` bytes of each buffer. ``fetches``: who runs it sees to ``incoming``."""
         self.buffers = buffers = {}
         self.result = None
         gives = self.request.kind == "broadcast" and self.base.ids[self.request.root] == self.member
+        for mark in self.ready:
+            assert self.device is not None
+            self.device.follow(mark)
+        self.ready = ()
+        if self.incoming is not None and not (fetches and not gives and len(self.alive(self.view)) == self.base.size):
+            self.incoming.fetch_all()
+        if self.outgoing is not None:
+            self.outgoing.restart()
         if self.in_place and self.source is not None and not gives:
             memory = self.source.view(np.uint8)
-            self.undo = UndoLog(memory, scratch.take("undo", memory.size))
+            self.undo = UndoLog(memory, scratch.take("undo", memory.size), self.place)
         if "in" in sizes and self.source is not None:
             buffers["in"] = self.surviving_blocks(self.alive(self.view)).view(np.uint8)
         if "out" in sizes:
             self.result = self._output(sizes["out"])
             buffers["out"] = self.result.view(np.uint8)
             if gives and not self.in_place and self.source is not None:
-                self.result[:] = self.source
+                self.place.copy(buffers["out"], self.source.view(np.uint8))
         if "tmp" in sizes:
             buffers["tmp"] = scratch.take("tmp", sizes["tmp"])
 
@@ -110,14 +142,14 @@ class Operation:
         if not counts or len(alive) == len(counts):
             return self.source
         edges = np.concatenate(([0], np.cumsum(counts)))
-        return np.concatenate([self.source[edges[rank] : edges[rank + 1]] for rank in alive])
+        return self.place.concatenate([self.source[edges[rank] : edges[rank + 1]] for rank in alive])
 
     def _output(self, nbytes: int) -> Array:
         count = nbytes // self.request.dtype.itemsize
         if self.target is not None:
             return self.target[:count]
         if self._made is None or self._made.size < count:
-            self._made = np.empty(count, self.request.dtype)
+            self._made = self.place.empty(count, self.request.dtype)
         return self._made[:count]
 
     def keep_input(self, scratch: Scratch) -> None:
@@ -126,6 +158,18 @@ class Operation:
         memory = self.source.view(np.uint8)
         self.undo = UndoLog(memory, scratch.take("undo", memory.size))
         self.undo.save_all()
+
+    def finish(self, result: Array, contributors: int) -> None:
+        """Make the final result of what was reduced: an average is a sum that is divided."""
+        if self.request.op == "avg":
+            self.place.divide(result, contributors)
+
+    def conclude(self, result: Array | None) -> None:
+        """``result`` is final: when this returns, it is where the caller wants it."""
+        if self.outgoing is not None and result is not None:
+            self.outgoing.conclude(result.nbytes)
+        elif self.device is not None:
+            self.device.finish()
 
     def restore(self) -> None:
         """Undo what an aborted attempt wrote over the caller's input."""
@@ -136,14 +180,16 @@ class Operation:
 class Scratch:
     """Memory that operations of one communicator use one after the other."""
 
-    def __init__(self) -> None:
-        self._kept: dict[str, Bytes] = {}
+    def __init__(self, place: Memory = HOST) -> None:
+        self._place = place
+        self._kept: dict[str, Any] = {}
 
-    def take(self, name: str, nbytes: int) -> Bytes:
+    def take(self, name: str, nbytes: int) -> Any:
+        """Bytes of undefined content."""
         kept = self._kept.get(name)
         if kept is None or kept.size < nbytes:
             self._kept.pop(name, None)
-            kept = np.empty(nbytes, np.uint8)
+            kept = self._place.empty(nbytes, _BYTE)
             if nbytes <= RETAINED_BYTES:
                 self._kept[name] = kept
         return kept[:nbytes]

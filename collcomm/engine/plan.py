@@ -30,6 +30,7 @@ class Message:
     received_first: bool
     after: tuple[int, ...]  # messages that this one must not overtake
     fresh: bool  # it is the first to write its target
+    final: bool  # and the last
 
     @property
     def places(self) -> list[tuple[str, int]]:
@@ -56,6 +57,7 @@ class Frame:
     received_first: bool
     after: tuple[int, ...]
     fresh: bool
+    final: bool
 
 
 @dataclass
@@ -104,10 +106,12 @@ def compile_plan(
     ordinals: dict[tuple[bool, int], int] = {}
     written: set[tuple[str, int]] = set()
     saves = True
+    spans = [(step.source, step.target) for step in schedule.steps]
+    if in_place:
+        spans = [(_aliased(source), _aliased(target)) for source, target in spans]
+    finals = _last_writers([target for _, target in spans])
     for index, step in enumerate(schedule.steps):
-        read, written_span = step.source, step.target
-        if in_place:
-            read, written_span = _aliased(read), _aliased(written_span)
+        read, written_span = spans[index]
         ordinal = 0
         if step.action is not Action.COPY:
             direction = (step.action is Action.SEND, step.peer)
@@ -135,6 +139,7 @@ def compile_plan(
                 step.received_first,
                 hazards.before(index, read, written_span),
                 fresh,
+                index in finals,
             )
         )
     largest = max((message.nbytes for message in messages), default=0)
@@ -147,6 +152,17 @@ def compile_plan(
         peers=tuple(sorted({peer for _, peer in ordinals})),
         saves=saves,
     )
+
+
+def _last_writers(targets: Sequence[Span | None]) -> set[int]:
+    """Which of the steps that write ``targets`` write what no later one writes."""
+    found, later = set(), set[tuple[str, int]]()
+    for index in reversed(range(len(targets))):
+        chunks = set(_chunks(targets[index]))
+        if chunks and chunks.isdisjoint(later):
+            found.add(index)
+        later |= chunks
+    return found
 
 
 def _aliased(span: Span | None) -> Span | None:
@@ -228,6 +244,7 @@ def _cut(plan: Plan, streams: int) -> StreamOrder:
                 message.received_first,
                 tuple(after),
                 message.fresh,
+                message.final,
             )
             count += 1
             if message.action is Action.COPY:

@@ -1,15 +1,12 @@
-"""Reduction operators: the numpy ufunc for an op and dtype, and what is done to the result at the end."""
+"""Reduction operators: the numpy ufunc for an op and dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-
-Array = np.ndarray[Any, Any]
 
 OPS = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 _UFUNCS: dict[str, np.ufunc] = {
@@ -42,14 +39,3 @@ def ufunc_for(op: str, dtype: np.dtype[Any]) -> np.ufunc:
     if op in ("min", "max") and dtype.kind == "c":
         raise TypeError(f"complex numbers have no order: op {op!r} is not defined for {dtype}")
     return _UFUNCS[op]
-
-
-def finisher_for(op: str, dtype: np.dtype[Any]) -> Callable[[Array, int], None] | None:
-    """What is applied in place to a finished result of ``contributors`` peers; None when nothing is."""
-    if op != "avg":
-        return None
-    return _divide
-
-
-def _divide(result: Array, contributors: int) -> None:
-    np.divide(result, result.dtype.type(contributors), out=result)

@@ -6,8 +6,8 @@ and the operation is retried, the blocks of the dead drop out and all others kee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from ..types import Call
-from .reduction import finisher_for, ufunc_for
+from .reduction import ufunc_for
 
 EVEN_KINDS = frozenset({"all_reduce", "broadcast", "reduce"})  # one size everywhere, split as the algorithm likes
 ROOTED_KINDS = frozenset({"broadcast", "reduce", "gather", "scatter"})
@@ -68,9 +68,9 @@ class Request:
         return ufunc_for(self.op, self.dtype)
 
     @cached_property
-    def finish(self) -> Callable[[Any, int], None] | None:
-        """What is applied in place to a finished result of so many contributors; None when nothing is."""
-        return finisher_for(self.op, self.dtype)
+    def on_device(self) -> Request:
+        """The same request for arrays that stay on devices: all peers must give such, or none."""
+        return replace(self, extra="in device memory")
 
     def nbytes(self) -> int:
         """Bytes by which an algorithm is chosen; the same at every rank."""

@@ -14,6 +14,7 @@ from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
 from ..membership import Agent, Welcome
 from ..transports import SocketTransport
 from ..transports.base import LinkBroken
+from ..transports.device import Device
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
 from .events import EventLog
@@ -23,12 +24,13 @@ REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connect
 
 
 class Session:
-    """Made by `join`; ``view`` is the newest view that the coordinator has announced."""
+    """Made by `join`; ``view`` is the newest view that the coordinator has announced. ``device``: of this peer, if it has one."""
 
-    def __init__(self, transport: SocketTransport, streams: int, clock: Clock = SYSTEM):
+    def __init__(self, transport: SocketTransport, streams: int, clock: Clock = SYSTEM, device: Device | None = None):
         self.clock = clock
         self.transport = transport
         self.streams = streams
+        self.device = device
         self.agent: Agent  # set by `enter`, before anything can happen
         self.member = -1
         self.view = View(-1, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..transports.base import Poller, Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
 from .attempt import Attempt
 from .plan import FRAME_BYTES, Frame, Plan
+from .staged import Staged
 from .undo import UndoLog
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -30,13 +32,16 @@ def run_streaming(
     attempt: Attempt,
     streams: int,
     undo: UndoLog | None = None,
+    incoming: Mapping[str, Staged] = MappingProxyType({}),
+    outgoing: Staged | None = None,
 ) -> None:
-    """``buffers``: flat bytes by name; ``streams``: per link; ``undo``: hears of what is overwritten in "out".
+    """``buffers``: flat bytes by name; ``streams``: per link; ``undo``: hears of what is overwritten in "out"; ``incoming``:
+    by buffer, what is to be asked for it before it is touched; ``outgoing``: hears of what is final in "out".
 
     Raises Halted, Mismatch, LinkBroken.
     """
     order = plan.frames(streams)
-    work = _Work(buffers, dtype, ufunc, attempt, order.count, undo if plan.saves else None)
+    work = _Work(buffers, dtype, ufunc, attempt, order.count, undo if plan.saves else None, incoming, outgoing)
     senders = [_Sender(work, peer, number, frames) for (peer, number), frames in order.sends.items()]
     receivers = [_Receiver(work, peer, number, frames) for (peer, number), frames in order.receives.items()]
     try:
@@ -60,8 +65,12 @@ class _Work:
         attempt: Attempt,
         count: int,
         undo: UndoLog | None,
+        incoming: Mapping[str, Staged],
+        outgoing: Staged | None,
     ):
         self.undo = undo
+        self._incoming = incoming
+        self._outgoing = outgoing
         self.buffers = buffers
         self.dtype = dtype
         self.ufunc = ufunc
@@ -76,13 +85,23 @@ class _Work:
         return True
 
     def source(self, frame: Frame) -> Bytes:
+        if frame.source in self._incoming:
+            self._incoming[frame.source].fetch(frame.source_from, frame.nbytes)
         return self.buffers[frame.source][frame.source_from : frame.source_from + frame.nbytes]
 
     def target(self, frame: Frame) -> Bytes:
         """Memory that the frame is about to overwrite."""
+        if frame.target in self._incoming:
+            self._incoming[frame.target].fetch(frame.target_from, frame.nbytes)
         if self.undo is not None and frame.fresh and frame.target == "out":
             self.undo.save(frame.target_from, frame.nbytes)
         return self.buffers[frame.target][frame.target_from : frame.target_from + frame.nbytes]
+
+    def end(self, frame: Frame) -> None:
+        """The frame is done."""
+        self.done[frame.index] = 1
+        if self._outgoing is not None and frame.final and frame.target == "out":
+            self._outgoing.store(frame.target_from, frame.nbytes)
 
     def header(self, frame: Frame) -> bytes:
         attempt = self.attempt
@@ -140,7 +159,7 @@ class _Sender:
                 self._sent = sent
                 self.blocked = True
                 return
-            work.done[frame.index] = 1
+            work.end(frame)
             self._next += 1
             self._sent = 0
 
@@ -208,7 +227,7 @@ class _Receiver:
             if not work.ready(frame):
                 return True
             work.reduce(frame, self._bounce[: frame.nbytes])
-        work.done[frame.index] = 1
+        work.end(frame)
         self._next += 1
         self._got = 0
         self._target = None
@@ -304,7 +323,7 @@ def _copy_ready(work: _Work, copies: list[Frame]) -> list[Frame]:
     for frame in copies:
         if work.ready(frame):
             work.target(frame)[:] = work.source(frame)
-            work.done[frame.index] = 1
+            work.end(frame)
         else:
             later.append(frame)
     return later

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from ..clock import Clock
 from ..errors import CollcommError
+from ..transports.device import Device
 from ..types import Member, View
 from .handle import Conclusion, Handle
 from .operation import Operation
 from .queue import OperationQueue
+from .request import Request
 
 
 class LinkMaker(Protocol):
@@ -50,12 +52,15 @@ class AnyGroup(Protocol):
 
     def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any: ...
 
+    def stays_on_device(self, request: Request) -> bool: ...
+
     def show(self, view: View) -> None: ...
 
 
 class AnySession(Protocol):
     member: int
     failure: CollcommError | None
+    device: Device | None
     steps: int
 
     @property

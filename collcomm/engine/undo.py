@@ -8,22 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+from .memory import HOST, Memory
 
 
 class UndoLog:
-    """``memory``: the caller's array; ``spare``: as many bytes of scratch."""
+    """``memory``: the bytes of the caller's array; ``spare``: as many bytes of scratch; ``place``: where both lie."""
 
-    def __init__(self, memory: Bytes, spare: Bytes):
+    def __init__(self, memory: Any, spare: Any, place: Memory = HOST):
+        self._copy = place.copy
         self._memory = memory
         self._spare = spare
         self._saved: list[tuple[int, int]] = []
 
     def save(self, start: int, nbytes: int) -> None:
         """Bytes ``start`` to ``start + nbytes`` are about to be overwritten for the first time."""
-        self._spare[start : start + nbytes] = self._memory[start : start + nbytes]
+        self._copy(self._spare[start : start + nbytes], self._memory[start : start + nbytes])
         self._saved.append((start, nbytes))
 
     def save_all(self) -> None:
@@ -32,5 +31,5 @@ class UndoLog:
     def roll_back(self) -> None:
         """Put back all that was saved."""
         for start, nbytes in self._saved:
-            self._memory[start : start + nbytes] = self._spare[start : start + nbytes]
+            self._copy(self._memory[start : start + nbytes], self._spare[start : start + nbytes])
         self._saved.clear()

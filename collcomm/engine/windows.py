@@ -33,17 +33,17 @@ from ..collectives import Action
 from ..transports.base import Window
 from ..transports.window import BASE, CALL, COUNT, EPOCH, FROZEN
 from .attempt import Attempt, Mismatch
+from .memory import HOST, Memory
 from .progress import Halted
 from .undo import UndoLog
 from .windowplan import SLOTS, Move, Place, WindowPlan
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _SEQ_MASK = 0xFFFF
 
 
 class SharedWindows:
     """The windows of one communicator's members in one view, by rank. ``alive(rank)`` raises LinkBroken for a dead one.
-    ``traffic``: where bytes "written" and "read" are counted."""
+    ``traffic``: where bytes "written" and "read" are counted. ``place``: where the windows and all buffers lie."""
 
     def __init__(
         self,
@@ -52,7 +52,10 @@ class SharedWindows:
         rank: int,
         alive: Callable[[int], None],
         traffic: Counter[str],
+        place: Memory = HOST,
     ):
+        self._copy = place.copy
+        self._reduce = place.reduce
         self._own = own
         self._traffic = traffic
         self._rank = rank
@@ -73,6 +76,7 @@ class SharedWindows:
     def open(self, attempt: Attempt) -> None:
         """Say that this rank is in the attempt's view, and wait until all are. Raises Halted, LinkBroken."""
         words = self._own.words
+        self._own.settle()
         words[CALL] = 0  # of no operation: a rank of the old view must not take what follows for the end of its own
         words[BASE] = words[COUNT]
         words[EPOCH] = attempt.epoch
@@ -95,7 +99,7 @@ class SharedWindows:
     def run(
         self,
         plan: WindowPlan,
-        buffers: Mapping[str, Bytes],
+        buffers: Mapping[str, Any],
         dtype: np.dtype[Any],
         ufunc: np.ufunc | None,
         attempt: Attempt,
@@ -187,24 +191,23 @@ class SharedWindows:
         start: int,
         slot: int,
         nbytes: int,
-        buffers: Mapping[str, Bytes],
+        buffers: Mapping[str, Any],
         dtype: np.dtype[Any],
         ufunc: np.ufunc | None,
         undo: UndoLog | None,
     ) -> None:
-        assert move.source is not None and move.target is not None
+        assert move.target is not None
         if undo is not None and move.fresh and move.target.buffer == "out":
             undo.save(move.target.start + start, nbytes)
-        source = self._memory(move.source, start, slot, nbytes, buffers)
         target = self._memory(move.target, start, slot, nbytes, buffers)
-        if move.other is None:
-            target[:] = source
+        if move.action is Action.COPY:
+            self._copy(target, self._memory(move.sources[0], start, slot, nbytes, buffers))
         else:
             assert ufunc is not None
-            other = self._memory(move.other, start, slot, nbytes, buffers)
-            ufunc(source.view(dtype), other.view(dtype), out=target.view(dtype))
+            parts = [self._memory(place, start, slot, nbytes, buffers) for place in move.sources]
+            self._reduce(ufunc, dtype, parts, target)
 
-    def _memory(self, place: Place, start: int, slot: int, nbytes: int, buffers: Mapping[str, Bytes]) -> Bytes:
+    def _memory(self, place: Place, start: int, slot: int, nbytes: int, buffers: Mapping[str, Any]) -> Any:
         if place.owner < 0:
             first = place.start + start
             return buffers[place.buffer][first : first + nbytes]

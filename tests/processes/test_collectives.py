@@ -13,7 +13,7 @@ import pytest
 import collcomm
 from tests.support.peers import run_peers
 
-pytestmark = pytest.mark.usefixtures("each_transport")
+pytestmark = pytest.mark.usefixtures("every_transport")
 
 REDUCERS: dict[str, Callable[[Any, Any], Any]] = {
     "sum": np.add,

@@ -16,11 +16,11 @@ import pytest
 from collcomm.transports.window import OwnWindow, supported
 
 import collcomm
-from collcomm.engine.windowplan import window_bytes
+from collcomm.engine.windowplan import WINDOW_BYTES
 from tests.support.peers import run_peers, run_peers_at
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
-BLOCKS = 3 * window_bytes() // 8 + 5  # elements that go through a window in several blocks
+BLOCKS = 3 * WINDOW_BYTES // 8 + 5  # elements that go through a window in several blocks
 
 
 def windows() -> int:
@@ -29,7 +29,7 @@ def windows() -> int:
 
 
 def has_windows(comm: collcomm.Communicator) -> bool:
-    return comm._group._windows is not None
+    return comm._group._in_host.shared is not None
 
 
 def check_all(comm: collcomm.Communicator, size: int) -> None:

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 import collcomm
+import collcomm.joining
+from tests.support.lazydevice import LazyDevice
+from tests.support.ondevice import OnDevice
 
 KINDS = (
     "all_reduce",
@@ -85,7 +88,8 @@ def one_turn(comm: collcomm.Communicator, turn: int) -> str:
     if kind in ("reduce", "gather") and me != before.ids[root]:
         assert result is None
     else:
-        np.testing.assert_array_equal(result, expected())
+        what = f"{kind} of {rows} rows, {before.ids} -> {there}, in place: {in_place}"
+        np.testing.assert_array_equal(result, expected(), err_msg=what)
     if not in_place:
         np.testing.assert_array_equal(mine, kept)
     return kind
@@ -104,11 +108,22 @@ def take_turns(comm: collcomm.Communicator, stop: str) -> int:
 
 
 def live(
-    address: str, name: str, min_size: int, stop: str, report: Connection, protection: Mapping[str, Any] | None = None
+    address: str,
+    name: str,
+    min_size: int,
+    stop: str,
+    report: Connection,
+    protection: Mapping[str, Any],
+    on_devices: str,
 ) -> None:
     """The life of one peer: turns until ``stop`` exists."""
     try:
-        comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60, **(protection or {}))
+        if on_devices:
+            collcomm.joining.find_device = LazyDevice  # type: ignore[assignment]
+            os.environ["COLLCOMM_TRANSPORTS"] = on_devices
+        comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60, **protection)
+        if on_devices:
+            comm = OnDevice(comm)  # type: ignore[assignment]
         report.send(("joined", name, comm.view.epoch))
         turn = take_turns(comm, stop)
         final = comm.all_gather_object([name, turn])
@@ -124,7 +139,7 @@ def live(
 @dataclass
 class Churn:
     """Keeps a group of processes alive under fire. ``seed`` decides who is hit, when and how. ``protection``: ``secret`` or
-    ``keys`` of coordinator and peers."""
+    ``keys`` of coordinator and peers. ``on_devices``: data lies on devices, and these are the transports."""
 
     seed: int
     stop: Path
@@ -132,6 +147,7 @@ class Churn:
     least: int = 2
     stopped_share: float = 0.1
     protection: Mapping[str, Any] = field(default_factory=dict)
+    on_devices: str = ""
     events: list[str] = field(default_factory=list)
     peers: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, Connection] = field(default_factory=dict)
@@ -170,7 +186,9 @@ class Churn:
         name = f"peer-{len(self.reports)}"
         hear, tell = context.Pipe(duplex=False)
         process = context.Process(
-            target=live, args=(address, name, 3, str(self.stop), tell, self.protection), daemon=True
+            target=live,
+            args=(address, name, 3, str(self.stop), tell, self.protection, self.on_devices),
+            daemon=True,
         )
         process.start()
         tell.close()

@@ -30,7 +30,7 @@ from collcomm.collectives import generate
 from collcomm.engine.attempt import Mismatch
 from collcomm.engine.progress import Halted
 from collcomm.engine.request import request
-from collcomm.engine.windowplan import compile_windows, window_bytes
+from collcomm.engine.windowplan import WINDOW_BYTES, compile_windows
 from collcomm.engine.windows import SharedWindows
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
@@ -170,7 +170,7 @@ class Turn:
 
 
 def ranks(n: int) -> list[SharedWindows]:
-    windows = [OwnWindow(window_bytes()) for _ in range(n)]
+    windows = [OwnWindow(WINDOW_BYTES) for _ in range(n)]
     return [
         SharedWindows(windows[r], {p: windows[p] for p in range(n) if p != r}, r, lambda rank: None, Counter())
         for r in range(n)
@@ -250,7 +250,7 @@ def test_nobody_begins_a_view_alone() -> None:
 
 
 def test_the_dead_are_noticed_while_waiting() -> None:
-    windows = [OwnWindow(window_bytes()) for _ in range(2)]
+    windows = [OwnWindow(WINDOW_BYTES) for _ in range(2)]
 
     def dead(rank: int) -> None:
         raise LinkBroken(7, "closed", "gone")

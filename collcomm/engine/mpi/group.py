@@ -79,6 +79,8 @@ class MpiGroup(Calls):
         self.operations += 1
         failed_at = 0.0
         progress = self.progress
+        if operation.incoming is not None:
+            operation.incoming.fetch_all()
         while True:
             if progress.failure is not None:
                 raise progress.failure
@@ -106,6 +108,7 @@ class MpiGroup(Calls):
             self.seconds_lost += time.monotonic() - failed_at
         if self.session.events is not None:
             self.session.events.completed()
+        operation.conclude(result)
         return result
 
     def _try(self, operation: Operation, seq: int, deadline: float) -> Array | None:
@@ -151,7 +154,7 @@ class MpiGroup(Calls):
         return result
 
     def _finished(self, operation: Operation, result: Array | None) -> Array | None:
-        if operation.finish is not None and result is not None:
+        if result is not None:
             operation.finish(result, operation.view.size)
         return result
 

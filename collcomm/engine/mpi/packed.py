@@ -124,8 +124,7 @@ class Packed:
             if self._n > 2:
                 for row in rows[2:]:
                     ufunc(out, row, out)
-        if operation.finish is not None:
-            operation.finish(out, self._n)
+        operation.finish(out, self._n)
         return out
 
     def _gathered(self, turn: int, operation: Operation) -> Array | None:

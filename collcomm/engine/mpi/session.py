@@ -12,6 +12,7 @@ import numpy as np
 from ...clock import SYSTEM
 from ...errors import CollcommError, CollectiveTimeout, CommunicatorClosed, JoinRejected, PeerLost
 from ...transports import host_identity
+from ...transports.device import Device
 from ...transports.mpi import Comm, CommFailed
 from ...transports.mpilinks import MpiTransport
 from ...types import Member, View
@@ -46,6 +47,7 @@ class MpiSession:
 
     def __init__(self, world: Comm, name: str, raise_on_loss: bool):
         self.clock = SYSTEM
+        self.device: Device | None = None  # set by who knows of one; arrays there go through host memory
         self.transport = MpiTransport()
         self.agent = NoCoordinator(self)
         self.member = world.rank

@@ -1,0 +1,116 @@
+"""Arrays on devices as arguments: worked on where they lie, or through a copy in host memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arrays import HostArray, lies_on_device
+from .engine import AnyGroup, Operation, PinnedMemory, Request, Staged
+from .engine.reduction import is_supported
+from .errors import UnsupportedTransport
+from .transports.cuda_ipc import find_device
+from .transports.device import Device
+
+
+class DeviceArray:
+    """As `HostArray`. ``flat``: the elements in one row; in host memory once it is staged."""
+
+    def __init__(self, value: Any, what: str, device: Device):
+        self.value = value
+        self.device = device
+        self.staged: Staged | None = None
+        accepted = device.accept(value, what)
+        if not is_supported(accepted.dtype):
+            raise TypeError(f"{what}: dtype {accepted.dtype} cannot be sent; convert it to a number type first")
+        self.dtype, self.shape = accepted.dtype, tuple(accepted.array.shape)
+        self.is_copy, self.ready = accepted.copied, accepted.ready
+        self._writable = accepted.writable
+        self._array = accepted.array
+        self.flat = self._memory = accepted.flat
+
+    def stage(self) -> Staged:
+        """From now on, ``flat`` is a copy in host memory, to be fetched and stored."""
+        if self.staged is None:
+            self.staged = Staged(self.device, self._memory.view(np.uint8), self.ready)
+            self.flat = self.staged.host.view(self.dtype)
+        return self.staged
+
+    def require_writable(self, what: str) -> None:
+        if not self._writable:
+            raise ValueError(f"{what} is read-only; give an array that can be written")
+
+    def part_from(self, target: DeviceArray) -> None:
+        """Make sure that this input shares no memory with ``target``: copy it if it does."""
+        if self.device.shares(self._memory, target._memory):
+            copy = self.device.empty(self._memory.size, self.dtype)
+            self.device.follow(self.ready)
+            self.device.copy(copy, self._memory)
+            self.device.finish()
+            self.flat = self._memory = copy
+
+    def write_back(self) -> None:
+        """Copy the elements to where the caller's non-contiguous array lies."""
+        if self.is_copy:
+            self.device.assign(self._array, self._memory)
+            self.device.finish()
+
+    def like(self, flat: Any, shape: tuple[int, ...]) -> Any:
+        """As many elements as ``flat`` has, from the first, in ``shape``, as the kind of array that the caller uses."""
+        return self.device.present(self._memory[: flat.size].reshape(shape), self.value)
+
+    def blank(self, shape: tuple[int, ...]) -> DeviceArray:
+        """A new array of the same kind and dtype."""
+        return DeviceArray(self.device.blank(self.value, shape, self.dtype), "out", self.device)
+
+
+AnyArray = HostArray | DeviceArray
+
+
+def array_of(value: Any, what: str, device: Device | None) -> AnyArray:
+    """An array argument. Raises TypeError for what is none, UnsupportedTransport where there is no way to its memory."""
+    if type(value) is np.ndarray or not lies_on_device(value):
+        return HostArray(value, what)
+    if device is None:
+        try:
+            device = find_device()
+        except UnsupportedTransport as error:
+            raise UnsupportedTransport(
+                f"{what} lies in device memory: {error}; or pass a copy in host memory"
+            ) from None
+    return DeviceArray(value, what, device)
+
+
+def place(group: AnyGroup, asked: Request, given: AnyArray | None, target: AnyArray | None) -> Request:
+    """Decide where an operation on these arrays is done: the request for that, the arrays staged where need be.
+
+    Raises TypeError where one is on a device and the other is not.
+    """
+    arrays = [array for array in (given, target) if array is not None]
+    devices = [array for array in arrays if isinstance(array, DeviceArray)]
+    if not devices:
+        return asked
+    if len(devices) != len(arrays):
+        raise TypeError(f"{asked.kind}: x and out must lie both in host memory, or both on the device")
+    if group.stays_on_device(asked):
+        return asked.on_device
+    for array in devices:
+        array.stage()
+    return asked
+
+
+def equip(operation: Operation, given: AnyArray | None, target: AnyArray | None) -> None:
+    """Tell ``operation`` what `place` has decided."""
+    for array in (given, target):
+        if not isinstance(array, DeviceArray):
+            continue
+        if array.staged is None:
+            operation.place = operation.device = array.device
+            operation.ready = (*operation.ready, array.ready)
+        else:
+            operation.place = PinnedMemory(array.device)
+    if isinstance(given, DeviceArray):
+        operation.incoming = given.staged
+    if isinstance(target, DeviceArray):
+        operation.outgoing = target.staged

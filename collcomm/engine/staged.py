@@ -1,0 +1,83 @@
+"""A device's array and its copy in host memory, for operations whose members do not all meet on devices of one host.
+
+Only what is about to be read is waited for, and the block behind it is on its way meanwhile; results go back as they become
+final. So the copies hide behind the network, which is slower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..transports.device import Device, Mark
+from .memory import HostMemory
+
+BLOCK_BYTES = 1 << 22
+
+
+class Staged:
+    """``array``: flat bytes on ``device``, which may be read after ``ready``. ``host``: as many bytes."""
+
+    def __init__(self, device: Device, array: Any, ready: Mark):
+        self.host = device.pinned(array.nbytes)
+        self._device = device
+        self._array = array
+        self._ready: Mark | None = ready
+        self._marks: list[Mark] = [None] * -(-array.nbytes // BLOCK_BYTES)  # of the blocks that are on their way
+        self._there = bytearray(len(self._marks))
+        self._stored = 0
+
+    def fetch(self, start: int, nbytes: int) -> None:
+        """Bytes from ``start`` are in ``host`` when this returns."""
+        if not nbytes:
+            return
+        first, last = start // BLOCK_BYTES, (start + nbytes - 1) // BLOCK_BYTES
+        for block in range(first, min(last + 2, len(self._marks))):
+            if self._marks[block] is None:
+                self._begin(block)
+        for block in range(first, last + 1):
+            if not self._there[block]:
+                self._device.reach(self._marks[block])
+                self._there[block] = 1
+
+    def fetch_all(self) -> None:
+        self.fetch(0, self._array.nbytes)
+
+    def _begin(self, block: int) -> None:
+        self._follow()
+        part = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+        self._device.copy(self.host[part], self._array[part])
+        self._marks[block] = self._device.mark()
+
+    def _follow(self) -> None:
+        if self._ready is not None:
+            self._device.follow(self._ready)
+            self._ready = None
+
+    def store(self, start: int, nbytes: int) -> None:
+        """These bytes of ``host`` are final."""
+        self._follow()
+        self._device.copy(self._array[start : start + nbytes], self.host[start : start + nbytes])
+        self._stored += nbytes
+
+    def restart(self) -> None:
+        """Nothing is final."""
+        self._stored = 0
+
+    def conclude(self, nbytes: int) -> None:
+        """The first ``nbytes`` of ``host`` are the result: when this returns, the device has them."""
+        self._follow()
+        if self._stored != nbytes:
+            self._device.copy(self._array[:nbytes], self.host[:nbytes])
+        self._device.finish()
+
+
+class PinnedMemory(HostMemory):
+    """Host memory that a device reads and writes while others work."""
+
+    def __init__(self, device: Device):
+        self._device = device
+
+    def empty(self, count: int, dtype: np.dtype[Any]) -> Any:
+        return self._device.pinned(count * dtype.itemsize).view(dtype)
