@@ -32,6 +32,8 @@ class Admission(Protocol):
 class Standing(Protocol):
     view: View
 
+    def fail(self, failure: CollcommError) -> None: ...
+
 
 class AnyGroup(Protocol):
     gid: int
