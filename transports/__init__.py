@@ -6,7 +6,7 @@ from .addresses import format_address, host_identity, local_address_towards, par
 from .base import Link, LinkBroken, Stream, Transport, TransportClosed
 from .shm import ShmRoute
 from .sockets import Route, SocketTransport
-from .tcp import TcpRoute, TcpTransport
+from .tcp import TcpRoute
 from .tls import Tls
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "SocketTransport",
     "Stream",
     "TcpRoute",
-    "TcpTransport",
     "Tls",
     "Transport",
     "TransportClosed",

@@ -22,6 +22,7 @@ import numpy as np
 from ..types import Member
 from .base import DropsLinks, LinkKey, TransportClosed
 from .mpi import Comm, CommFailed, Pending, leave_to_mpi
+from .poller import Wanted
 from .stream import SPINS, WAIT_SECONDS, SocketStream
 
 PIECE_BYTES = (1 << 18) + 64  # a frame with its header
@@ -213,20 +214,12 @@ class MpiTransport(DropsLinks):
         self._closed = True
 
 
-class MpiPoller:
+class MpiPoller(Wanted):
     """poll(2) over `MpiSocket`s."""
 
     def __init__(self, sockets: dict[int, MpiSocket]):
+        super().__init__()
         self._sockets = sockets
-        self._wanted: dict[int, int] = {}
-
-    def want(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] = self._wanted.get(descriptor, 0) | events
-
-    def forget(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] &= ~events
-        if not self._wanted[descriptor]:
-            del self._wanted[descriptor]
 
     def poll(self, certain: list[int]) -> list[tuple[int, int]]:
         """Ready descriptors after a few milliseconds at most; ``certain`` ones are readable in any case."""

@@ -8,6 +8,21 @@ import select
 from .stream import SPINS, WAIT_SECONDS
 
 
+class Wanted:
+    """The descriptors for which a poller without a kernel looks, and the events that are wanted of each."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[int, int] = {}
+
+    def want(self, descriptor: int, events: int) -> None:
+        self._wanted[descriptor] = self._wanted.get(descriptor, 0) | events
+
+    def forget(self, descriptor: int, events: int) -> None:
+        self._wanted[descriptor] &= ~events
+        if not self._wanted[descriptor]:
+            del self._wanted[descriptor]
+
+
 class SocketPoller:
     """poll(2) over descriptors that are wanted for reading, writing, or both."""
 

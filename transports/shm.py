@@ -70,9 +70,6 @@ class ShmRoute:
         assert isinstance(line, socket.socket)
         return SocketStream(line, member)
 
-    def close(self) -> None:
-        """The door has closed the listener."""
-
 
 def _address(host: str, port: int) -> str:
     return f"\0collcomm/{host}/{port}"

@@ -1,4 +1,4 @@
-"""The transport of simulated peers: as `TcpTransport`, over connections in memory."""
+"""The transport of simulated peers: as `SocketTransport`, over connections in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _stream(end: SimSocket, member: int) -> TcpStream:
 
 
 class SimTransport(DropsLinks):
-    """As `TcpTransport`: the later member dials."""
+    """As `SocketTransport`: the later member dials."""
 
     offers = ("sim",)
 

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .poller import Wanted
+
 if TYPE_CHECKING:
     from .sim import SimTransport
 
@@ -280,20 +282,12 @@ class SimSocket:
         self._scheduler.park(waiter, LOOK_SECONDS)
 
 
-class SimPoller:
+class SimPoller(Wanted):
     """poll(2) over simulated sockets."""
 
     def __init__(self, network: Network):
+        super().__init__()
         self._network = network
-        self._wanted: dict[int, int] = {}
-
-    def want(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] = self._wanted.get(descriptor, 0) | events
-
-    def forget(self, descriptor: int, events: int) -> None:
-        self._wanted[descriptor] &= ~events
-        if not self._wanted[descriptor]:
-            del self._wanted[descriptor]
 
     def poll(self, certain: list[int]) -> list[tuple[int, int]]:
         ready = self._ready(certain)

@@ -37,7 +37,8 @@ MAX_STREAMS = 64
 
 
 class Route(Protocol):
-    """One way in which connections are made. ``streams``: connections per link; ``tls``: what the door speaks, if anything."""
+    """One way in which connections are made. ``listener``: the transport closes it; ``streams``: connections per link; ``tls``:
+    what the door speaks, if anything."""
 
     name: str
     listener: socket.socket
@@ -50,8 +51,6 @@ class Route(Protocol):
         """A connection to ``member``, not blocking. Raises OSError."""
 
     def stream(self, line: Line, member: int) -> SocketStream: ...
-
-    def close(self) -> None: ...
 
 
 class SocketLink:
@@ -180,8 +179,6 @@ class SocketTransport(DropsLinks):
             self._changed.notify_all()
         for door in self._doors:
             door.close()
-        for route in self.routes:
-            route.close()
         self._drop(lambda key: True)
 
     # -- dialling ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..types import Member
 from .door import Line
-from .sockets import ANSWER_SECONDS, MAX_STREAMS, SocketTransport, await_socket
+from .sockets import ANSWER_SECONDS, MAX_STREAMS, await_socket
 from .stream import TcpStream
 from .tls import Tls, TlsLine, TlsStream
 
@@ -60,18 +60,6 @@ class TcpRoute:
 
     def stream(self, line: Line, member: int) -> TcpStream:
         return TlsStream(line, member) if isinstance(line, TlsLine) else TcpStream(line, member)
-
-    def close(self) -> None:
-        """The door has closed the listener."""
-
-
-class TcpTransport(SocketTransport):
-    """TCP alone, see `TcpRoute`."""
-
-    def __init__(self, host: str = "", port: int = 0, streams: int = 1, tls: Tls | None = None):
-        route = TcpRoute(host, port, streams, tls)
-        self.port = route.port
-        super().__init__([route])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,6 @@ Locks are taken in the order session, then progress.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 
 from ..clock import SYSTEM, Clock
@@ -17,16 +16,17 @@ from ..transports.base import LinkBroken
 from ..transports.device import Device
 from ..types import Call, GroupReport, Outcome, View
 from .attempt import Attempt
-from .events import EventLog
+from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
 
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
-class Session:
+class Session(SharedFate[Group]):
     """Made by `join`; ``view`` is the newest view that the coordinator has announced. ``device``: of this peer, if it has one."""
 
     def __init__(self, transport: SocketTransport, streams: int, clock: Clock = SYSTEM, device: Device | None = None):
+        super().__init__()
         self.clock = clock
         self.transport = transport
         self.streams = streams
@@ -34,11 +34,6 @@ class Session:
         self.agent: Agent  # set by `enter`, before anything can happen
         self.member = -1
         self.view = View(-1, ())
-        self.groups: dict[int, Group] = {}
-        self.failure: CollcommError | None = None
-        self.events: EventLog | None = None
-        self.steps = 0  # calls of step() that have returned
-        self._lock = threading.RLock()
         self._admitted = clock.condition(self._lock)
         self._admitted_view: View | None = None
         self._halted = False
@@ -169,14 +164,8 @@ class Session:
         self.close(CommunicatorClosed(f"{why}; this peer has left the group, join again"))
 
     def fail(self, error: CollcommError) -> None:
-        """Every present and future call raises ``error``."""
         with self._lock:
-            if self.failure is None:
-                self.failure = error
-                if self.events is not None:
-                    self.events.ended(error)
-            for group in self.groups.values():
-                group.progress.fail(self.failure)
+            super().fail(error)
             self._admitted.notify_all()
 
     def close(self, error: CollcommError | None = None) -> None:
@@ -197,12 +186,3 @@ class Session:
         sent, received = self.transport.traffic()
         windows = [group.window_traffic for group in self.groups.values()]
         return sent + sum(count["written"] for count in windows), received + sum(count["read"] for count in windows)
-
-    def totals(self) -> dict[str, float]:
-        """Since joining, over all communicators of this peer."""
-        groups = list(self.groups.values())
-        return {
-            "operations": sum(group.operations for group in groups),
-            "steps": self.steps,
-            "seconds_lost": sum(group.seconds_lost for group in groups),
-        }

@@ -34,6 +34,8 @@ class Admission(Protocol):
 class Standing(Protocol):
     view: View
 
+    def fail(self, failure: CollcommError) -> None: ...
+
 
 class AnyGroup(Protocol):
     gid: int

@@ -79,9 +79,10 @@ def compile_windows(
     moves: list[Move] = []
     written: set[Span] = set()
     for step in schedule.steps:
-        private = next((span for span in (step.source, step.target, step.other) if _is_private(span)), None)
+        private = next((span for span in (step.source, step.target, step.other) if span and span.owner < 0), None)
         edges = bounds[private.buffer] if private is not None else bounds["out" if "out" in bounds else "in"]
-        piece = private.first if private is not None else _piece(step.target)
+        moved = private or step.target  # within windows, the piece that has its cell's number
+        piece = moved.first if moved else 0
         spans = [span for span in (step.source, step.other) if span is not None]
         move = Move(
             step.action,
@@ -121,15 +122,6 @@ def _goes_on(one: Move, other: Move) -> bool:
 
 def _is_window(place: Place | None, other_than: int = -1) -> bool:
     return place is not None and place.owner >= 0 and place.owner != other_than
-
-
-def _is_private(span: Span | None) -> bool:
-    return span is not None and span.owner < 0
-
-
-def _piece(target: Span | None) -> int:
-    """The number of the piece that a step within windows moves: its cell has the same."""
-    return target.first if target is not None else 0
 
 
 def _place(span: Span, bounds: Mapping[str, Sequence[int]], itemsize: int, cell: int, in_place: bool) -> Place:

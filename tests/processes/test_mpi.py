@@ -14,9 +14,9 @@ import pytest
 
 import collcomm
 from collcomm.bench.mpilaunch import PREFIX, SEGMENTS, run_ranks, why_not
-from tests.support.mpirank import PLAIN
+from tests.support.contract import ALONE, CONTRACT
 
-PROGRAM = (str(Path(__file__).resolve().parents[1] / "support" / "mpirank.py"),)
+PROGRAM = ("-m", "tests.support.mpirank")
 RUN_SECONDS = 40.0
 Events = list[dict[str, Any]]
 
@@ -45,14 +45,14 @@ def _done(events: Events, case: str) -> list[int]:
 
 @pytest.mark.parametrize(("n", "ulfm"), [(2, False), (4, False), (3, True)], ids=["2", "4", "3-ulfm"])
 def test_everything_that_a_communicator_does(n: int, ulfm: bool) -> None:
-    events = _run(n, {"cases": list(PLAIN)}, ulfm)
-    for case in PLAIN:
+    events = _run(n, {"cases": list(CONTRACT)}, ulfm)
+    for case in CONTRACT:
         assert _done(events, case) == list(range(n)), case
 
 
 def test_one_rank_alone() -> None:
-    events = _run(1, {"cases": ["reductions", "kinds", "large", "asynchronous", "bits"]})
-    assert _done(events, "bits") == [0]
+    events = _run(1, {"cases": list(ALONE)})
+    assert all(_done(events, case) == [0] for case in ALONE)
 
 
 @pytest.mark.parametrize("ulfm", [False, True], ids=["plain", "ulfm"])

@@ -17,6 +17,7 @@ from collcomm.transports.window import OwnWindow, supported
 
 import collcomm
 from collcomm.engine.windowplan import WINDOW_BYTES
+from tests.support.contract import kinds, uneven
 from tests.support.peers import run_peers, run_peers_at
 
 pytestmark = pytest.mark.skipif(bool(supported()), reason=supported())
@@ -33,29 +34,9 @@ def has_windows(comm: collcomm.Communicator) -> bool:
 
 
 def check_all(comm: collcomm.Communicator, size: int) -> None:
-    """Every kind, from every root, on int64 of ``size`` rows per rank."""
-    n, rank = comm.size, comm.rank
-    given = [np.arange(n * size) * 3 + 7 * other for other in range(n)]
-    mine, total = given[rank], np.sum(given, axis=0)
-    own = slice(rank * size, (rank + 1) * size)
-    np.testing.assert_array_equal(comm.all_reduce(mine), total)
-    in_place = mine.copy()
-    assert comm.all_reduce(in_place, out=in_place) is in_place
-    np.testing.assert_array_equal(in_place, total)
-    np.testing.assert_array_equal(comm.reduce_scatter(mine), total[own])
-    np.testing.assert_array_equal(comm.all_gather(mine[:size]), np.concatenate([g[:size] for g in given]))
-    np.testing.assert_array_equal(comm.all_to_all(mine), np.concatenate([g[own] for g in given]))
-    counts = [size + 3 * other for other in range(n)]
-    uneven = comm.all_gather(np.full(counts[rank], rank), counts=counts)
-    np.testing.assert_array_equal(uneven, np.repeat(range(n), counts))
-    for root in range(n):
-        np.testing.assert_array_equal(comm.broadcast(mine, root=root), given[root])
-        reduced, gathered = comm.reduce(mine, root=root), comm.gather(mine[:size], root=root)
-        if rank == root:
-            np.testing.assert_array_equal(reduced, total)
-            np.testing.assert_array_equal(gathered, np.concatenate([g[:size] for g in given]))
-        block = comm.scatter(mine if rank == root else None, root=root, out=np.empty(size, mine.dtype))
-        np.testing.assert_array_equal(block, given[root][own])
+    """Every kind, from every root, of ``size`` integers per rank, also in uneven blocks."""
+    kinds(comm, (size,), width=1)
+    uneven(comm, (-(-size // 9),))
 
 
 @pytest.mark.parametrize(("n", "size"), [(2, BLOCKS), (3, BLOCKS), (5, 1), (5, 30_011), (3, 0)])

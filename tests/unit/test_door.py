@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from collcomm.transports import TcpTransport, door
+from collcomm.transports import SocketTransport, TcpRoute, door
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import Greeting
 from collcomm.transports.sockets import SocketLink
@@ -26,16 +26,21 @@ def keys_of(member: int, epoch: int) -> dict[int, bytes]:
     return dict(zip(MEMBERS, pair_keys(view_secret(b"s" * 32, epoch), member, MEMBERS), strict=True))
 
 
-def peer(member: int, epoch: int, streams: int = 1) -> TcpTransport:
-    transport = TcpTransport("127.0.0.1", 0, streams)
+def peer(member: int, epoch: int, streams: int = 1) -> SocketTransport:
+    transport = SocketTransport([TcpRoute("127.0.0.1", 0, streams)])
     transport.introduce(member)
     if epoch:
         transport.admit(epoch, keys_of(member, epoch))
     return transport
 
 
-def row(transport: TcpTransport, member: int) -> Member:
-    return Member(member, f"peer-{member}", "127.0.0.1", transport.port)
+def port(transport: SocketTransport) -> int:
+    number: int = transport.routes[0].listener.getsockname()[1]
+    return number
+
+
+def row(transport: SocketTransport, member: int) -> Member:
+    return Member(member, f"peer-{member}", "127.0.0.1", port(transport))
 
 
 def in_time() -> Callable[[], None]:
@@ -141,7 +146,7 @@ def test_a_listener_that_knows_no_key_is_found_out() -> None:
 def test_a_crowd_that_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     monkeypatch.setattr(door, "MOST_STRANGERS", 20)
     with closing(peer(1, 4)) as first, closing(peer(2, 4)) as second:
-        crowd = [socket.create_connection(("127.0.0.1", first.port), WAIT_SECONDS) for _ in range(100)]
+        crowd = [socket.create_connection(("127.0.0.1", port(first)), WAIT_SECONDS) for _ in range(100)]
         talk(second.link(0, 0, row(first, 1), in_time()), first.link(0, 0, row(second, 2), in_time()))
         for sock in crowd:
             sock.close()
@@ -162,7 +167,7 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPa
 def test_rubbish_at_the_door(data: bytes, warnings: list[str]) -> None:
     with closing(peer(1, 4)) as first, closing(peer(2, 4)) as second:
         for _ in range(3):
-            with socket.create_connection(("127.0.0.1", first.port), WAIT_SECONDS) as sock:
+            with socket.create_connection(("127.0.0.1", port(first)), WAIT_SECONDS) as sock:
                 sock.settimeout(WAIT_SECONDS)
                 sock.sendall(data)
                 try:
@@ -176,7 +181,7 @@ def test_rubbish_at_the_door(data: bytes, warnings: list[str]) -> None:
 
 def test_who_never_speaks_is_dropped_in_time(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     monkeypatch.setattr(door, "GREETING_SECONDS", 0.2)
-    with closing(peer(1, 4)) as first, socket.create_connection(("127.0.0.1", first.port), WAIT_SECONDS) as sock:
+    with closing(peer(1, 4)) as first, socket.create_connection(("127.0.0.1", port(first)), WAIT_SECONDS) as sock:
         sock.settimeout(WAIT_SECONDS)
         assert sock.recv(1) == b""
         assert len(warnings) == 1 and "within 0.2 s" in warnings[0]

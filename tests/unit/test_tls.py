@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from collcomm.transports import TcpTransport, Tls
+from collcomm.transports import SocketTransport, TcpRoute, Tls
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.stream import TcpStream
 from collcomm.transports.tls import TlsStream
@@ -149,12 +149,13 @@ def test_damage_on_the_way_breaks_the_link(narrow: tuple[TlsStream, TlsStream]) 
 
 def attempt(first: Tls | None, second: Tls | None) -> tuple[type, type]:
     """The kinds of streams of a link between two peers who know the right keys; raises what dialling raises."""
-    with closing(TcpTransport("127.0.0.1", tls=first)) as near, closing(TcpTransport("127.0.0.1", tls=second)) as far:
+    routes = [TcpRoute("127.0.0.1", tls=tls) for tls in (first, second)]
+    with closing(SocketTransport(routes[:1])) as near, closing(SocketTransport(routes[1:])) as far:
         rows = []
-        for member, transport in ((1, near), (2, far)):
+        for member, transport, route in ((1, near, routes[0]), (2, far, routes[1])):
             transport.introduce(member)
             transport.admit(1, {1: KEY, 2: KEY})
-            rows.append(Member(member, f"peer-{member}", "127.0.0.1", transport.port))
+            rows.append(Member(member, f"peer-{member}", "127.0.0.1", route.port))
         deadline = time.monotonic() + WAIT_SECONDS
 
         def check() -> None:

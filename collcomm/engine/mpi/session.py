@@ -16,7 +16,7 @@ from ...transports.device import Device
 from ...transports.mpi import Comm, CommFailed
 from ...transports.mpilinks import MpiTransport
 from ...types import Member, View
-from ..events import EventLog
+from ..fate import SharedFate
 from ..group import STATE_GID, WORLD_GID
 from .group import MpiGroup
 from .recovery import within
@@ -42,21 +42,17 @@ class NoCoordinator:
         world.queue.run(lambda: lambda: world.leave(deadline), "leave")
 
 
-class MpiSession:
+class MpiSession(SharedFate[MpiGroup]):
     """``world``: all ranks of the job. Collective: all ranks make theirs at the same time."""
 
     def __init__(self, world: Comm, name: str, raise_on_loss: bool):
+        super().__init__()
         self.clock = SYSTEM
         self.device: Device | None = None  # set by who knows of one; arrays there go through host memory
         self.transport = MpiTransport()
         self.agent = NoCoordinator(self)
         self.member = world.rank
-        self.groups: dict[int, MpiGroup] = {}
-        self.failure: CollcommError | None = None
-        self.events: EventLog | None = None
-        self.steps = 0
         self.raise_on_loss = raise_on_loss
-        self._lock = threading.RLock()
         self._closed = threading.Event()
         self._watcher: threading.Thread | None = None
         try:
@@ -158,16 +154,6 @@ class MpiSession:
         """This rank stopped in the middle of an operation."""
         self.close(CommunicatorClosed(f"{why}; this peer has left the group, start the job again"))
 
-    def fail(self, error: CollcommError) -> None:
-        """Every present and future call raises ``error``."""
-        with self._lock:
-            if self.failure is None:
-                self.failure = error
-                if self.events is not None:
-                    self.events.ended(error)
-            for group in self.groups.values():
-                group.progress.fail(self.failure)
-
     def close(self, error: CollcommError | None = None) -> None:
         with self._lock:
             if self._closed.is_set():
@@ -189,12 +175,3 @@ class MpiSession:
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far; of MPI's own collectives, the input and the result."""
         return self.transport.traffic()
-
-    def totals(self) -> dict[str, float]:
-        """Since joining, over all communicators of this peer."""
-        groups = list(self.groups.values())
-        return {
-            "operations": sum(group.operations for group in groups),
-            "steps": self.steps,
-            "seconds_lost": sum(group.seconds_lost for group in groups),
-        }

@@ -1,0 +1,42 @@
+"""What the communicators of one peer share, whatever carries them: their end, their events, and their sums."""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, TypeVar
+
+from ..errors import CollcommError
+from .events import EventLog
+from .surface import AnyGroup
+
+G = TypeVar("G", bound=AnyGroup)
+
+
+class SharedFate(Generic[G]):
+    """``groups``: the communicators, by number. Once one of them cannot go on, for ``failure``, none can."""
+
+    def __init__(self) -> None:
+        self.groups: dict[int, G] = {}
+        self.failure: CollcommError | None = None
+        self.events: EventLog | None = None
+        self.steps = 0  # calls of step() that have returned
+        self._lock = threading.RLock()
+
+    def fail(self, error: CollcommError) -> None:
+        """Every present and future call raises ``error``."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+                if self.events is not None:
+                    self.events.ended(error)
+            for group in self.groups.values():
+                group.progress.fail(self.failure)
+
+    def totals(self) -> dict[str, float]:
+        """Since joining, over all communicators of this peer."""
+        groups = list(self.groups.values())
+        return {
+            "operations": sum(group.operations for group in groups),
+            "steps": self.steps,
+            "seconds_lost": sum(group.seconds_lost for group in groups),
+        }
