@@ -43,9 +43,13 @@ def _done(events: Events, case: str) -> list[int]:
     return sorted(event["rank"] for event in events if event["event"] == "done" and event["case"] == case)
 
 
-@pytest.mark.parametrize(("n", "ulfm"), [(2, False), (4, False), (3, True)], ids=["2", "4", "3-ulfm"])
-def test_everything_that_a_communicator_does(n: int, ulfm: bool) -> None:
-    events = _run(n, {"cases": list(CONTRACT)}, ulfm)
+@pytest.mark.parametrize(
+    ("n", "ulfm", "on_devices"),
+    [(2, False, False), (4, False, False), (3, True, False), (3, False, True)],
+    ids=["2", "4", "3-ulfm", "3-on-devices"],
+)
+def test_everything_that_a_communicator_does(n: int, ulfm: bool, on_devices: bool) -> None:
+    events = _run(n, {"cases": list(CONTRACT), "on_devices": on_devices}, ulfm)
     for case in CONTRACT:
         assert _done(events, case) == list(range(n)), case
 

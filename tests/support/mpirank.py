@@ -1,7 +1,8 @@
 """One rank of a test under mpirun: runs the checks that its argument names, and tells how they ended.
 
 Run as ``mpirun -n N python -m tests.support.mpirank '{"cases": ["reductions", ...]}'``: names of the contract's checks, or
-of those below, after which this rank is no longer in its group. With "seed", victims die (`mpideaths`).
+of those below, after which this rank is no longer in its group. With "seed", victims die (`mpideaths`); with "on_devices", arrays
+lie on a `LazyDevice`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import traceback
 import numpy as np
 
 import collcomm
+import collcomm.devicearrays
 from collcomm.bench.launch import die_with_parent
 from collcomm.bench.mpilaunch import emit
 from tests.support.contract import CONTRACT, Comm, equal, raises
+from tests.support.lazydevice import LazyDevice
 from tests.support.mpideaths import dying, dying_everywhere
+from tests.support.ondevice import OnDevice
 
 
 def parting_words(comm: Comm) -> None:
@@ -107,6 +111,10 @@ def main() -> None:
         if "seed" in case:
             (dying_everywhere if case.get("everywhere") else dying)(comm, case)
             return
+        if case.get("on_devices"):
+            device = LazyDevice()
+            collcomm.devicearrays.find_device = lambda: device  # type: ignore[assignment,return-value]
+            comm = OnDevice(comm)  # type: ignore[assignment]
         for name in case["cases"]:
             (ENDING.get(name) or CONTRACT[name])(comm)
             emit(event="done", case=name, rank=comm._session.member)
