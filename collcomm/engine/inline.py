@@ -16,6 +16,7 @@ from ..transports.base import Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
 from .attempt import Attempt
 from .plan import Plan
+from .reduction import combine
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -49,7 +50,7 @@ def run_inline(
             mine = buffers[message.source][start : start + nbytes].view(dtype)
             theirs = payload.view(dtype)
             left, right = (theirs, mine) if message.received_first else (mine, theirs)
-            ufunc(left, right, out=target.view(dtype))
+            combine(ufunc, left, right, target.view(dtype))
 
 
 def run_commit(attempt: Attempt) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
 OPS = ("sum", "avg", "prod", "min", "max", "band", "bor", "bxor")
 _UFUNCS: dict[str, np.ufunc] = {
     "sum": np.add,
@@ -39,3 +41,15 @@ def ufunc_for(op: str, dtype: np.dtype[Any]) -> np.ufunc:
     if op in ("min", "max") and dtype.kind == "c":
         raise TypeError(f"complex numbers have no order: op {op!r} is not defined for {dtype}")
     return _UFUNCS[op]
+
+
+def combine(ufunc: np.ufunc, left: Array, right: Array, out: Array) -> None:
+    """``left`` and ``right`` into ``out``, which may be one of them; the same bits whether it is or not.
+
+    One element, added to where the left one lies, numpy takes for the sum of an axis, and adds the other way round: of two
+    NaNs another is left over.
+    """
+    if out.size == 1:
+        out[:] = ufunc(left, right)
+    else:
+        ufunc(left, right, out=out)

@@ -18,6 +18,7 @@ from ..transports.base import Poller, Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
 from .attempt import Attempt
 from .plan import FRAME_BYTES, Frame, Plan
+from .reduction import combine
 from .staged import Staged
 from .undo import UndoLog
 
@@ -119,7 +120,7 @@ class _Work:
         assert self.ufunc is not None
         mine, theirs = self.source(frame).view(self.dtype), received.view(self.dtype)
         left, right = (theirs, mine) if frame.received_first else (mine, theirs)
-        self.ufunc(left, right, out=self.target(frame).view(self.dtype))
+        combine(self.ufunc, left, right, self.target(frame).view(self.dtype))
 
 
 class _Sender:

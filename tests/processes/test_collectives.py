@@ -10,7 +10,12 @@ from tests.support.contract import ALONE, CONTRACT, large
 from tests.support.peers import run_peers, run_peers_at
 
 pytestmark = pytest.mark.usefixtures("every_transport")
-GROUPS = {"kinds": (2, 3, 4, 5, 7), "uneven": (2, 4, 5), "bits": (2, 3, 5), "splitting": (2, 4)}  # 3 peers for the rest
+GROUPS = {
+    "kinds": (2, 3, 4, 5, 7),
+    "uneven": (2, 4, 5),
+    "bits": (2, 3, 4, 5, 7),
+    "splitting": (2, 4),
+}  # 3 peers for the rest
 CASES = [(name, n) for name in CONTRACT for n in GROUPS.get(name, (3,))]
 
 
