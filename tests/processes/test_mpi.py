@@ -64,6 +64,10 @@ def test_what_was_sent_before_leaving_arrives() -> None:
     assert _done(_run(2, {"cases": ["parting_words"]}), "parting_words") == [0, 1]
 
 
+def test_nothing_follows_a_message_that_was_cut_short() -> None:
+    assert _done(_run(2, {"cases": ["cut_short"]}), "cut_short") == [0, 1]
+
+
 def test_a_late_peer_is_named_and_the_group_goes_on() -> None:
     assert _done(_run(3, {"cases": ["expiring"]}, ulfm=True), "expiring") == [0, 1, 2]
 
