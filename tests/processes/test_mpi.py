@@ -14,6 +14,7 @@ import pytest
 
 import collcomm
 from collcomm.bench.mpilaunch import PREFIX, SEGMENTS, run_ranks, why_not
+from collcomm.bench.mpireference import MpiReference
 from tests.support.contract import ALONE, CONTRACT
 
 PROGRAM = ("-m", "tests.support.mpirank")
@@ -114,6 +115,20 @@ def test_without_ulfm_a_death_ends_the_job() -> None:
     case = {"seed": 1, "victims": [1], "after": 0.2}
     events = run_ranks(2, case, RUN_SECONDS, False, PROGRAM, excused=True)
     assert events[-1]["code"] != 0 and "signal 9" in events[-1]["said"]
+
+
+def test_the_reference_of_the_bench_leaves_no_segment() -> None:
+    def segments() -> set[Path]:
+        return set(SEGMENTS.glob("sm_segment*"))
+
+    before = segments()
+    reference = MpiReference(2)
+    try:
+        for out_of_place in (False, True):
+            assert len(reference.block(1 << 16, out_of_place, 0.01)) >= 2
+    finally:
+        reference.close()
+    assert segments() <= before
 
 
 # -- joining -----------------------------------------------------------------------------------------------------------
