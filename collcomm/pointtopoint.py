@@ -12,16 +12,16 @@ import numpy as np
 import xxhash
 
 from .arrays import Array
+from .arriving import FRAME_BYTES, Arriving, Check
 from .engine import AnyGroup, AnySession
 from .engine.handle import Conclusion, Handle
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
 from .transports.base import Link, LinkBroken, Stream
-from .transports.frames import HEADER_BYTES, BadFrame, Header, Kind, pack, unpack
+from .transports.frames import HEADER_BYTES, Kind, pack
 from .types import Member
 
 POINT_LINKS = 1  # purpose of a link, as in a greeting
-FRAME_BYTES = 1 << 20
 MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
 
 
@@ -32,7 +32,8 @@ class PointToPoint:
         self._session = session
         self._group = group
         self._lanes: dict[tuple[str, int], OperationQueue] = {}
-        self._stashed: dict[int, deque[tuple[int, int, Any]]] = {}
+        self._stashed: dict[int, deque[tuple[int, int, Array]]] = {}  # tag, dtype, data
+        self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
         self._lock = threading.Lock()
 
     def send(self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float) -> Any:
@@ -86,51 +87,89 @@ class PointToPoint:
     def _send(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
         data = flat.view(np.uint8)
         kind = _dtype_code(flat)
-        watch = _Watch(self._session, self._group, member, "send to", deadline)
+        check = _Watch(self._session, self._group, member, "send to", deadline).check
+        begun = False
         try:
-            stream = self._stream(member, watch)
+            stream = self._stream(member, check)
             for offset in range(0, max(1, data.size), FRAME_BYTES):
                 part = data[offset : offset + FRAME_BYTES]
                 header = pack(Kind.DATA, 0, tag, kind, data.size, part.size, offset // FRAME_BYTES)
-                _push(stream, header, part, watch)
+                sent = 0
+                while sent < HEADER_BYTES + part.size:
+                    taken = stream.send(header[sent:], part[max(0, sent - HEADER_BYTES) :])
+                    sent += taken
+                    begun = begun or taken > 0
+                    if not taken:
+                        check()
         except LinkBroken as broken:
             raise self._lost(member, broken) from None
+        except BaseException:
+            if begun:  # what came next would be taken for the rest of this message
+                self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
+            raise
 
     def _receive(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
         kind = _dtype_code(flat)
         target = flat.view(np.uint8)
+        check = _Watch(self._session, self._group, member, "recv from", deadline).check
+        try:
+            while True:
+                if self._unstash(member, tag, target, kind):
+                    return
+                stream = self._stream(member, check)
+                if self._stash_rest(member, stream, check):
+                    continue
+                message = Arriving(stream, check)
+                if message.tag == tag:
+                    break
+                self._stash(member, message)
+            try:
+                _fits(member, target.size, kind, message.size, message.kind)
+                message.fill(target, check)
+            except CollectiveMismatch:
+                message.discard(check)
+                raise
+            except BaseException:
+                message.give_up()
+                raise
+        except LinkBroken as broken:
+            raise self._lost(member, broken) from None
+
+    # -- messages with another tag than was asked for ------------------------------------------------------------------
+
+    def _unstash(self, member: Member, tag: int, target: Array, kind: int) -> bool:
         for index, (found, found_kind, data) in enumerate(self._stashed.get(member.id, ())):
             if found == tag:
                 del self._stashed[member.id][index]
                 _fits(member, target.size, kind, data.size, found_kind)
                 target[:] = data
-                return
-        watch = _Watch(self._session, self._group, member, "recv from", deadline)
-        try:
-            stream = self._stream(member, watch)
-            while True:
-                header = _read_header(stream, watch)
-                if header.seq == tag:
-                    break
-                self._stash(member, header, stream, watch)
-            _fits(member, target.size, kind, header.offset, header.fingerprint)
-            _fill(stream, header, target, watch)
-        except LinkBroken as broken:
-            raise self._lost(member, broken) from None
+                return True
+        return False
 
-    def _stash(self, member: Member, header: Header, stream: Stream, watch: _Watch) -> None:
+    def _stash(self, member: Member, message: Arriving) -> None:
+        """Make room for it; `_stash_rest` reads it."""
         stashed = self._stashed.setdefault(member.id, deque())
-        if header.offset + sum(data.size for _, _, data in stashed) > MAX_STASHED:
+        if message.size + sum(data.size for _, _, data in stashed) > MAX_STASHED:
+            message.put_back()
             raise CollectiveMismatch(
                 f"{member.name} has sent more than {MAX_STASHED >> 20} MiB with tags that nobody here asks for "
-                f"(tag {header.seq})"
+                f"(tag {message.tag})"
             )
-        data = np.empty(header.offset, np.uint8)
-        _fill(stream, header, data, watch)
-        stashed.append((header.seq, header.fingerprint, data))
+        self._half[member.id] = (message, np.empty(message.size, np.uint8))
 
-    def _stream(self, member: Member, watch: _Watch) -> Stream:
-        link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, watch.check)
+    def _stash_rest(self, member: Member, stream: Stream, check: Check) -> bool:
+        """Read what was begun to be stashed, if anything; a receive may have ended in the middle of it."""
+        message, data = self._half.get(member.id, (None, None))
+        if message is None or data is None:
+            return False
+        if message.stream is stream:  # else its connection has closed
+            message.fill(data, check)
+            self._stashed[member.id].append((message.tag, message.kind, data))
+        del self._half[member.id]
+        return True
+
+    def _stream(self, member: Member, check: Check) -> Stream:
+        link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, check)
         return link.streams[0]
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
@@ -164,43 +203,3 @@ def _fits(member: Member, size: int, kind: int, found_size: int, found_kind: int
     if size != found_size or kind != found_kind:
         dtype = "" if kind == found_kind else " of another dtype"
         raise CollectiveMismatch(f"{member.name} sent {found_size} bytes{dtype}, recv expects {size}")
-
-
-def _push(stream: Stream, header: bytes, part: Any, watch: _Watch) -> None:
-    sent, total = 0, HEADER_BYTES + part.size
-    while sent < total:
-        taken = stream.send(header[sent:], part[max(0, sent - HEADER_BYTES) :])
-        sent += taken
-        if not taken:
-            watch.check()
-
-
-def _read_header(stream: Stream, watch: _Watch) -> Header:
-    view = memoryview(bytearray(HEADER_BYTES))
-    _read(stream, view, watch)
-    try:
-        return unpack(view)
-    except BadFrame as error:
-        raise LinkBroken(stream.member, "closed", str(error)) from None
-
-
-def _fill(stream: Stream, header: Header, target: Any, watch: _Watch) -> None:
-    """Read the frames of a message, of which ``header`` is the first."""
-    position = 0
-    while True:
-        if position + header.length > target.size:
-            raise LinkBroken(stream.member, "closed", "a frame is longer than its message")
-        _read(stream, memoryview(target[position : position + header.length]), watch)
-        position += header.length
-        if position >= target.size:
-            return
-        header = _read_header(stream, watch)
-
-
-def _read(stream: Stream, view: memoryview, watch: _Watch) -> None:
-    got = 0
-    while got < len(view):
-        count = stream.receive(view[got:])
-        got += count
-        if not count:
-            watch.check()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..types import Member
-from .base import DropsLinks, LinkKey, TransportClosed
+from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
 from .mpi import Comm, CommFailed, Pending, leave_to_mpi
 from .poller import Wanted
 from .stream import SPINS, WAIT_SECONDS, SocketStream
@@ -162,6 +162,7 @@ class MpiTransport(DropsLinks):
         self.moved = [0, 0]  # bytes that native collectives took and gave
         self._wires: dict[int, tuple[Comm, dict[int, int]]] = {}
         self._links: dict[LinkKey, MpiLink] = {}
+        self._cut: set[LinkKey] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._gone = [0, 0]
@@ -175,6 +176,8 @@ class MpiTransport(DropsLinks):
         with self._lock:
             if self._closed:
                 raise TransportClosed("the communicator was closed")
+            if key in self._cut:
+                raise LinkBroken(member.id, "closed", "a message was cut short, and MPI has no second connection")
             found = self._links.get(key)
             if found is None:
                 comm, ranks = self._wires[gid]
@@ -184,6 +187,12 @@ class MpiTransport(DropsLinks):
 
     def poller(self) -> MpiPoller:
         return MpiPoller(self.sockets)
+
+    def drop_link(self, gid: int, purpose: int, member: int) -> None:
+        """For good: what came next would be taken for the rest of what was cut short."""
+        with self._lock:
+            self._cut.add((gid, purpose, member))
+        super().drop_link(gid, purpose, member)
 
     def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
         with self._lock:

@@ -115,17 +115,13 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
             for together in (False, True)
             for row in bench_state(n, size, together=together)
         ]
-    return bench_collective(
-        options.case,
-        n,
-        sizes(*DEFAULT_SIZES),
-        rounds=options.rounds,
-        against=options.against,
-        out_of_place=options.out_of_place,
-        dtype=options.dtype,
-        block=options.block,
-        transport=options.transport or ("tcp" if options.against == "tls" else "shm"),
-    )
+    transport = options.transport or ("tcp" if options.against == "tls" else "shm")
+    return bench_collective(options.case, n, sizes(*DEFAULT_SIZES), transport=transport, **_timing(options))
+
+
+def _timing(options: argparse.Namespace) -> dict[str, Any]:
+    """What times a collective, whatever carries it."""
+    return {name: getattr(options, name) for name in ("rounds", "against", "out_of_place", "dtype", "block")}
 
 
 def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int]]) -> list[dict[str, Any]]:
@@ -133,17 +129,7 @@ def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int
         return bench_mpi_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
     if options.case not in COLLECTIVES or options.against not in (None, "mpi"):
         raise SystemExit("--transport mpi goes with a collective or failure, and with --against mpi")
-    return bench_mpi(
-        options.case,
-        n,
-        sizes(*DEFAULT_SIZES),
-        rounds=options.rounds,
-        against=options.against,
-        out_of_place=options.out_of_place,
-        dtype=options.dtype,
-        block=options.block,
-        ulfm=options.ulfm,
-    )
+    return bench_mpi(options.case, n, sizes(*DEFAULT_SIZES), ulfm=options.ulfm, **_timing(options))
 
 
 def _state_size(n: int) -> str:

@@ -7,8 +7,12 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
+
+MAX_REPETITIONS = 1000
+WARM_UP = 3
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -32,6 +36,24 @@ def format_seconds(seconds: float) -> str:
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def timed(call: Callable[[], Any], count: int) -> list[float]:
+    """Seconds that each of ``count`` calls took."""
+    times = []
+    call()  # what another library did in between has left the caches and the scheduler elsewhere
+    for _ in range(count):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def repetitions(call: Callable[[], Any], seconds: float, slowest: Callable[[float], float]) -> int:
+    """How many calls fill a block of ``seconds``, measured by warming up. ``slowest`` makes of everybody's time the longest, so
+    that the number is equal at all peers."""
+    took = statistics.median([timed(call, WARM_UP) for _ in range(2)][-1])
+    return int(min(MAX_REPETITIONS, max(2, seconds / slowest(took))))
 
 
 def quantile(times: Sequence[float], share: float) -> float:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,17 @@ def emit(**event: Any) -> None:
         os.close(file)
 
 
-def run_ranks(
+@contextmanager
+def started(
     n: int,
     case: dict[str, Any],
-    timeout: float,
     ulfm: bool = False,
     program: Sequence[str] = BENCH_RANK,
-    excused: bool = False,
-) -> list[dict[str, Any]]:
-    """Run Python's ``program`` with ``case`` as ``n`` ranks; returns their events in the order in which they came.
-
-    Raises RuntimeError when mpirun fails, unless ``excused`` or a rank was meant to die, TimeoutError after ``timeout`` seconds.
-    """
+    stdin: int | None = None,
+    stderr: int | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """mpirun with ``n`` ranks, which end with the context, and the file to which they write their events. Its standard output
+    is a pipe."""
     mpirun = find_mpirun()
     if mpirun is None:
         raise RuntimeError(why_not())
@@ -72,19 +72,37 @@ def run_ranks(
         environment = {**child_environment(), "TMPDIR": folder, EVENTS: str(events)}
         process = subprocess.Popen(
             command,
+            stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=stderr,
             text=True,
             env=environment,
             preexec_fn=die_with_parent,
         )
         try:
+            yield process, events
+        finally:
+            _end(process)
+
+
+def run_ranks(
+    n: int,
+    case: dict[str, Any],
+    timeout: float,
+    ulfm: bool = False,
+    program: Sequence[str] = BENCH_RANK,
+    excused: bool = False,
+) -> list[dict[str, Any]]:
+    """Run Python's ``program`` with ``case`` as ``n`` ranks; returns their events in the order in which they came.
+
+    Raises RuntimeError when mpirun fails, unless ``excused`` or a rank was meant to die, TimeoutError after ``timeout`` seconds.
+    """
+    with started(n, case, ulfm, program, stderr=subprocess.STDOUT) as (process, events):
+        try:
             said, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             _end(process)
             raise TimeoutError(f"the ranks have not ended within {timeout:.0f} s; events: {_read(events)}") from None
-        finally:
-            _end(process)
         if process.returncode and not excused:
             raise RuntimeError(f"mpirun ended with code {process.returncode}: {said[-4000:]}")
         return [*_read(events), {"event": "exit", "code": process.returncode, "said": said}]
@@ -100,8 +118,9 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             pass
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

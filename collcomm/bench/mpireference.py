@@ -1,7 +1,4 @@
-"""Open MPI on the same work: a group of ranks under mpirun that times its all_reduce when told to, and sleeps in between.
-
-Run as ``mpirun ... python -m collcomm.bench.mpireference``; commands come on standard input, a JSON object a line.
-"""
+"""Open MPI on the same work: ranks under mpirun that time their all_reduce when they are told to, and sleep in between."""
 
 from __future__ import annotations
 
@@ -9,36 +6,30 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
-from ..transports.launchers import find_mpirun
-from .launch import die_with_parent
-from .mpilaunch import why_not
+from .measure import repetitions, timed
+from .mpilaunch import started
+from .workload import Call, raw_call
 
 IDLE_SECONDS = 0.01
 END_SECONDS = 10.0
+COMMAND_BYTES = 256
 
 
 class MpiReference:
-    """``n`` ranks, for as long as the context lasts. Raises RuntimeError where there is no mpirun."""
+    """``n`` ranks, until `close`. Raises RuntimeError where there is no mpirun."""
 
     def __init__(self, n: int):
-        mpirun = find_mpirun()
-        if mpirun is None:
-            raise RuntimeError(why_not())
-        command = [mpirun, "--allow-run-as-root", "--oversubscribe", "-n", str(n)]
-        self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", "collcomm.bench.mpireference"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            preexec_fn=die_with_parent,
-        )
+        self._stack = ExitStack()
+        self._process, _ = self._stack.enter_context(started(n, {"case": "reference"}, stdin=subprocess.PIPE))
 
-    def block(self, nbytes: int, count: int, in_place: bool) -> list[float]:
-        """Seconds of ``count`` reductions of ``nbytes`` of float32; 0: as many as fill half a second."""
+    def block(self, nbytes: int, out_of_place: bool, seconds: float) -> list[float]:
+        """Times of reductions of ``nbytes`` of float32, as many as fill about ``seconds``."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"nbytes": nbytes, "count": count, "in_place": in_place}) + "\n")
+        command = {"nbytes": nbytes, "out_of_place": out_of_place, "seconds": seconds}
+        self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
@@ -50,21 +41,22 @@ class MpiReference:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(END_SECONDS)
+            self._process.wait(END_SECONDS)  # with its commands, the ranks end
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(END_SECONDS)
+            pass
+        self._stack.close()
 
 
-def main() -> None:
+def serve(case: dict[str, Any]) -> None:
+    """The rank's side: commands come to rank 0 on its standard input, a JSON object a line; it answers with times."""
     import numpy as np
     from mpi4py import MPI
 
     comm = MPI.COMM_WORLD
 
-    def told() -> Any:
+    def told() -> dict[str, Any] | None:
         """The next command at all ranks; None at the end. Polls, since MPI waits by spinning."""
-        line = np.zeros(256, np.uint8)
+        line = np.zeros(COMMAND_BYTES, np.uint8)
         if comm.rank == 0:
             text = sys.stdin.readline().encode()
             line[: len(text)] = np.frombuffer(text, np.uint8)
@@ -72,27 +64,18 @@ def main() -> None:
         while not request.Test():
             time.sleep(IDLE_SECONDS)
         text = bytes(line).rstrip(b"\0")
-        return json.loads(text) if text else None
+        command: dict[str, Any] | None = json.loads(text) if text else None
+        return command
 
+    def slowest(took: float) -> float:
+        longest: float = comm.allreduce(took, MPI.MAX)
+        return longest
+
+    known: tuple[dict[str, Any], Call, int] | None = None  # the last command, and how often it is called
     while (command := told()) is not None:
-        x = np.ones(max(1, command["nbytes"] // 4), np.float32)  # zeros would be one page of memory
-        out = np.empty_like(x)
-        given = (MPI.IN_PLACE, x) if command["in_place"] else (x, out)
-        count = command["count"]
-        comm.Allreduce(*given)
-        if not count:
-            began = time.perf_counter()
-            comm.Allreduce(*given)
-            took = comm.allreduce(time.perf_counter() - began, MPI.MAX)
-            count = int(min(1000, max(2, 0.5 / took)))
-        times = []
-        for _ in range(count):
-            began = time.perf_counter()
-            comm.Allreduce(*given)
-            times.append(time.perf_counter() - began)
+        if known is None or known[0] != command:
+            call = raw_call(comm, "all_reduce", command["nbytes"], "float32", command["out_of_place"])
+            known = command, call, repetitions(call, command["seconds"], slowest)
+        times = timed(known[1], known[2])
         if comm.rank == 0:
             print(json.dumps(times), flush=True)
-
-
-if __name__ == "__main__":
-    main()

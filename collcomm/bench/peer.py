@@ -14,13 +14,12 @@ import numpy as np
 import collcomm
 
 from .hostpeer import host_peer
+from .measure import repetitions, timed
 from .mpireference import MpiReference
 from .statepeer import donor, newcomer
 from .workload import Call, gloo_call, our_call
 
 JOIN_SECONDS = 60.0
-MAX_REPETITIONS = 1000
-WARM_UP = 3
 
 
 def emit(**event: Any) -> None:
@@ -41,17 +40,19 @@ def collectives(case: dict[str, Any]) -> None:
             calls["tls"] = our_call(sealed, case["kind"], nbytes, case["dtype"], case["out_of_place"])
         if gloo is not None:
             calls["gloo"] = gloo_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
-        counts = {who: case.get("repetitions") or _repetitions(comm, call, case) for who, call in calls.items()}
+        counts = {
+            who: case.get("repetitions") or _repetitions(comm, call, case["block"]) for who, call in calls.items()
+        }
         times: dict[str, list[float]] = {who: [] for who in (*calls, "mpi")}
         gc.collect()
         gc.disable()
         for _ in range(case["rounds"]):
             for who, call in calls.items():
                 comm.barrier()
-                times[who] += _block(call, counts[who])
+                times[who] += timed(call, counts[who])
             comm.barrier()
             if mpi is not None:  # the others wait at the next barrier, asleep
-                times["mpi"] += mpi.block(nbytes, 0, not case["out_of_place"])
+                times["mpi"] += mpi.block(nbytes, case["out_of_place"], case["block"])
         gc.enable()
         if comm.rank == 0:
             emit(event="times", nbytes=nbytes, times={who: found for who, found in times.items() if found})
@@ -64,21 +65,8 @@ def collectives(case: dict[str, Any]) -> None:
     comm.leave()
 
 
-def _block(call: Call, count: int) -> list[float]:
-    times = []
-    call()  # what the other library did in between has left the caches and the scheduler elsewhere
-    for _ in range(count):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return times
-
-
-def _repetitions(comm: collcomm.Communicator, call: Call, case: dict[str, Any]) -> int:
-    """How many calls fill a block of ``case["block"]`` seconds: equal at all peers, measured by warming up."""
-    took = [_block(call, WARM_UP) for _ in range(2)][-1]
-    slowest = comm.all_reduce(np.array([sorted(took)[WARM_UP // 2]]), op="max")[0]
-    return int(min(MAX_REPETITIONS, max(2, case["block"] / slowest)))
+def _repetitions(comm: collcomm.Communicator, call: Call, seconds: float) -> int:
+    return repetitions(call, seconds, lambda took: float(comm.all_reduce(np.array([took]), op="max")[0]))
 
 
 def _gloo(rank: int, n: int, port: int) -> Any:

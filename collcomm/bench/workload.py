@@ -1,4 +1,4 @@
-"""What a bench times: one collective of ours and the same one of torch's Gloo, on equal data, each verified once."""
+"""What a bench times: one collective of ours, and the same one of torch's Gloo and of raw mpi4py."""
 
 from __future__ import annotations
 
@@ -45,6 +45,27 @@ def our_call(comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, ou
     if kind == "all_reduce" and not out_of_place:
         x[:] = 0  # stays 0 however often it is summed in place
         return lambda: comm.all_reduce(x, out=x)
+    return calls[kind]
+
+
+def raw_call(comm: Any, kind: str, nbytes: int, dtype: str, out_of_place: bool) -> Call:
+    """The same collective of mpi4py, as its documentation shows it."""
+    from mpi4py import MPI
+
+    n = comm.Get_size()
+    whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
+    x = np.full(whole, 0, numpy_dtype(dtype))  # np.zeros would be one page, as long as nobody writes it
+    y = np.full(whole // n if kind == "reduce_scatter" else whole, 0, numpy_dtype(dtype))
+    part = x[: whole // n]
+    calls: dict[str, Call] = {
+        "all_reduce": lambda: comm.Allreduce(x, y),
+        "all_gather": lambda: comm.Allgather(part, y),
+        "reduce_scatter": lambda: comm.Reduce_scatter_block(x, y),
+        "all_to_all": lambda: comm.Alltoall(x, y),
+        "broadcast": lambda: comm.Bcast(y, 0),
+    }
+    if kind == "all_reduce" and not out_of_place:
+        return lambda: comm.Allreduce(MPI.IN_PLACE, x)
     return calls[kind]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import collcomm
 from collcomm.bench.mpilaunch import PREFIX, SEGMENTS, run_ranks, why_not
+from collcomm.bench.mpireference import MpiReference
 from tests.support.contract import ALONE, CONTRACT
 
 PROGRAM = ("-m", "tests.support.mpirank")
@@ -68,6 +69,10 @@ def test_what_was_sent_before_leaving_arrives() -> None:
     assert _done(_run(2, {"cases": ["parting_words"]}), "parting_words") == [0, 1]
 
 
+def test_nothing_follows_a_message_that_was_cut_short() -> None:
+    assert _done(_run(2, {"cases": ["cut_short"]}), "cut_short") == [0, 1]
+
+
 def test_a_late_peer_is_named_and_the_group_goes_on() -> None:
     assert _done(_run(3, {"cases": ["expiring"]}, ulfm=True), "expiring") == [0, 1, 2]
 
@@ -114,6 +119,20 @@ def test_without_ulfm_a_death_ends_the_job() -> None:
     case = {"seed": 1, "victims": [1], "after": 0.2}
     events = run_ranks(2, case, RUN_SECONDS, False, PROGRAM, excused=True)
     assert events[-1]["code"] != 0 and "signal 9" in events[-1]["said"]
+
+
+def test_the_reference_of_the_bench_leaves_no_segment() -> None:
+    def segments() -> set[Path]:
+        return set(SEGMENTS.glob("sm_segment*"))
+
+    before = segments()
+    reference = MpiReference(2)
+    try:
+        for out_of_place in (False, True):
+            assert len(reference.block(1 << 16, out_of_place, 0.01)) >= 2
+    finally:
+        reference.close()
+    assert segments() <= before
 
 
 # -- joining -----------------------------------------------------------------------------------------------------------

@@ -215,6 +215,29 @@ def point_to_point(comm: Comm) -> None:
     comm.barrier()
 
 
+def misfits(comm: Comm) -> None:
+    """A message that does not fit is named and thrown away whole; the next one between the two arrives as it was sent."""
+    for size in (0, 3, 130_000, 700_001):  # of eight bytes each: nothing, a frame, two, several
+        for tag in (0, 9):
+            wrong = collcomm.CollectiveMismatch
+            if comm.rank == 0:
+                for x in (np.ones(size), np.ones(size + 5), np.arange(size), np.ones(size)):
+                    comm.send(x, 1, tag=7)
+                comm.send(np.arange(1000), 1, tag=tag)
+            elif comm.rank == 1:
+                out = np.zeros(size)
+                equal(comm.recv(out, 0, tag=7), np.ones(size))
+                raises(wrong, lambda: comm.recv(out, 0, tag=7), f"sent {8 * size + 40} bytes", f"expects {8 * size}")
+                raises(wrong, lambda: comm.recv(out, 0, tag=7), f"sent {8 * size} bytes of another dtype")
+                equal(out, np.ones(size))
+                if tag:  # the last of the four waits until it is asked for
+                    equal(comm.recv(np.zeros(1000, int), 0, tag=tag), np.arange(1000))
+                raises(wrong, lambda: comm.recv(np.zeros(size + 1), 0, tag=7), f"sent {8 * size} bytes")
+                if not tag:
+                    equal(comm.recv(np.zeros(1000, int), 0, tag=tag), np.arange(1000))
+    comm.barrier()
+
+
 def splitting(comm: Comm) -> None:
     even, odd = comm.split(range(0, comm.size, 2)), comm.split(range(1, comm.size, 2))
     part = even or odd
@@ -295,6 +318,7 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
         asynchronous,
         objects,
         point_to_point,
+        misfits,
         splitting,
         shared_state,
         mismatches,

@@ -36,6 +36,15 @@ def parting_words(comm: Comm) -> None:
     comm.leave()
 
 
+def cut_short(comm: Comm) -> None:
+    """MPI has no second connection: what follows a message that was sent in part only is not sent at all."""
+    if comm.rank == 0:
+        raises(collcomm.CollectiveTimeout, lambda: comm.send(np.ones(3_000_000), 1, timeout=0.3), "in time")
+        raises(collcomm.PeerLost, lambda: comm.send(np.ones(3), 1), "cut short")
+    assert comm.all_reduce(np.ones(1))[0] == comm.size
+    comm.leave()
+
+
 def leaving(comm: Comm) -> None:
     """The last rank leaves, the others go on."""
     n = comm.size
@@ -92,6 +101,7 @@ def absent() -> None:
 
 ENDING = {
     "parting_words": parting_words,
+    "cut_short": cut_short,
     "leaving": leaving,
     "expiring": expiring,
     "expiring_for_good": expiring_for_good,

@@ -13,7 +13,18 @@ ROOT = Path(__file__).resolve().parents[2]
 TOP = {"transports": "transports", "planner": "planner"}  # rooms that stand beside the package
 
 BOTTOM = {"errors", "types", "clock"}
-CORE = {"communicator", "joining", "arrays", "devicearrays", "blocks", "objects", "pointtopoint", "sharing", "launched"}
+CORE = {
+    "communicator",
+    "joining",
+    "arrays",
+    "devicearrays",
+    "arriving",
+    "blocks",
+    "objects",
+    "pointtopoint",
+    "sharing",
+    "launched",
+}
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"state", "health", "overlap"}
 

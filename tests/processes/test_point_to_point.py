@@ -1,0 +1,119 @@
+"""Messages between two peers that are interrupted, or not asked for: what comes after them is whole, or an error says why not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import collcomm
+from collcomm import pointtopoint
+from tests.support.contract import equal, raises
+from tests.support.peers import run_peers
+
+pytestmark = pytest.mark.usefixtures("each_transport")
+BIG = 5 << 19  # bytes: two frames and a half
+SOON = 0.3
+
+
+def in_turn(comm: collcomm.Communicator) -> None:
+    comm.all_reduce(np.ones(1))
+
+
+def test_a_misfit_that_does_not_come_is_not_waited_for_beyond_the_deadline() -> None:
+    """Its rest is thrown away later, as it comes."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            wire = wire_of(np.arange(BIG // 8), tag=0)
+            in_turn(comm)
+            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            push(link.streams[0], wire[: BIG // 2])
+            in_turn(comm)
+            push(link.streams[0], wire[BIG // 2 :])
+            comm.send(np.arange(10), 1)
+        else:
+            in_turn(comm)
+            raises(collcomm.CollectiveMismatch, lambda: comm.recv(np.zeros(3), 0, timeout=SOON), f"sent {BIG} bytes")
+            in_turn(comm)
+            equal(comm.recv(np.zeros(10, int), 0), np.arange(10))
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+@pytest.mark.parametrize("cut", [0, 31, 33, (1 << 20) + 40, BIG - 1])
+@pytest.mark.parametrize("asked", [0, 5], ids=["asked for", "of another tag"])
+def test_a_receive_that_timed_out_leaves_the_next_message_whole(cut: int, asked: int) -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            wire = wire_of(np.arange(BIG // 8), tag=0)
+            in_turn(comm)
+            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            push(link.streams[0], wire[:cut])
+            in_turn(comm)
+            push(link.streams[0], wire[cut:])
+            comm.send(np.arange(10), 1, tag=5)
+        else:
+            big = np.zeros(BIG // 8, int)
+            in_turn(comm)
+            raises(collcomm.CollectiveTimeout, lambda: comm.recv(big, 0, tag=asked, timeout=SOON), "in time")
+            in_turn(comm)
+            equal(comm.recv(np.zeros(10, int), 0, tag=5), np.arange(10))
+            if asked or cut < 32:  # nobody had begun to take it
+                equal(comm.recv(big, 0), np.arange(BIG // 8))
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+def test_a_send_that_timed_out_in_the_middle_is_told_to_the_receiver() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        huge = np.ones(BIG)
+        if comm.rank == 0:
+            comm.send(huge[:1], 1)
+            raises(collcomm.CollectiveTimeout, lambda: comm.send(huge, 1, timeout=SOON), "in time")
+            in_turn(comm)
+            in_turn(comm)
+            comm.send(np.arange(10), 1)
+        else:
+            comm.recv(huge[:1], 0)
+            in_turn(comm)
+            raises(collcomm.PeerLost, lambda: comm.recv(huge, 0), "was lost")
+            in_turn(comm)
+            equal(comm.recv(np.zeros(10, int), 0), np.arange(10))
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+def test_too_much_that_nobody_asks_for_stays_with_its_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pointtopoint, "MAX_STASHED", 1 << 20)
+
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            for tag, size in ((1, 100_000), (2, 100_000), (3, 10)):
+                comm.send(np.full(size, tag), 1, tag=tag)
+        else:
+            for _ in range(2):
+                wrong = collcomm.CollectiveMismatch
+                raises(wrong, lambda: comm.recv(np.zeros(10, int), 0, tag=3), "nobody here asks for (tag 2)")
+            for tag, size in ((2, 100_000), (3, 10), (1, 100_000)):
+                assert (comm.recv(np.zeros(size, int), 0, tag=tag) == tag).all()
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+def wire_of(x: np.ndarray, tag: int) -> bytes:
+    """The bytes of a message as `send` puts them on a connection."""
+    frame, data, parts = pointtopoint.FRAME_BYTES, x.tobytes(), []
+    for number in range(0, -(-len(data) // frame)):
+        part = data[number * frame : (number + 1) * frame]
+        code = pointtopoint._dtype_code(x)
+        parts += [pointtopoint.pack(pointtopoint.Kind.DATA, 0, tag, code, len(data), len(part), number), part]
+    return b"".join(parts)
+
+
+def push(stream: pointtopoint.Stream, data: bytes) -> None:
+    while data:
+        data = data[stream.send(data) :]
