@@ -75,6 +75,7 @@ class SocketTransport(DropsLinks):
         self.offers = tuple(names if offers is None else (name for name in offers if name in names))
         self._standing = Standing()
         self._links: dict[LinkKey, SocketLink] = {}
+        self._dialling: set[LinkKey] = set()
         self._partial: dict[LinkKey, dict[int, SocketStream]] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -114,18 +115,22 @@ class SocketTransport(DropsLinks):
         """
         key = (gid, purpose, member.id)
         with self._changed:
-            found = self._links.get(key)
-            if found is not None:
-                return found
-        if self._standing.member > member.id:
-            return self._dial(key, member, check)
-        with self._changed:
             while key not in self._links:
                 if self._closed:
                     raise TransportClosed("the communicator was closed while waiting for a connection")
+                if self._standing.member > member.id and key not in self._dialling:
+                    self._dialling.add(key)  # others who want this link wait for it
+                    break
                 self._changed.wait(WAIT_SECONDS)
                 check()
-            return self._links[key]
+            else:
+                return self._links[key]
+        try:
+            return self._dial(key, member, check)
+        finally:
+            with self._changed:
+                self._dialling.discard(key)
+                self._changed.notify_all()
 
     def make_window(self, nbytes: int) -> OwnWindow:
         return OwnWindow(nbytes)

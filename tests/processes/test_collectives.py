@@ -15,6 +15,7 @@ GROUPS = {
     "uneven": (2, 4, 5),
     "bits": (2, 3, 4, 5, 7),
     "splitting": (2, 4),
+    "point_to_point": (2, 3),
 }  # 3 peers for the rest
 CASES = [(name, n) for name in CONTRACT for n in GROUPS.get(name, (3,))]
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 import numpy as np
 import pytest
+from collcomm.transports import sockets
 
 import collcomm
 from collcomm import pointtopoint
@@ -117,3 +121,24 @@ def wire_of(x: np.ndarray, tag: int) -> bytes:
 def push(stream: pointtopoint.Stream, data: bytes) -> None:
     while data:
         data = data[stream.send(data) :]
+
+
+def test_two_that_send_to_each_other_at_once_make_one_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both directions need the same link, each in a thread of its own, and none is there yet."""
+    greet = sockets._greet
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return greet(*arguments)
+
+    monkeypatch.setattr(sockets, "_greet", slowly)
+
+    def body(comm: collcomm.Communicator) -> None:
+        other = 1 - comm.rank
+        big = np.full(300_000, comm.rank)
+        handle = comm.send(big, other, async_op=True)
+        assert (comm.recv(np.empty_like(big), other) == other).all()
+        handle.result(30)
+        comm.barrier()
+
+    run_peers(2, body)
