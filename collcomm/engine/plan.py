@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from ..collectives import Action, Schedule, Span
 
-INLINE_BYTES = 1 << 16  # messages up to this run in list order; they fit the kernel's buffers, so sends do not block
+INLINE_BYTES = (
+    1 << 16
+)  # what is sent to a rank before anything is received; it fits the kernel's buffers, so sends do not block
 INLINE_MESSAGES = 512
 FRAME_BYTES = 1 << 18  # payload of one frame: what stays in L2 while it is reduced
 
@@ -142,16 +144,28 @@ def compile_plan(
                 index in finals,
             )
         )
-    largest = max((message.nbytes for message in messages), default=0)
     return Plan(
         algorithm=schedule.algorithm,
         messages=tuple(messages),
         sizes={buffer: edges[-1] * itemsize for buffer, edges in bounds.items()},
-        inline=largest <= INLINE_BYTES and len(messages) <= INLINE_MESSAGES,
+        inline=_most_in_a_row(messages) <= INLINE_BYTES and len(messages) <= INLINE_MESSAGES,
         itemsize=itemsize,
         peers=tuple(sorted({peer for _, peer in ordinals})),
         saves=saves,
     )
+
+
+def _most_in_a_row(messages: Sequence[Message]) -> int:
+    """The most bytes that go to one rank, or come from it, while nothing goes the other way or comes from elsewhere."""
+    most, sent = 0, dict[int, int]()
+    for message in messages:
+        if message.action is Action.SEND:
+            sent[message.peer] = sent.get(message.peer, 0) + message.nbytes
+            most = max(most, sent[message.peer])
+        elif message.action is not Action.COPY:
+            sent.clear()
+            most = max(most, message.nbytes)
+    return most
 
 
 def _last_writers(targets: Sequence[Span | None]) -> set[int]:
