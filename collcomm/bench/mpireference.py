@@ -39,12 +39,14 @@ class MpiReference:
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
-            self._process.wait(END_SECONDS)  # with its commands, the ranks end
-        except subprocess.TimeoutExpired:
+            self._process.stdin.write("null\n")  # mpirun does not hand on the end of its input
+            self._process.stdin.flush()
+            self._process.wait(END_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
             pass
-        self._stack.close()
+        finally:
+            self._stack.close()
 
 
 def serve(case: dict[str, Any]) -> None:

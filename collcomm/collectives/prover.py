@@ -100,7 +100,6 @@ def _advance(
     """Do the next step of a rank. False when it must wait for a message."""
     step = rank.step
     assert step is not None
-    where = f"rank {number}, step {rank.at} ({step})"
     try:
         if step.action is not Action.COPY and (step.peer == number or not 0 <= step.peer < rank.schedule.n):
             raise ProofError("there is no such link")
@@ -121,7 +120,7 @@ def _advance(
                 received = [values.sum(left, right) for left, right in pairs]
             _write(rank, step.target, received, in_place)
     except ProofError as error:
-        raise ProofError(f"{where}: {error}") from None
+        raise ProofError(f"rank {number}, step {rank.at} ({step}): {error}") from None
     rank.at += 1
     return True
 

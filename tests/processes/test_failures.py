@@ -243,5 +243,7 @@ def test_the_coordinator_dies_and_the_peers_go_on() -> None:
         for _ in range(200):
             assert comm.all_reduce(np.ones(1000))[0] == 2
             assert comm.step().size == 2
+        comm.leave(timeout=0.5)  # nobody is there to hear it
+        assert comm.closed
 
     run_peers_at(coordinator.address, 2, body)

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,9 @@ def test_the_reference_of_the_bench_leaves_no_segment() -> None:
         for out_of_place in (False, True):
             assert len(reference.block(1 << 16, out_of_place, 0.01)) >= 2
     finally:
+        began = time.monotonic()
         reference.close()
+    assert time.monotonic() - began < 5, "the ranks did not end by themselves"
     assert segments() <= before
 
 
