@@ -26,6 +26,7 @@ WORK_SECONDS = 60.0  # a device that has not done its work by then hangs, or is 
 SPIN_SECONDS = 200e-6  # looks without a pause; a small operation ends sooner
 PAUSE_SECONDS = 50e-6
 INSTALL = "pip install 'collcomm[cuda12]' or 'collcomm[cuda13]', whichever the driver serves"
+_DONE, _NOT_READY = 0, 600  # as cudaStreamQuery says
 _TORCH_BITS = {
     "torch.bfloat16": "int16",
     "torch.float8_e4m3fn": "uint8",
@@ -202,16 +203,18 @@ class CudaDevice:
             return event
 
     def reach(self, mark: Mark) -> None:
-        self._await(lambda: bool(mark.done))
+        self._await(lambda: int(self._runtime.eventQuery(mark.ptr)))
 
     def finish(self) -> None:
         if self._made_stream is not None:
-            self._await(lambda: bool(self._made_stream.done))
+            self._await(lambda: int(self._runtime.streamQuery(self._made_stream.ptr)))
 
-    def _await(self, done: Callable[[], bool]) -> None:
+    def _await(self, query: Callable[[], int]) -> None:
         began = time.perf_counter()
         with self._reported(), self._device:
-            while not done():
+            while (status := query()) != _DONE:
+                if status != _NOT_READY:
+                    raise self._runtime.CUDARuntimeError(status)
                 waited = time.perf_counter() - began
                 if waited > WORK_SECONDS:
                     raise DeviceFailed(

@@ -18,6 +18,7 @@ import numpy as np
 
 import collcomm
 import collcomm.joining
+from tests.support.cupyarrays import on_gpu
 from tests.support.lazydevice import LazyDevice
 from tests.support.ondevice import OnDevice
 
@@ -115,15 +116,17 @@ def live(
     report: Connection,
     protection: Mapping[str, Any],
     on_devices: str,
+    gpu: bool,
 ) -> None:
     """The life of one peer: turns until ``stop`` exists."""
     try:
         if on_devices:
-            collcomm.joining.find_device = LazyDevice  # type: ignore[assignment]
             os.environ["COLLCOMM_TRANSPORTS"] = on_devices
+            if not gpu:
+                collcomm.joining.find_device = LazyDevice  # type: ignore[assignment]
         comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60, **protection)
         if on_devices:
-            comm = OnDevice(comm)  # type: ignore[assignment]
+            comm = on_gpu(comm) if gpu else OnDevice(comm)  # type: ignore[assignment]
         report.send(("joined", name, comm.view.epoch))
         turn = take_turns(comm, stop)
         final = comm.all_gather_object([name, turn])
@@ -139,7 +142,8 @@ def live(
 @dataclass
 class Churn:
     """Keeps a group of processes alive under fire. ``seed`` decides who is hit, when and how. ``protection``: ``secret`` or
-    ``keys`` of coordinator and peers. ``on_devices``: data lies on devices, and these are the transports."""
+    ``keys`` of coordinator and peers. ``on_devices``: data lies on devices, a real GPU or not (``gpu``), and these
+    are the transports."""
 
     seed: int
     stop: Path
@@ -148,6 +152,7 @@ class Churn:
     stopped_share: float = 0.1
     protection: Mapping[str, Any] = field(default_factory=dict)
     on_devices: str = ""
+    gpu: bool = False
     events: list[str] = field(default_factory=list)
     peers: dict[str, Any] = field(default_factory=dict)
     reports: dict[str, Connection] = field(default_factory=dict)
@@ -187,7 +192,7 @@ class Churn:
         hear, tell = context.Pipe(duplex=False)
         process = context.Process(
             target=live,
-            args=(address, name, 3, str(self.stop), tell, self.protection, self.on_devices),
+            args=(address, name, 3, str(self.stop), tell, self.protection, self.on_devices, self.gpu),
             daemon=True,
         )
         process.start()

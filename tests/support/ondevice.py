@@ -1,68 +1,55 @@
-"""Bodies written for numpy, run on arrays of a `LazyDevice`: what goes in is put there, what comes out is taken from there."""
+"""Bodies written for numpy, run on arrays of a device: what goes in is put there, what comes out is taken from there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .lazydevice import LazyArray, lazy
+from .lazydevice import lazy
 
 COLLECTIVES = (
-    "all_reduce",
-    "reduce",
-    "reduce_scatter",
-    "all_gather",
-    "gather",
-    "scatter",
-    "all_to_all",
-    "broadcast",
-    "send",
-    "recv",
+    *("all_reduce", "reduce", "reduce_scatter", "all_gather", "gather", "scatter", "all_to_all", "broadcast"),
+    *("send", "recv"),
 )
 
 
 class OnDevice:
-    """A communicator whose collectives get arrays on the device. Others than numpy's go through as they are."""
+    """A communicator whose collectives get arrays on the device. Others than numpy's go through as they are.
 
-    def __init__(self, comm: Any):
-        self._comm = comm
+    ``put``: numpy's array as the device's, or as it is where the device has none like it; ``take``: the other way round.
+    """
+
+    def __init__(self, comm: Any, put: Callable[[Any], Any] = lazy, take: Callable[[Any], Any] = np.asarray):
+        self._comm, self._put, self._take = comm, put, take
 
     def __getattr__(self, name: str) -> Any:
+        found = getattr(self._comm, name)
         if name not in COLLECTIVES:
-            return getattr(self._comm, name)
+            return found
 
         def call(*args: Any, **options: Any) -> Any:
-            there: dict[int, tuple[Any, LazyArray]] = {}
-            put = [_put(value, there) for value in args]
-            put_options = {key: _put(value, there) for key, value in options.items() if key in ("x", "out")}
-            result = getattr(self._comm, name)(*put, **{**options, **put_options})
+            there: dict[int, tuple[Any, Any]] = {}
+
+            def put(value: Any) -> Any:
+                if type(value) is not np.ndarray:
+                    return value
+                return there.setdefault(id(value), (value, self._put(value)))[1]
+
+            result = found(*map(put, args), **{key: put(value) for key, value in options.items()})
             if options.get("async_op"):
                 return result
             for given, array in there.values():
-                if result is array:
-                    given[...] = np.asarray(array)
+                if result is array and array is not given:
+                    given[...] = self._take(array)
                     return given
-            _take(name, put_options, there)
-            return np.asarray(result) if isinstance(result, LazyArray) else result
+            if type(options.get("out")) is np.ndarray and put(options["out"]) is not options["out"]:
+                options["out"][...] = self._take(put(options["out"]))  # the result is a part of it, or at other ranks
+            return self._take(result) if hasattr(result, "__cuda_array_interface__") else result
 
         return call
 
     def split(self, ranks: Any) -> Any:
         part = self._comm.split(ranks)
-        return None if part is None else OnDevice(part)
-
-
-def _put(value: Any, there: dict[int, tuple[Any, LazyArray]]) -> Any:
-    if type(value) is not np.ndarray:
-        return value
-    if id(value) not in there:
-        there[id(value)] = value, lazy(value)
-    return there[id(value)][1]
-
-
-def _take(name: str, options: dict[str, Any], there: dict[int, tuple[Any, LazyArray]]) -> None:
-    """A result that filled only a part of ``out``, or that other ranks got."""
-    for given, array in there.values():
-        if array is options.get("out"):
-            given[...] = np.asarray(array)
+        return None if part is None else OnDevice(part, self._put, self._take)
