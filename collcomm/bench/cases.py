@@ -12,9 +12,11 @@ from typing import Any
 
 from ..keys import make_keys
 from ..membership import Coordinator
+from .gpu import moved
 from .launch import CoordinatorProcess, Peers, free_port
 from .measure import bus_factor, summary
 from .namespaces import Network
+from .workload import numpy_dtype
 
 Row = dict[str, Any]
 START_SECONDS = 60.0
@@ -35,7 +37,8 @@ def bench_collective(
     transport: str = "tcp",
 ) -> list[Row]:
     """Times of ``kind`` among ``n`` processes of this machine, with those of ``against`` in between: "gloo", "mpi" (Open MPI,
-    all_reduce of float32 only), or "tls" for the same group with encrypted connections. ``transport``: "shm" or "tcp".
+    all_reduce of float32 only), "tls" for the same group with encrypted connections, or "host" for arrays on a GPU that go
+    through host memory. ``transport``: "shm", "tcp" or "cuda_ipc".
 
     ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
     """
@@ -49,6 +52,7 @@ def bench_collective(
         "dtype": dtype,
         "block": block,
         "transports": [transport],
+        "gpu": transport == "cuda_ipc",
         "mpi": against == "mpi",
         "gloo_port": free_port() if against == "gloo" else 0,
     }
@@ -58,19 +62,36 @@ def bench_collective(
         if against == "tls":
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys"
             make_keys(folder, ["peer"])
-            case["keys"] = str(folder)
-            case["tls_address"] = stack.enter_context(Coordinator("127.0.0.1:0", keys=folder)).address
+            sealed = stack.enter_context(Coordinator("127.0.0.1:0", keys=folder)).address
+            case["rival"] = {
+                "name": "tls",
+                "options": {"coordinator": sealed, "keys": str(folder), "transports": [transport]},
+            }
+        if against == "host":
+            beside = {"coordinator": coordinator.address, "group": "host", "transports": ["shm"]}
+            case["rival"] = {"name": "host", "options": beside}
         peers = stack.enter_context(Peers())
         for index in range(n):
             peers.start(index, case)
-        rows = []
+        rows: list[Row] = []
+        gpu: Row = {}
         for event in peers.events(timeout):
+            if event["event"] == "gpu":
+                gpu = event
             if event["event"] == "times":
-                rows.append({**row_of_times(kind, n, event["nbytes"], event["times"]), "dtype": dtype})
+                row = {**row_of_times(kind, n, event["nbytes"], event["times"]), "dtype": dtype}
+                rows.append(_on_gpu(row, gpu) if gpu and kind == "all_reduce" else row)
             if len(rows) == len(sizes):
                 break
         peers.wait(START_SECONDS)
         return rows
+
+
+def _on_gpu(row: Row, gpu: Row) -> Row:
+    """With what the memory of the GPU allows, if copies are the measure."""
+    count = moved(row["peers"], row["nbytes"], numpy_dtype(row["dtype"]))
+    bound = count / gpu["copy_bandwidth"]
+    return {**row, "gpu": gpu["gpu"], "moved": count, "bound": bound, "share": bound / row["ours"]["median"]}
 
 
 def row_of_times(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) -> Row:
@@ -79,7 +100,7 @@ def row_of_times(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) 
         row[who] = summary(values)
         row[who]["bandwidth"] = nbytes / row[who]["median"]
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
-    for other in ("gloo", "tls", "mpi"):
+    for other in ("gloo", "tls", "mpi", "host"):
         if other in row and "ours" in row:
             row["ratio"] = row[other]["median"] / row["ours"]["median"]
     return row

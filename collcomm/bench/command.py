@@ -11,6 +11,7 @@ from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
 from .crowd import bench_crowd
+from .gpu import why_no_gpu
 from .hosts import bench_hosts
 from .measure import machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
@@ -20,7 +21,7 @@ from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
-TRANSPORTS = ("shm", "tcp", "mpi")
+TRANSPORTS = ("shm", "tcp", "mpi", "cuda_ipc")
 DEFAULT_PEERS = {
     "join": [3],
     "failure": [4],
@@ -46,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
     parser.add_argument(
         "--against",
-        choices=["gloo", "mpi", "tls"],
-        help="time the same work alternately with torch's Gloo, Open MPI (all_reduce), or with TLS on",
+        choices=["gloo", "mpi", "tls", "host"],
+        help="time the same work alternately with torch's Gloo, Open MPI (all_reduce), with TLS on, or, of arrays on a GPU, "
+        "through host memory",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
@@ -75,6 +77,13 @@ def run(options: argparse.Namespace) -> int:
             return 2
     if "mpi" in (options.against, options.transport) and (why := why_not()):
         print(why)
+        return 2
+    on_gpu = options.transport == "cuda_ipc"
+    if on_gpu and (why := why_no_gpu()):
+        print(f"--transport cuda_ipc: {why}")
+        return 2
+    if (options.against == "host" and not on_gpu) or (on_gpu and options.against not in (None, "host")):
+        print("--against host and --transport cuda_ipc belong together: the others have their arrays in host memory")
         return 2
     plain = options.case == "all_reduce" and options.dtype == "float32"
     if options.against == "mpi" and options.transport != "mpi" and not plain:

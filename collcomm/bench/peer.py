@@ -13,6 +13,7 @@ import numpy as np
 
 import collcomm
 
+from .gpu import cupy, gpu_facts
 from .hostpeer import host_peer
 from .measure import repetitions, timed
 from .mpireference import MpiReference
@@ -27,17 +28,20 @@ def emit(**event: Any) -> None:
 
 
 def collectives(case: dict[str, Any]) -> None:
-    """Times one kind over sizes: ours and, if asked, Gloo's or ours with TLS, in blocks A B A B."""
+    """Times one kind over sizes: ours and, if asked, Gloo's or another group of ours, in blocks A B A B."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, transports=case.get("transports"))
     gloo = _gloo(comm.rank, case["n"], case["gloo_port"]) if case.get("gloo_port") else None
-    sealed = None
-    if case.get("keys"):
-        sealed = collcomm.join(case["tls_address"], min_size=case["n"], timeout=JOIN_SECONDS, keys=case["keys"])
+    rival: dict[str, Any] = case.get("rival", {})
+    other = collcomm.join(min_size=case["n"], timeout=JOIN_SECONDS, **rival["options"]) if rival else None
+    arrays = cupy() if case.get("gpu") else np
+    if case.get("gpu") and comm.rank == 0:
+        emit(event="gpu", **gpu_facts())
     mpi = MpiReference(case["n"]) if case.get("mpi") and comm.rank == 0 else None
     for nbytes in case["sizes"]:
-        calls = {"ours": our_call(comm, case["kind"], nbytes, case["dtype"], case["out_of_place"])}
-        if sealed is not None:
-            calls["tls"] = our_call(sealed, case["kind"], nbytes, case["dtype"], case["out_of_place"])
+        what = case["kind"], nbytes, case["dtype"], case["out_of_place"], arrays
+        calls = {"ours": our_call(comm, *what)}
+        if other is not None:
+            calls[rival["name"]] = our_call(other, *what)
         if gloo is not None:
             calls["gloo"] = gloo_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
         counts = {
@@ -58,8 +62,8 @@ def collectives(case: dict[str, Any]) -> None:
             emit(event="times", nbytes=nbytes, times={who: found for who, found in times.items() if found})
     if gloo is not None:
         gloo.destroy_process_group()
-    if sealed is not None:
-        sealed.leave()
+    if other is not None:
+        other.leave()
     if mpi is not None:
         mpi.close()
     comm.leave()

@@ -8,7 +8,7 @@ from typing import Any
 from .measure import format_seconds, format_size, machine
 
 Row = dict[str, Any]
-OTHERS = ("gloo", "mpi", "tls", "crowd", "flat")  # what a row may hold besides ours
+OTHERS = ("gloo", "mpi", "tls", "host", "crowd", "flat")  # what a row may hold besides ours
 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
@@ -39,6 +39,9 @@ def _cells(row: Row) -> dict[str, str]:
         cells["hosts by rank"] = row["order"]
         cells["sent / least"] = f"{row['sent']:.3f}x"
         cells["flat sent"] = f"{row['sent flat']:.3f}x"
+    if "gpu" in row:
+        cells["GPU"] = row["gpu"]
+        cells["read and written"] = f"{row['moved'] / max(1, row['nbytes']):.2f} times the size"
     if "how" in row:
         cells["by"] = row["how"]
     for what in ("noticed", "held", "joined", "resumed", "pause"):

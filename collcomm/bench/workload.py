@@ -25,13 +25,15 @@ def length(kind: str, nbytes: int, itemsize: int, n: int) -> int:
     return elements if kind in ("all_reduce", "broadcast") else max(n, elements // n * n)
 
 
-def our_call(comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, out_of_place: bool) -> Call:
-    """Our collective as a call without arguments. Raises AssertionError when its result is wrong."""
+def our_call(
+    comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, out_of_place: bool, arrays: Any = np
+) -> Call:
+    """Our collective as a call without arguments. ``arrays``: numpy or cupy. Raises AssertionError when its result is wrong."""
     n, rank = comm.size, comm.rank
     whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
     block = whole // n
-    x = np.full(whole, rank + 1, numpy_dtype(dtype))
-    y = np.zeros(block if kind == "reduce_scatter" else whole, numpy_dtype(dtype))
+    x = arrays.full(whole, rank + 1, numpy_dtype(dtype))
+    y = arrays.zeros(block if kind == "reduce_scatter" else whole, numpy_dtype(dtype))
     part = x[:block]
     calls: dict[str, Call] = {
         "all_reduce": lambda: comm.all_reduce(x, out=y),
@@ -41,7 +43,7 @@ def our_call(comm: collcomm.Communicator, kind: str, nbytes: int, dtype: str, ou
         "broadcast": lambda: comm.broadcast(x, out=y),
     }
     calls[kind]()
-    _verify(kind, y, n)
+    _verify(kind, y if arrays is np else arrays.asnumpy(y), n)
     if kind == "all_reduce" and not out_of_place:
         x[:] = 0  # stays 0 however often it is summed in place
         return lambda: comm.all_reduce(x, out=x)
