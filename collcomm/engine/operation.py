@@ -175,6 +175,8 @@ class Operation:
         """Undo what an aborted attempt wrote over the caller's input."""
         if self.undo is not None:
             self.undo.roll_back()
+            if self.device is not None:
+                self.device.finish()
 
 
 class Scratch:

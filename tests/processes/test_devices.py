@@ -14,7 +14,10 @@ from collcomm.transports.device import BadLetter, DeviceFailed, Letter, OwnDevic
 from collcomm.transports.window import OwnWindow
 
 import collcomm
+from collcomm.engine.operation import Operation, Scratch
+from collcomm.engine.request import request
 from collcomm.engine.staged import BLOCK_BYTES, Staged
+from collcomm.types import Member, View
 from tests.support.churn import Churn
 from tests.support.lazydevice import LazyArray, LazyDevice, lazy
 from tests.support.peers import run_peers
@@ -242,6 +245,20 @@ def test_the_memory_of_a_dead_owner_cannot_be_opened(device: LazyDevice) -> None
     with pytest.raises(collcomm.UnsupportedTransport, match="cannot be opened"):
         open_window(device, host, 1 << 20)
     host.close()
+
+
+def test_an_aborted_operation_has_its_input_back_at_once(device: LazyDevice) -> None:
+    view = View(1, (Member(1, "a", "127.0.0.1", 1),))
+    x = np.arange(100_000.0)
+    for _ in range(20):
+        operation = Operation(request("all_reduce", x.dtype, x.size, op="sum"), view, 1, x, x, np.add, device)
+        operation.device = device
+        operation.bind({"out": x.nbytes}, Scratch(device))
+        assert operation.undo is not None
+        operation.undo.save(0, x.nbytes)
+        device.copy(operation.buffers["out"], np.zeros(x.nbytes, np.uint8))
+        operation.restore()
+        np.testing.assert_array_equal(x, np.arange(100_000.0))
 
 
 class Counting(LazyDevice):
