@@ -27,9 +27,9 @@ class Communicator:
     """One peer's place in a group; `collcomm.join` makes the first, `split` smaller ones.
 
     All collectives: every member makes the same calls in the same order. Results have the caller's kind of array (numpy,
-    torch, cupy) and lie where the input lies. ``out=None`` makes a new array; ``out=x`` works in place. ``async_op=True`` returns a `Handle` at once;
-    the arrays belong to the operation until it has ended. ``timeout``: seconds, the communicator's ``op_timeout`` if
-    None. Uneven sizes count elements along the first axis.
+    torch, cupy) and lie where the input lies. ``out=None`` makes a new array; ``out=x`` works in place. ``async_op=True``
+    returns a `Handle` at once; the arrays belong to the operation until it has ended. ``timeout``: seconds, the
+    communicator's ``op_timeout`` if None. Uneven sizes count elements along the first axis.
 
     A peer that dies inside a collective is dropped and the collective is run again over the survivors with everybody's
     original input; afterwards ``view``, ``rank`` and ``size`` show the new membership. They change inside calls only.
