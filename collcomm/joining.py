@@ -100,7 +100,11 @@ def join(
         listen_host, listen_port = parse_address(listen)
     tcp = TcpRoute(listen_host, listen_port, streams, _tls(credentials))
     shown_port = shown_port or tcp.port
-    routes: list[Route] = [*_shared_memory(wanted, shown_host, shown_port, streams), tcp]
+    try:
+        routes: list[Route] = [*_shared_memory(wanted, shown_host, shown_port, streams), tcp]
+    except BaseException:
+        tcp.listener.close()
+        raise
     transport = SocketTransport(routes, wanted)
     on_device = device is not None and "cuda_ipc" in wanted and "shm" in transport.offers
     session = Session(transport, streams, device=device)
