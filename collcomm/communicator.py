@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .arrays import Array
 from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
-from .devicearrays import AnyArray, DeviceArray, array_of, equip, place
+from .devicearrays import AnyArray, DeviceArray, array_of
 from .engine import AnyGroup, AnySession, Operation, Request, request
 from .errors import CommunicatorClosed
+from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
 from .pointtopoint import PointToPoint
 from .sharing import Sharing, derived_gid
 from .types import View
 
 LEAVE_SECONDS = 5.0
-IN_PLACE_KINDS = frozenset({"all_reduce", "broadcast"})  # others copy an input that is also the output
 
 
 class Communicator:
@@ -390,25 +388,16 @@ class Communicator:
         ufunc: np.ufunc | None = None,
     ) -> Any:
         group = self._group
-        asked = place(group, asked, given, target)
-        operation = Operation(
-            asked,
-            group.view,
-            self._session.member,
-            None if given is None else given.flat,
-            None if target is None else target.flat,
-            ufunc,
-        )
-        equip(operation, given, target)
+        operation = operation_of(group, self._session.member, asked, given, target, ufunc)
         seconds = self._seconds(timeout)
         if async_op:
-            return group.submit(operation, seconds, partial(_conclude, group, operation, given, target, shape))
+            return group.submit(operation, seconds, partial(conclude, group, operation, given, target, shape))
         try:
             flat = group.run(operation, seconds)
         except BaseException:
             group.show(operation.view)
             raise
-        return _conclude(group, operation, given, target, shape, flat, None)
+        return conclude(group, operation, given, target, shape, flat, None)
 
     def _array(self, value: Any, what: str) -> AnyArray:
         return array_of(value, what, self._session.device)
@@ -423,49 +412,13 @@ class Communicator:
     def _target(self, out: Any, given: AnyArray, shape: tuple[int, ...], asked: Request) -> AnyArray | None:
         if self._session.failure is not None:
             raise self._session.failure
-        if out is None:
-            receives = asked.kind not in ("reduce", "gather") or self.rank == asked.root
-            return given.blank(shape) if isinstance(given, DeviceArray) and receives else None
-        if out is given.value and asked.kind in IN_PLACE_KINDS:
-            given.require_writable("out")
-            return given
-        target = self._array(out, "out")
-        target.require_writable("out")
-        if target.dtype != given.dtype:
-            raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
-        if target.shape != shape and target.flat.size != math.prod(shape):
-            raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
-        if type(given) is type(target):  # otherwise they cannot have memory in common, and `place` refuses them
-            given.part_from(target)  # type: ignore[arg-type]
-        return target
+        receives = asked.kind not in ("reduce", "gather") or self.rank == asked.root
+        return target_of(asked, out, given, shape, receives, self._session.device)
 
     def _root(self, root: int) -> int:
         if not isinstance(root, int | np.integer) or not 0 <= root < self.size:
             raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
         return int(root)
-
-
-def _conclude(
-    group: AnyGroup,
-    operation: Operation,
-    given: AnyArray | None,
-    target: AnyArray | None,
-    shape: tuple[int, ...],
-    flat: Array | None,
-    error: BaseException | None,
-) -> Any:
-    """The caller's result, made of what the engine computed."""
-    group.show(operation.view)
-    if error is not None:
-        raise error
-    if flat is None:
-        return None
-    if target is not None:
-        target.write_back()
-        whole = flat.size == target.flat.size
-        return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
-    assert given is not None
-    return given.like(flat, shape if flat.size == math.prod(shape) else (-1, *shape[1:]))
 
 
 def _no_codec(codec: None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import HostArray, lies_on_device
-from .engine import AnyGroup, Operation, PinnedMemory, Request, Staged
+from .engine import Staged
 from .engine.reduction import is_supported
 from .errors import UnsupportedTransport
 from .transports.cuda_ipc import find_device
@@ -80,37 +80,3 @@ def array_of(value: Any, what: str, device: Device | None) -> AnyArray:
                 f"{what} lies in device memory: {error}; or pass a copy in host memory"
             ) from None
     return DeviceArray(value, what, device)
-
-
-def place(group: AnyGroup, asked: Request, given: AnyArray | None, target: AnyArray | None) -> Request:
-    """Decide where an operation on these arrays is done: the request for that, the arrays staged where need be.
-
-    Raises TypeError where one is on a device and the other is not.
-    """
-    arrays = [array for array in (given, target) if array is not None]
-    devices = [array for array in arrays if isinstance(array, DeviceArray)]
-    if not devices:
-        return asked
-    if len(devices) != len(arrays):
-        raise TypeError(f"{asked.kind}: x and out must lie both in host memory, or both on the device")
-    if group.stays_on_device(asked):
-        return asked.on_device
-    for array in devices:
-        array.stage()
-    return asked
-
-
-def equip(operation: Operation, given: AnyArray | None, target: AnyArray | None) -> None:
-    """Tell ``operation`` what `place` has decided."""
-    for array in (given, target):
-        if not isinstance(array, DeviceArray):
-            continue
-        if array.staged is None:
-            operation.place = operation.device = array.device
-            operation.ready = (*operation.ready, array.ready)
-        else:
-            operation.place = PinnedMemory(array.device)
-    if isinstance(given, DeviceArray):
-        operation.incoming = given.staged
-    if isinstance(target, DeviceArray):
-        operation.outgoing = target.staged

@@ -89,7 +89,7 @@ def test_options_that_make_no_sense(options: dict, text: str) -> None:
 
 
 def test_unknown_transport() -> None:
-    with pytest.raises(collcomm.UnsupportedTransport, match="there is: shm, tcp"):
+    with pytest.raises(collcomm.UnsupportedTransport, match="there is: cuda_ipc, shm, tcp"):
         collcomm.join("127.0.0.1:48148", transports=["carrier-pigeon"])
 
 

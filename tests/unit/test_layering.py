@@ -18,6 +18,7 @@ CORE = {
     "joining",
     "arrays",
     "devicearrays",
+    "invocation",
     "arriving",
     "blocks",
     "objects",

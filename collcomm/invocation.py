@@ -1,0 +1,87 @@
+"""From a user's call to an operation of the engine, and from what that has computed to the user's result."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .devicearrays import AnyArray, DeviceArray, array_of
+from .engine import AnyGroup, Operation, PinnedMemory, Request
+from .transports.device import Device
+
+IN_PLACE_KINDS = frozenset({"all_reduce", "broadcast"})  # others copy an input that is also the output
+
+
+def target_of(
+    asked: Request, out: Any, given: AnyArray, shape: tuple[int, ...], receives: bool, device: Device | None
+) -> AnyArray | None:
+    """Where the result goes: ``out``, or, on a device, a new array; None where the engine makes one, or there is none
+    (``receives``). Raises ValueError, TypeError where ``out`` does not fit."""
+    if out is None:
+        return given.blank(shape) if isinstance(given, DeviceArray) and receives else None
+    if out is given.value and asked.kind in IN_PLACE_KINDS:
+        given.require_writable("out")
+        return given
+    target = array_of(out, "out", device)
+    target.require_writable("out")
+    if target.dtype != given.dtype:
+        raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
+    if target.shape != shape and target.flat.size != math.prod(shape):
+        raise ValueError(f"{asked.kind}: out has shape {target.shape}, the result {shape}")
+    if type(given) is not type(target):
+        raise TypeError(f"{asked.kind}: x and out must lie both in host memory, or both on the device")
+    given.part_from(target)  # type: ignore[arg-type]
+    return target
+
+
+def operation_of(
+    group: AnyGroup,
+    member: int,
+    asked: Request,
+    given: AnyArray | None,
+    target: AnyArray | None,
+    ufunc: np.ufunc | None,
+) -> Operation:
+    """The operation, to be done where its arrays lie: on the device if all members can meet there, else in host memory."""
+    devices = [array for array in (given, target) if isinstance(array, DeviceArray)]
+    stays = bool(devices) and group.stays_on_device(asked)
+    if stays:
+        asked = asked.on_device
+    else:
+        for array in devices:
+            array.stage()
+    source = None if given is None else given.flat
+    operation = Operation(asked, group.view, member, source, None if target is None else target.flat, ufunc)
+    if stays:
+        operation.place = operation.device = devices[0].device
+        operation.ready = tuple(array.ready for array in devices)
+    elif devices:
+        operation.place = PinnedMemory(devices[0].device)
+        operation.incoming = given.staged if isinstance(given, DeviceArray) else None
+        operation.outgoing = target.staged if isinstance(target, DeviceArray) else None
+    return operation
+
+
+def conclude(
+    group: AnyGroup,
+    operation: Operation,
+    given: AnyArray | None,
+    target: AnyArray | None,
+    shape: tuple[int, ...],
+    flat: Any,
+    error: BaseException | None,
+) -> Any:
+    """The caller's result, made of what the engine has computed."""
+    group.show(operation.view)
+    if error is not None:
+        raise error
+    if flat is None:
+        return None
+    if target is not None:
+        target.write_back()
+        whole = flat.size == target.flat.size
+        return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
+    assert given is not None
+    return given.like(flat, shape if flat.size == math.prod(shape) else (-1, *shape[1:]))
