@@ -276,7 +276,9 @@ class Communicator:
             rows = [(model.shape or (1,))[0]] * self.size if counts is None else checked_counts(counts, self.size)
             shape = model.shape
         asked = request("scatter", like.dtype, root=root, counts=elements(rows, like.shape))
-        target = self._target(out, like, shape, asked)
+        target = self._target(out, like, shape, asked) if given is not None else model
+        if target is not None:
+            target.require_writable("out")
         return self._run(asked, given, target, shape, async_op, timeout)
 
     def all_to_all(
@@ -338,9 +340,8 @@ class Communicator:
     def send(self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
         """Send ``x`` to rank ``dst``, which calls `recv`. Returns when ``x`` may be changed again."""
         given = self._array(x, "x")
-        if isinstance(given, DeviceArray):
-            given.stage().fetch_all()
-        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout))
+        fetch = given.stage().fetch_all if isinstance(given, DeviceArray) else None
+        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout), fetch)
 
     def recv(self, out: Any, src: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
         """Receive into ``out`` what rank ``src`` sends with ``tag``; returns ``out``."""

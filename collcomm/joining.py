@@ -106,7 +106,7 @@ def join(
         tcp.listener.close()
         raise
     transport = SocketTransport(routes, wanted)
-    on_device = device is not None and "cuda_ipc" in wanted and "shm" in transport.offers
+    on_device = device is not None and "shm" in transport.offers
     session = Session(transport, streams, device=device)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
@@ -156,11 +156,13 @@ def _wanted(transports: Sequence[str] | str | None) -> list[str]:
 
 
 def _device(wanted: Sequence[str]) -> Device | None:
-    """The GPU, if there is one that we can use. Raises UnsupportedTransport when it is all that is wanted."""
+    """The GPU, if one is wanted and there is one. Raises UnsupportedTransport when it is all that is wanted."""
+    if "cuda_ipc" not in wanted:
+        return None
     try:
         return find_device()
     except UnsupportedTransport as error:
-        if "cuda_ipc" in wanted and "tcp" not in wanted:
+        if "tcp" not in wanted:
             raise UnsupportedTransport(f"cuda_ipc is not available here: {error}; allow tcp, too") from None
         return None
 

@@ -36,10 +36,13 @@ class PointToPoint:
         self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
         self._lock = threading.Lock()
 
-    def send(self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float) -> Any:
+    def send(
+        self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float, fetch: Callable[[], None] | None
+    ) -> Any:
+        """``fetch``: brings the data to ``flat``, if it is not there."""
         member = self._member(dst, tag)
         deadline = time.monotonic() + timeout
-        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline), None)
+        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline, fetch), None)
 
     def receive(self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
         member = self._member(src, tag)
@@ -84,7 +87,9 @@ class PointToPoint:
 
     # -- on the lane's thread ------------------------------------------------------------------------------------------
 
-    def _send(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
+    def _send(self, flat: Array, member: Member, tag: int, deadline: float, fetch: Callable[[], None] | None) -> None:
+        if fetch is not None:
+            fetch()
         data = flat.view(np.uint8)
         kind = _dtype_code(flat)
         check = _Watch(self._session, self._group, member, "send to", deadline).check

@@ -66,12 +66,17 @@ def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
 def lazy_devices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LazyDevice]]:
     """Peers of this test have a device each, as they join; windows are small, so that data goes through them in blocks."""
     devices: list[LazyDevice] = []
+    here = threading.local()  # peers are threads
 
     def find() -> LazyDevice:
-        devices.append(LazyDevice(len(devices)))
-        return devices[-1]
+        if not hasattr(here, "device"):
+            here.device = LazyDevice(len(devices))
+            devices.append(here.device)
+        device: LazyDevice = here.device
+        return device
 
     monkeypatch.setattr("collcomm.joining.find_device", find)
+    monkeypatch.setattr("collcomm.devicearrays.find_device", find)
     monkeypatch.setattr("collcomm.engine.group.DEVICE_SLOT_BYTES", 1 << 20)
     monkeypatch.setattr("collcomm.engine.binding.DEVICE_WINDOW_BYTES", 2 << 20)
     yield devices

@@ -1,8 +1,9 @@
 """CUDA-IPC: memory of one process's GPU in the address space of others of its host, through cupy.
 
 Windows are plain allocations of ours (cudaMalloc), since what a framework's pool hands out is a part of something larger, and
-pools may hand it out again. Of an importer's mapping the driver keeps the memory until it is closed, also when its owner
-has died.
+pools may hand it out again. CUDA leaves open what becomes of memory that is freed while others have it open: so ours is never
+freed while its process lives, but kept for the next communicator. Of a process that dies the drivers we know of keep the memory
+for those who have it open; nothing but attempts that are about to be thrown away reads it then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,18 +24,23 @@ import numpy as np
 from ..errors import UnsupportedTransport
 from .device import Accepted, DeviceFailed, Letter, Mark, Memory
 
-WORK_SECONDS = 60.0  # a device that has not done its work by then hangs, or is shared with somebody who is very busy
+WORK_SECONDS = (
+    600.0  # a device that has not done its work by then hangs; it includes what the caller had asked for before
+)
 SPIN_SECONDS = 200e-6  # looks without a pause; a small operation ends sooner
 PAUSE_SECONDS = 50e-6
 INSTALL = "pip install 'collcomm[cuda12]' or 'collcomm[cuda13]', whichever the driver serves"
-_DONE, _NOT_READY = 0, 600  # as cudaStreamQuery says
+_DONE, _NO_MEMORY, _NOT_READY = 0, 2, 600  # codes of CUDA
 _TORCH_BITS = {
     "torch.bfloat16": "int16",
     "torch.float8_e4m3fn": "uint8",
     "torch.float8_e5m2": "uint8",
 }  # it shows no others
 _FUSED = {"add": "+", "multiply": "*"}
-_opened_here: dict[bytes, Memory] = {}  # a process cannot open its own handles
+POOLED_BYTES = 1 << 28  # pinned memory up to this size is kept for the next operation
+_making = threading.Lock()
+_allocated: dict[bytes, int] = {}  # address by handle: a process cannot open its own
+_spare: dict[tuple[int, int], list[tuple[int, bytes]]] = {}  # by device and size: windows that nobody uses
 
 
 @lru_cache(maxsize=1)
@@ -41,8 +48,10 @@ def _cupy() -> Any:
     """cupy, where it finds a GPU. Raises UnsupportedTransport saying what is missing."""
     if importlib.util.find_spec("cupy") is None:
         raise UnsupportedTransport(f"cupy is not installed: {INSTALL}")
-    import cupy
-
+    try:
+        import cupy
+    except ImportError as error:
+        raise UnsupportedTransport(f"cupy cannot be imported: {error}") from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -54,8 +63,9 @@ def _cupy() -> Any:
 
 def find_device() -> CudaDevice:
     """The GPU that is current in this thread. Raises UnsupportedTransport saying what is missing."""
-    cupy = _cupy()
-    return _device(cupy, int(cupy.cuda.runtime.getDevice()))
+    with _making:
+        cupy = _cupy()
+        return _device(cupy, int(cupy.cuda.runtime.getDevice()))
 
 
 @lru_cache(maxsize=64)
@@ -73,12 +83,14 @@ class CudaDevice:
         self.name = f"cuda:{self.number}"
         self._device = cupy.cuda.Device(self.number)
         self._made_stream: Any = None
+        self._failure: DeviceFailed | None = None
 
     @property
     def _stream(self) -> Any:
         if self._made_stream is None:
-            with self._device:
-                self._made_stream = self._cupy.cuda.Stream(non_blocking=True)
+            with _making, self._device:
+                if self._made_stream is None:
+                    self._made_stream = self._cupy.cuda.Stream(non_blocking=True)
         return self._made_stream
 
     @contextmanager
@@ -89,37 +101,58 @@ class CudaDevice:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise self._failure  # such errors stay
         try:
             yield
         except (self._runtime.CUDARuntimeError, self._cupy.cuda.driver.CUDADriverError) as error:
-            raise DeviceFailed(
-                f"the GPU {self.name} reports {error}; this peer has left the group, start it again"
-            ) from None
+            self._failure = DeviceFailed(f"the GPU {self.name} reports {error}; start this process again")
+            raise self._failure from None
 
     # -- arrays of the caller -------------------------------------------------------------------------------------------
 
     def accept(self, value: Any, what: str) -> Accepted:
         with self._reported(), self._device:
             given, writable = value, True
+            number = self._number_of(value, what)
+            if number != self.number:
+                raise UnsupportedTransport(
+                    f"{what} lies on cuda:{number}, and this communicator works on {self.name}, which was the current "
+                    f"device when join() was called"
+                )
             if _is_torch(value):
+                if value.is_conj() or value.is_neg():
+                    raise TypeError(f"{what} is conjugated or negated lazily: pass resolve_conj().resolve_neg()")
                 given = _visible(value.detach())
                 ready = sys.modules["torch"].cuda.current_stream(value.device).record_event
             else:
                 ready = self._cupy.cuda.get_current_stream().record
                 if not isinstance(value, self._cupy.ndarray):
                     writable = not value.__cuda_array_interface__["data"][1]
-            array = self._cupy.asarray(given)  # waits for the stream that the object names, if it does
-            if int(array.device.id) != self.number:
-                raise UnsupportedTransport(
-                    f"{what} lies on cuda:{int(array.device.id)}, and this communicator works on {self.name}, which was "
-                    f"the current device when join() was called"
-                )
+            try:
+                array = self._cupy.asarray(given)  # waits for the stream that the object names, if it does
+            except (KeyError, AttributeError):
+                raise TypeError(
+                    f"{what}: dtype {value.dtype} cannot be sent; convert it to a number type first"
+                ) from None
             dtype = _dtype_of(value, array)
             array = array.view(_storage(dtype))
             copied = not array.flags.c_contiguous
             flat = self._cupy.asarray(given.contiguous()).view(array.dtype) if copied and given is not value else array
             flat = self._cupy.ascontiguousarray(flat).reshape(-1)
             return Accepted(array, flat, dtype, copied, writable, ready())
+
+    def _number_of(self, value: Any, what: str) -> int:
+        if _is_torch(value):
+            if value.device.type != "cuda":
+                raise UnsupportedTransport(
+                    f"{what} lies on {value.device}, which is no GPU of CUDA: pass a copy in host memory"
+                )
+            return int(value.device.index)
+        if isinstance(value, self._cupy.ndarray):
+            return int(value.data.device_id)
+        address = value.__cuda_array_interface__["data"][0]
+        return int(self._runtime.pointerGetAttributes(address).device) if address else self.number
 
     def blank(self, template: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Of the pool of its framework, on the stream that is current there."""
@@ -144,8 +177,23 @@ class CudaDevice:
     def empty(self, count: int, dtype: np.dtype[Any]) -> Memory:
         """No part of a pool, which would have to know of our stream."""
         with self._reported(), self._device:
-            pointer = self._cupy.cuda.MemoryPointer(self._cupy.cuda.Memory(count * dtype.itemsize), 0)
-            return self._cupy.ndarray((count,), _storage(dtype), pointer)
+            nbytes = count * dtype.itemsize
+            memory = self._taken(nbytes, lambda: self._cupy.cuda.Memory(nbytes))
+            return self._cupy.ndarray((count,), _storage(dtype), self._cupy.cuda.MemoryPointer(memory, 0))
+
+    def _taken(self, nbytes: int, take: Callable[[], Any]) -> Any:
+        """``nbytes`` from the driver, to which the frameworks give back what they do not use if need be. Raises DeviceFailed."""
+        for last in (False, True):
+            try:
+                return take()
+            except self._runtime.CUDARuntimeError as error:
+                if error.status != _NO_MEMORY:
+                    raise
+                if last:
+                    raise DeviceFailed(f"the GPU {self.name} has no {nbytes} bytes left") from None
+            self._cupy.get_default_memory_pool().free_all_blocks()
+            if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+                sys.modules["torch"].cuda.empty_cache()
 
     def concatenate(self, parts: Sequence[Memory]) -> Memory:
         whole = self.empty(sum(part.size for part in parts), np.dtype(parts[0].dtype))
@@ -167,17 +215,22 @@ class CudaDevice:
             target[...] = source.reshape(target.shape)
 
     def pinned(self, nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        cuda = self._cupy.cuda
         with self._reported(), self._device:
-            return np.frombuffer(self._cupy.cuda.alloc_pinned_memory(max(1, nbytes)), np.uint8, nbytes)
+            if nbytes <= POOLED_BYTES:
+                memory = cuda.alloc_pinned_memory(max(1, nbytes))
+            else:
+                memory = cuda.PinnedMemoryPointer(cuda.PinnedMemory(nbytes), 0)
+            return np.frombuffer(memory, np.uint8, nbytes)
 
     # -- reducing -------------------------------------------------------------------------------------------------------
 
     def reduce(self, ufunc: np.ufunc, dtype: np.dtype[Any], parts: Sequence[Memory], target: Memory) -> None:
-        """Sums and products of numbers in one pass; others two by two."""
+        """Sums and products in one pass where that rounds as two by two does; others two by two."""
         with self._queue():
             typed = [part.view(dtype) for part in parts]
             result = target.view(dtype)
-            if len(parts) > 2 and ufunc.__name__ in _FUSED and dtype.kind in "iufc":
+            if len(parts) > 2 and ufunc.__name__ in _FUSED and dtype.kind in "iufc" and dtype != np.float16:
                 _fused_kernel(self._cupy, _FUSED[ufunc.__name__], len(parts))(*typed, result)
                 return
             combine = getattr(self._cupy, ufunc.__name__)
@@ -207,7 +260,7 @@ class CudaDevice:
 
     def finish(self) -> None:
         if self._made_stream is not None:
-            self._await(lambda: int(self._runtime.streamQuery(self._made_stream.ptr)))
+            self.reach(self.mark())  # others may go on asking for more
 
     def _await(self, query: Callable[[], int]) -> None:
         began = time.perf_counter()
@@ -228,21 +281,20 @@ class CudaDevice:
     # -- windows --------------------------------------------------------------------------------------------------------
 
     def allocate(self, nbytes: int) -> tuple[Memory, Letter]:
-        with self._reported(), self._device:
-            pointer = self._cupy.cuda.MemoryPointer(self._cupy.cuda.Memory(nbytes), 0)
-            memory = self._cupy.ndarray((nbytes,), np.uint8, pointer)
-            handle = bytes(self._runtime.ipcGetMemHandle(pointer.ptr))
-        _opened_here[handle] = memory
-        return memory, Letter(os.getpid(), nbytes, self._identity(), handle)
-
-    def release(self, memory: Memory) -> None:
-        """The memory goes with the last array of it."""
-        for handle in [handle for handle, found in _opened_here.items() if found is memory]:
-            del _opened_here[handle]
+        with self._reported(), self._device, _making:
+            spare = _spare.setdefault((self.number, nbytes), [])
+            if spare:
+                address, handle = spare.pop()
+            else:
+                address = self._taken(nbytes, lambda: self._runtime.malloc(nbytes))
+                handle = bytes(self._runtime.ipcGetMemHandle(address))
+                _allocated[handle] = address
+        back = _Last(lambda: spare.append((address, handle)))
+        return self._array(address, nbytes, back), Letter(os.getpid(), nbytes, self._identity(), handle)
 
     def open(self, letter: Letter) -> Memory:
-        if letter.process == os.getpid() and letter.handle in _opened_here:
-            return _opened_here[letter.handle]
+        if letter.process == os.getpid() and letter.handle in _allocated:
+            return self._array(_allocated[letter.handle], letter.nbytes, None)
         try:
             with self._device:
                 address = self._runtime.ipcOpenMemHandle(letter.handle)
@@ -254,17 +306,32 @@ class CudaDevice:
                 f"between the devices, the driver is too old, or the container forbids it; join with "
                 f"transports=['shm', 'tcp'], and GPU arrays go through host memory"
             ) from None
-        memory = self._cupy.cuda.UnownedMemory(address, letter.nbytes, None, self.number)
-        return self._cupy.ndarray((letter.nbytes,), np.uint8, self._cupy.cuda.MemoryPointer(memory, 0))
+        return self._array(address, letter.nbytes, _Last(lambda: self._close(address)))
 
-    def close(self, memory: Memory) -> None:
-        if any(found is memory for found in _opened_here.values()):
-            return
-        with self._reported(), self._device:
-            self._runtime.ipcCloseMemHandle(memory.data.ptr)
+    def _close(self, address: int) -> None:
+        try:
+            self.finish()
+            with self._reported(), self._device:
+                self._runtime.ipcCloseMemHandle(address)
+        except DeviceFailed:
+            pass  # its memory goes with the process
+
+    def _array(self, address: int, nbytes: int, owner: Any) -> Memory:
+        memory = self._cupy.cuda.UnownedMemory(address, nbytes, owner, self.number)
+        return self._cupy.ndarray((nbytes,), np.uint8, self._cupy.cuda.MemoryPointer(memory, 0))
 
     def _identity(self) -> bytes:
         return bytes(str(self._device.pci_bus_id), "ascii")
+
+
+class _Last:
+    """Calls ``end`` when the last array that it owns the memory of has gone."""
+
+    def __init__(self, end: Callable[[], None]):
+        self._end = end
+
+    def __del__(self) -> None:
+        self._end()
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ Counts, and what tells the others how to open the memory (the *letter*), lie in 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -115,16 +115,11 @@ class Device(Protocol):
         """Host memory that is copied to and from while others work."""
 
     def allocate(self, nbytes: int) -> tuple[Memory, Letter]:
-        """Memory that other processes may open; its letter."""
-
-    def release(self, memory: Memory) -> None:
-        """What `allocate` gave is used no more here."""
+        """Memory that other processes may open; its letter. Ours until the last array of it has gone."""
 
     def open(self, letter: Letter) -> Memory:
-        """Memory of another process. Raises UnsupportedTransport saying why it cannot be had."""
-
-    def close(self, memory: Memory) -> None:
-        """What `open` gave is used no more here."""
+        """Memory of another process, open until the last array of it has gone. Raises UnsupportedTransport saying why it
+        cannot be had."""
 
 
 def can_reduce_on_devices(dtype: np.dtype[Any]) -> bool:
@@ -153,17 +148,7 @@ class DeviceWindow:
         self.host.sleep(count)
 
     def close(self) -> None:
-        self._give_back(self._device.close)
-
-    def _give_back(self, how: Callable[[Memory], None]) -> None:
-        try:
-            self._device.finish()
-        except DeviceFailed:
-            pass  # nothing of it will be read
-        try:
-            how(self.data)
-        except DeviceFailed:
-            pass  # its memory goes with the process
+        """The memory goes with the object: another thread may be about to use it."""
 
 
 class OwnDeviceWindow(DeviceWindow):
@@ -176,7 +161,6 @@ class OwnDeviceWindow(DeviceWindow):
         super().__init__(device, host, data)
 
     def close(self) -> None:
-        self._give_back(self._device.release)
         self.host.close()
 
 

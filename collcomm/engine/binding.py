@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from ..errors import UnsupportedTransport
 from ..transports.base import Link, LinkBroken, Transport, Window
@@ -43,7 +42,7 @@ class WindowBinding:
         """Raises Halted, LinkBroken, UnsupportedTransport (no memory)."""
         if self._own is None:
             self._own = self._make()
-        self._forget_all_but(view.ids)
+        self._others = {member: found for member, found in self._others.items() if member in view.ids}
         links: dict[int, Link] = {}
         windows: dict[int, Window] = {}
         for peer, member in enumerate(view.members):
@@ -53,7 +52,6 @@ class WindowBinding:
             link = links[peer] = self._transport.link(self._gid, self.purpose, member, check)
             known = self._others.get(member.id)
             if known is None or known[0] is not link:  # another link: the other end, too, exchanges windows anew
-                self._forget(member.id)
                 known = self._others[member.id] = link, self._exchange(link, check)
             windows[peer] = known[1]
         alive = lambda peer: links[peer].streams[0].check_open()  # noqa: E731
@@ -68,7 +66,7 @@ class WindowBinding:
 
     def close(self) -> None:
         self.shared = None
-        self._forget_all_but(())
+        self._others.clear()
         if self._own is not None:
             self._own.close()
             self._own = None
@@ -88,19 +86,6 @@ class WindowBinding:
                 f"no memory for a window of {nbytes} bytes: {error.strerror}; this peer has left the group, "
                 f'free some or join again with transports=["tcp"]'
             ) from None
-
-    def _forget_all_but(self, members: Any) -> None:
-        for member in [member for member in self._others if member not in members]:
-            self._forget(member)
-
-    def _forget(self, member: int) -> None:
-        """Called by the thread that runs operations: nothing reads the window any more."""
-        if member in self._others:
-            _, window = self._others.pop(member)
-            self._release(window)
-
-    def _release(self, window: Window) -> None:
-        """Others' memory in the host goes with the object."""
 
 
 def _until_seen_dead(link: Link, check: Callable[[], None]) -> None:
@@ -134,6 +119,3 @@ class DeviceBinding(WindowBinding):
         except UnsupportedTransport:
             _until_seen_dead(link, check)
             raise
-
-    def _release(self, window: Window) -> None:
-        window.close()

@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..planner import Choice, choose_across, choose_on_devices, choose_through_windows
 from ..transports.base import Link, LinkBroken
-from ..transports.device import can_reduce_on_devices
+from ..transports.device import DeviceFailed, can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
@@ -100,6 +100,13 @@ class Group(Calls):
         return not request.op or can_reduce_on_devices(request.dtype)
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+        try:
+            return self._carry_out(operation, seq, deadline)
+        except DeviceFailed as error:
+            self.session.abandon(f"{operation.request.call.text}: {error}")
+            raise
+
+    def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
         self.operations += 1
         failed_at = 0.0
         while True:
@@ -123,7 +130,11 @@ class Group(Calls):
                     self.session.abandon(f"{operation.request.call.text} was interrupted")
                 raise
             failed_at = failed_at or self._clock.monotonic()
-            fate = self._fate(operation, seq, epoch, deadline, repeat)
+            try:
+                fate = self._fate(operation, seq, epoch, deadline, repeat)
+            except BaseException:
+                operation.restore()
+                raise
             if fate is True:
                 windows = self._in_host.shared
                 if windows is not None:

@@ -118,7 +118,9 @@ class Operation:
             assert self.device is not None
             self.device.follow(mark)
         self.ready = ()
-        if self.incoming is not None and not (fetches and not gives and len(self.alive(self.view)) == self.base.size):
+        reads = "in" in sizes or self.in_place or gives
+        late = fetches and not gives and len(self.alive(self.view)) == self.base.size
+        if self.incoming is not None and reads and not late:
             self.incoming.fetch_all()
         if self.outgoing is not None:
             self.outgoing.restart()
@@ -175,8 +177,11 @@ class Operation:
         """Undo what an aborted attempt wrote over the caller's input."""
         if self.undo is not None:
             self.undo.roll_back()
-            if self.device is not None:
-                self.device.finish()
+        if self.device is not None:
+            self.device.finish()
+        for staged in (self.incoming, self.outgoing):
+            if staged is not None:
+                staged.settle()
 
 
 class Scratch:

@@ -65,6 +65,10 @@ class Staged:
         """Nothing is final."""
         self._stored = 0
 
+    def settle(self) -> None:
+        """Nothing is on its way any more, in either direction."""
+        self._device.finish()
+
     def conclude(self, nbytes: int) -> None:
         """The first ``nbytes`` of ``host`` are the result: when this returns, the device has them."""
         self._follow()

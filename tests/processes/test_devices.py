@@ -261,6 +261,26 @@ def test_an_aborted_operation_has_its_input_back_at_once(device: LazyDevice) -> 
         np.testing.assert_array_equal(x, np.arange(100_000.0))
 
 
+@pytest.mark.parametrize("staged", [False, True])
+def test_nothing_is_written_after_the_error(device: LazyDevice, staged: bool) -> None:
+    """What was asked of the device before an abort is done when the error is raised: the memory may be another's then."""
+    view = View(1, (Member(1, "a", "127.0.0.1", 1),))
+    x, out = np.ones(100_000), np.zeros(100_000)
+    for _ in range(20):
+        operation = Operation(request("all_reduce", x.dtype, x.size, op="sum"), view, 1, x, out, np.add, device)
+        if staged:
+            operation.outgoing = Staged(device, out.view(np.uint8), device.mark())
+            operation.outgoing.store(0, out.nbytes)
+        else:
+            operation.device = device
+            operation.bind({"in": x.nbytes, "out": x.nbytes}, Scratch(device))
+            device.copy(operation.buffers["out"], operation.buffers["in"])
+        operation.restore()
+        out[:] = 5
+        device.finish()
+        assert (out == 5).all()
+
+
 class Counting(LazyDevice):
     def __init__(self) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import collcomm
+import collcomm.devicearrays
 import collcomm.joining
 from tests.support.cupyarrays import on_gpu
 from tests.support.lazydevice import LazyDevice
@@ -123,7 +124,8 @@ def live(
         if on_devices:
             os.environ["COLLCOMM_TRANSPORTS"] = on_devices
             if not gpu:
-                collcomm.joining.find_device = LazyDevice  # type: ignore[assignment]
+                device = LazyDevice()
+                collcomm.joining.find_device = collcomm.devicearrays.find_device = lambda: device  # type: ignore
         comm = collcomm.join(address, name=name, min_size=min_size, timeout=60, op_timeout=60, **protection)
         if on_devices:
             comm = on_gpu(comm) if gpu else OnDevice(comm)  # type: ignore[assignment]

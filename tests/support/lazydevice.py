@@ -12,6 +12,7 @@ import queue
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,7 +50,6 @@ class LazyDevice:
         self.caller: threading.Event | None = None  # what a caller's array waits for
         self._random = random.Random(seed)
         self._work: queue.Queue[Callable[[], Any] | None] = queue.Queue()
-        self._descriptors: dict[int, int] = {}
         self._thread = threading.Thread(target=self._serve, name="collcomm-lazy-device", daemon=True)
         self._thread.start()
 
@@ -71,8 +71,6 @@ class LazyDevice:
     def end(self) -> None:
         self._work.put(None)
         self._thread.join(WAIT_SECONDS)
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
 
     # -- arrays ---------------------------------------------------------------------------------------------------------
 
@@ -157,11 +155,8 @@ class LazyDevice:
         descriptor = os.memfd_create("lazy-device")
         os.ftruncate(descriptor, nbytes)
         memory = np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
-        self._descriptors[id(memory)] = descriptor
+        weakref.finalize(memory, os.close, descriptor)
         return memory, Letter(os.getpid(), nbytes, b"lazy:0", str(descriptor).encode())
-
-    def release(self, memory: Any) -> None:
-        os.close(self._descriptors.pop(id(memory)))
 
     def open(self, letter: Letter) -> Any:
         path = f"/proc/{letter.process}/fd/{letter.handle.rstrip(bytes(1)).decode()}"
@@ -174,7 +169,5 @@ class LazyDevice:
         finally:
             os.close(descriptor)
         self.opened.append(letter.nbytes)
+        weakref.finalize(memory, self.opened.remove, letter.nbytes)
         return memory
-
-    def close(self, memory: Any) -> None:
-        self.opened.remove(memory.nbytes)
