@@ -45,23 +45,36 @@ def operation_of(
     ufunc: np.ufunc | None,
 ) -> Operation:
     """The operation, to be done where its arrays lie: on the device if all members can meet there, else in host memory."""
-    devices = [array for array in (given, target) if isinstance(array, DeviceArray)]
-    stays = bool(devices) and group.stays_on_device(asked)
-    if stays:
-        asked = asked.on_device
-    else:
-        for array in devices:
-            array.stage()
+    stays = False
+    if isinstance(given, DeviceArray) or isinstance(target, DeviceArray):
+        stays = group.stays_on_device(asked)
+        if stays:
+            asked = asked.on_device
+        else:
+            _stage(given, target)
     source = None if given is None else given.flat
     operation = Operation(asked, group.view, member, source, None if target is None else target.flat, ufunc)
-    if stays:
-        operation.place = operation.device = devices[0].device
-        operation.ready = tuple(array.ready for array in devices)
-    elif devices:
-        operation.place = PinnedMemory(devices[0].device)
-        operation.incoming = given.staged if isinstance(given, DeviceArray) else None
-        operation.outgoing = target.staged if isinstance(target, DeviceArray) else None
+    if isinstance(given, DeviceArray):
+        _lay_out(operation, given, stays)
+        operation.incoming = given.staged
+    if isinstance(target, DeviceArray):
+        _lay_out(operation, target, stays)
+        operation.outgoing = target.staged
     return operation
+
+
+def _stage(*arrays: AnyArray | None) -> None:
+    for array in arrays:
+        if isinstance(array, DeviceArray):
+            array.stage()
+
+
+def _lay_out(operation: Operation, array: DeviceArray, stays: bool) -> None:
+    if stays:
+        operation.place = operation.device = array.device
+        operation.ready = (*operation.ready, array.ready)
+    else:
+        operation.place = PinnedMemory(array.device)
 
 
 def conclude(

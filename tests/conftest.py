@@ -93,15 +93,13 @@ def each_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return name
 
 
-@pytest.fixture(params=["shm", "tcp", "on devices", "staged"])
-def every_transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """As `each_transport`, and with all arrays on devices, where they stay or go through host memory; for `run_peers` only."""
-    name: str = request.param
-    if name in ("on devices", "staged"):
-        request.getfixturevalue("lazy_devices")
-        monkeypatch.setattr(peers, "dress", OnDevice)
-    monkeypatch.setenv("COLLCOMM_TRANSPORTS", {"on devices": "cuda_ipc", "staged": "tcp"}.get(name, name))
-    return name
+@pytest.fixture(params=["cuda_ipc", "tcp"], ids=["there", "through host memory"])
+def each_way_of_devices(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, lazy_devices: list[LazyDevice]
+) -> None:
+    """All arrays that bodies of `run_peers` hand over lie on devices; they stay there, or do not."""
+    monkeypatch.setenv("COLLCOMM_TRANSPORTS", request.param)
+    monkeypatch.setattr(peers, "dress", OnDevice)
 
 
 @pytest.fixture(scope="module", autouse=True)

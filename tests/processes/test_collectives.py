@@ -1,4 +1,4 @@
-"""The contract of a communicator between threads of one process: over real sockets, and in shared memory."""
+"""The contract of a communicator between threads of one process: over real sockets, in shared memory, with arrays on devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import collcomm
 from tests.support.contract import ALONE, CONTRACT, large
 from tests.support.peers import run_peers, run_peers_at
 
-pytestmark = pytest.mark.usefixtures("every_transport")
 GROUPS = {
     "kinds": (2, 3, 4, 5, 7),
     "uneven": (2, 4, 5),
@@ -20,11 +19,19 @@ GROUPS = {
 CASES = [(name, n) for name in CONTRACT for n in GROUPS.get(name, (3,))]
 
 
+@pytest.mark.usefixtures("each_transport")
 @pytest.mark.parametrize(("name", "n"), CASES, ids=lambda value: str(value))
 def test_contract(name: str, n: int) -> None:
     run_peers(n, CONTRACT[name])
 
 
+@pytest.mark.usefixtures("each_way_of_devices")
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract_on_devices(name: str) -> None:
+    run_peers(3, CONTRACT[name])
+
+
+@pytest.mark.usefixtures("each_transport")
 @pytest.mark.parametrize("name", ALONE)
 def test_contract_of_one_alone(name: str) -> None:
     run_peers(1, CONTRACT[name])
@@ -34,6 +41,7 @@ def test_several_connections_per_link() -> None:
     run_peers(3, large, streams=3)
 
 
+@pytest.mark.usefixtures("each_transport")
 def test_torch_tensors() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
 

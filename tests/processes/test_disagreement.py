@@ -14,7 +14,7 @@ import pytest
 import collcomm
 from tests.support.peers import run_peers
 
-pytestmark = pytest.mark.usefixtures("every_transport")
+pytestmark = pytest.mark.usefixtures("each_transport")
 
 Body = Callable[[collcomm.Communicator], Any]
 
