@@ -29,16 +29,16 @@ def bench_collective(
     n: int,
     sizes: Sequence[int],
     rounds: int = 5,
-    against: str | None = None,
+    against: Sequence[str] = (),
     out_of_place: bool = False,
     dtype: str = "float32",
     block: float = 0.4,
     timeout: float = 1200.0,
     transport: str = "tcp",
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` processes of this machine, with those of ``against`` in between: "gloo", "mpi" (Open MPI,
-    all_reduce of float32 only), "tls" for the same group with encrypted connections, or "host" for arrays on a GPU that go
-    through host memory. ``transport``: "shm", "tcp" or "cuda_ipc".
+    """Times of ``kind`` among ``n`` processes of this machine, with those of each of ``against`` in between: "gloo", "mpi" (Open
+    MPI, all_reduce of float32 only), both with arrays in host memory; "tls" for the same group with encrypted connections,
+    or "host" for arrays on a GPU that go through host memory. ``transport``: "shm", "tcp" or "cuda_ipc".
 
     ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
     """
@@ -53,13 +53,13 @@ def bench_collective(
         "block": block,
         "transports": [transport],
         "gpu": transport == "cuda_ipc",
-        "mpi": against == "mpi",
-        "gloo_port": free_port() if against == "gloo" else 0,
+        "mpi": "mpi" in against,
+        "gloo_port": free_port() if "gloo" in against else 0,
     }
     with contextlib.ExitStack() as stack:
         coordinator = stack.enter_context(Coordinator("127.0.0.1:0"))
         case["address"] = coordinator.address
-        if against == "tls":
+        if "tls" in against:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "keys"
             make_keys(folder, ["peer"])
             sealed = stack.enter_context(Coordinator("127.0.0.1:0", keys=folder)).address
@@ -67,7 +67,7 @@ def bench_collective(
                 "name": "tls",
                 "options": {"coordinator": sealed, "keys": str(folder), "transports": [transport]},
             }
-        if against == "host":
+        if "host" in against:
             beside = {"coordinator": coordinator.address, "group": "host", "transports": ["shm"]}
             case["rival"] = {"name": "host", "options": beside}
         peers = stack.enter_context(Peers())
@@ -102,7 +102,7 @@ def row_of_times(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) 
         row[who]["bus_bandwidth"] = bus_factor(kind, n) * nbytes / row[who]["median"]
     for other in ("gloo", "tls", "mpi", "host"):
         if other in row and "ours" in row:
-            row["ratio"] = row[other]["median"] / row["ours"]["median"]
+            row[other]["ratio"] = row[other]["median"] / row["ours"]["median"]
     return row
 
 

@@ -22,6 +22,7 @@ from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 TRANSPORTS = ("shm", "tcp", "mpi", "cuda_ipc")
+RIVALS = ("gloo", "mpi", "tls", "host")
 DEFAULT_PEERS = {
     "join": [3],
     "failure": [4],
@@ -47,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
     parser.add_argument(
         "--against",
-        choices=["gloo", "mpi", "tls", "host"],
-        help="time the same work alternately with torch's Gloo, Open MPI (all_reduce), with TLS on, or, of arrays on a GPU, "
-        "through host memory",
+        type=_rivals,
+        default=(),
+        metavar="NAMES",
+        help="time the same work alternately with: gloo (torch's), mpi (Open MPI), both in host memory; tls (ours, encrypted); "
+        "host (ours, with arrays on a GPU that go through host memory); two or more with commas between",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, help="blocks per size; failure and join run 4 times as often (default 5)"
@@ -68,25 +71,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def _rivals(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := set(names) - set(RIVALS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(RIVALS)}")
+    return names
+
+
 def run(options: argparse.Namespace) -> int:
-    if options.against == "gloo":
+    if "gloo" in options.against:
         try:
             import torch  # noqa: F401
         except ImportError:
             print("--against gloo needs torch: pip install 'collcomm[bench]'")
             return 2
-    if "mpi" in (options.against, options.transport) and (why := why_not()):
+    if "mpi" in (*options.against, options.transport) and (why := why_not()):
         print(why)
         return 2
     on_gpu = options.transport == "cuda_ipc"
     if on_gpu and (why := why_no_gpu()):
         print(f"--transport cuda_ipc: {why}")
         return 2
-    if (options.against == "host" and not on_gpu) or (on_gpu and options.against not in (None, "host")):
-        print("--against host and --transport cuda_ipc belong together: the others have their arrays in host memory")
+    if "host" in options.against and not on_gpu:
+        print("--against host goes with --transport cuda_ipc: elsewhere, arrays lie in host memory already")
+        return 2
+    if {"tls", "host"} <= set(options.against):
+        print("--against takes one of tls and host")
         return 2
     plain = options.case == "all_reduce" and options.dtype == "float32"
-    if options.against == "mpi" and options.transport != "mpi" and not plain:
+    if "mpi" in options.against and options.transport != "mpi" and not plain:
         print("--against mpi compares all_reduce of float32 only, unless --transport is mpi, too")
         return 2
     rows: list[dict[str, Any]] = []
@@ -124,7 +137,7 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
             for together in (False, True)
             for row in bench_state(n, size, together=together)
         ]
-    transport = options.transport or ("tcp" if options.against == "tls" else "shm")
+    transport = options.transport or ("tcp" if "tls" in options.against else "shm")
     return bench_collective(options.case, n, sizes(*DEFAULT_SIZES), transport=transport, **_timing(options))
 
 
@@ -136,7 +149,7 @@ def _timing(options: argparse.Namespace) -> dict[str, Any]:
 def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int]]) -> list[dict[str, Any]]:
     if options.case == "failure":
         return bench_mpi_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
-    if options.case not in COLLECTIVES or options.against not in (None, "mpi"):
+    if options.case not in COLLECTIVES or set(options.against) - {"mpi"}:
         raise SystemExit("--transport mpi goes with a collective or failure, and with --against mpi")
     return bench_mpi(options.case, n, sizes(*DEFAULT_SIZES), ulfm=options.ulfm, **_timing(options))
 

@@ -33,8 +33,9 @@ def _cells(row: Row) -> dict[str, str]:
             cells[f"{who} p99"] = format_seconds(row[who]["p99"])
             if "bus_bandwidth" in row[who]:
                 cells[f"{who} bus"] = f"{row[who]['bus_bandwidth'] / 1e9:.2f} GB/s"
-            if who != "ours" and "ratio" in row:
-                cells[f"{who} / ours"] = f"{row['ratio']:.3g}x"
+            ratio = row[who].get("ratio", row.get("ratio"))
+            if who != "ours" and ratio is not None:
+                cells[f"{who} / ours"] = f"{ratio:.3g}x"
     if "order" in row:
         cells["hosts by rank"] = row["order"]
         cells["sent / least"] = f"{row['sent']:.3f}x"

@@ -100,7 +100,10 @@ def dying_everywhere(comm: Comm, case: dict[str, Any]) -> None:
         if part is not None:
             assert part.all_reduce(np.ones(1000))[0] == part.size
         for handle in handles:
-            assert handle.result(20)[0] in (n, n - 1)
+            result = handle.result(20)
+            assert (result == result[0]).all() and result[0] in (n, n - 1), (
+                f"round {rounds}: {result[:3]} of {result.size}"
+            )
         if sync is not None:
             sync.result(20)
         extra += comm.step().size == n - 1
