@@ -164,9 +164,6 @@ class SharedWindows:
             self._finish(*self._rest)
             self._rest = None
 
-    def close(self) -> None:
-        self._own.close()
-
     def _round(self, attempt: Attempt) -> None:
         """Signal, and wait until all others have: whatever was before is over everywhere."""
         self._own.signal()
