@@ -24,18 +24,16 @@ import numpy as np
 from ..errors import UnsupportedTransport
 from .device import Accepted, DeviceFailed, Letter, Mark, Memory
 
-WORK_SECONDS = (
-    600.0  # a device that has not done its work by then hangs; it includes what the caller had asked for before
-)
+WORK_SECONDS = 600.0  # for all that a device was given, also by the caller; one that takes longer hangs
 SPIN_SECONDS = 200e-6  # looks without a pause; a small operation ends sooner
 PAUSE_SECONDS = 50e-6
 INSTALL = "pip install 'collcomm[cuda12]' or 'collcomm[cuda13]', whichever the driver serves"
 _DONE, _NO_MEMORY, _NOT_READY = 0, 2, 600  # codes of CUDA
-_TORCH_BITS = {
+_TORCH_BITS = {  # what torch shows to others in place of
     "torch.bfloat16": "int16",
     "torch.float8_e4m3fn": "uint8",
     "torch.float8_e5m2": "uint8",
-}  # it shows no others
+}
 _FUSED = {"add": "+", "multiply": "*"}
 POOLED_BYTES = 1 << 28  # pinned memory up to this size is kept for the next operation
 _making = threading.Lock()
