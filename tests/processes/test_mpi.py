@@ -35,8 +35,8 @@ def no_file_is_left_behind() -> Iterator[None]:
 def _run(n: int, case: dict[str, Any], ulfm: bool = False, excused: bool = False) -> Events:
     """Events of ``n`` ranks; fails with what a rank has raised."""
     events = run_ranks(n, case, RUN_SECONDS, ulfm, PROGRAM, excused=True)
-    for event in events:
-        assert event["event"] != "error", f"rank {event['rank']}, {event['case']}: {event['text']}"
+    errors = [f"rank {e['rank']}, {e['case']}: {e['text']}" for e in events if e["event"] == "error"]
+    assert not errors, "\n".join(errors)  # of all: one rank's end is the next one's trouble
     assert excused or events[-1]["code"] == 0, events[-1]
     return events
 
@@ -76,6 +76,10 @@ def test_nothing_follows_a_message_that_was_cut_short() -> None:
 
 def test_a_late_peer_is_named_and_the_group_goes_on() -> None:
     assert _done(_run(3, {"cases": ["expiring"]}, ulfm=True), "expiring") == [0, 1, 2]
+
+
+def test_who_waits_elsewhere_helps_to_settle_a_failure() -> None:
+    assert _done(_run(3, {"cases": ["interrupted"]}, ulfm=True), "interrupted") == [0, 1, 2]
 
 
 def test_without_ulfm_a_late_peer_ends_the_communicator() -> None:

@@ -12,8 +12,10 @@ import os
 import sys
 import time
 import traceback
+from typing import Any
 
 import numpy as np
+from collcomm.transports.mpi import CommFailed
 
 import collcomm
 import collcomm.devicearrays
@@ -75,6 +77,25 @@ def expiring(comm: Comm) -> None:
     comm.leave()
 
 
+def interrupted(comm: Comm) -> None:
+    """A rank learns of a failure when the others have their results: they help it, though they wait for it elsewhere."""
+    n, part = comm.size, comm.split(range(comm.size))
+    assert part is not None and part.all_reduce(np.ones(3))[0] == n
+    if comm.rank == 0:
+        turns: Any = part._group._turns  # type: ignore[attr-defined]
+        exchange = turns.exchange
+
+        def late(*arguments: Any) -> None:
+            exchange(*arguments)
+            raise CommFailed("a failure, heard of late")
+
+        turns.exchange = late
+    assert part.all_reduce(np.full(3, 2.0))[0] == 2 * n
+    comm.barrier(timeout=10)
+    assert part.all_reduce(np.full(3, 3.0))[0] == 3 * n and part.size == n
+    comm.leave()
+
+
 def expiring_for_good(comm: Comm) -> None:
     """Without ULFM: the time-out closes this peer's communicator."""
     if comm.rank:
@@ -104,6 +125,7 @@ ENDING = {
     "cut_short": cut_short,
     "leaving": leaving,
     "expiring": expiring,
+    "interrupted": interrupted,
     "expiring_for_good": expiring_for_good,
 }
 

@@ -4,7 +4,7 @@ of the one that it hit.
 An operation: its opening (`decision`, `packed`), in which all see whether they have called the same; for large ones the data;
 where ranks may die, a barrier at the end, before which nobody returns. The opening is waited for in steps of some
 microseconds, so that deadlines, revocation and closing are noticed; the data phase is MPI's own and cannot be interrupted but by
-revoking the communicator (`watch`).
+revoking the communicator (`MpiSession`).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class MpiGroup(Calls):
     def _move(self, operation: Operation, program: Program, seq: int) -> Array | None:
         moved, request = self.session.transport.moved, operation.request
         if self.comm.survives:
-            self.session.watch(self, self._deadline)
+            self.running_until = self._deadline
         if isinstance(program, Scheduled):
             attempt, view = self._attempt, self.progress.view
             attempt.begin(view.epoch, seq, program.fingerprint, self._rank, view.size, self._deadline)
@@ -298,6 +298,18 @@ class MpiGroup(Calls):
         bound_the_end()
         self._adopt(fresh, recovery.members, decision.epoch, Outcome(decided, consumed, verdict))
         return recovery.records
+
+    def help(self) -> None:
+        """No operation is under way here, but another rank has found a failure: take part in settling it."""
+        if self.queue.begin(lambda: 0) is None:
+            return  # an operation has begun, and will find out
+        try:
+            if self.progress.failure is None and not self._left and self.comm.is_revoked():
+                self._recover(time.monotonic() + GRACE_SECONDS)
+        except (TimeoutError, CommFailed, CollcommError):
+            pass  # so will the next operation
+        finally:
+            self.queue.end()
 
     def _part(self) -> None:
         """Some leave, and those who stay make a communicator of their own. Raises CommFailed."""

@@ -23,7 +23,7 @@ from .recovery import within
 
 NAME_BYTES = 512  # of UTF-8: 128 characters
 HOST_BYTES = 256
-WATCH_SECONDS = 0.25
+WATCH_SECONDS = 0.05
 FLUSH_SECONDS = 2.0  # for messages that their receivers have not taken yet
 SPLIT_SECONDS = 60.0  # making a communicator among living ranks takes milliseconds
 
@@ -64,6 +64,9 @@ class MpiSession(SharedFate[MpiGroup]):
                 self.groups[gid] = MpiGroup(self, gid, self.view, world.duplicate())
         except CommFailed as failed:
             raise PeerLost(f"a rank of the MPI job has died while the group formed: {failed}") from None
+        if world.survives:
+            self._watcher = threading.Thread(target=self._keep_watch, name="collcomm-mpi-watch", daemon=True)
+            self._watcher.start()
 
     @classmethod
     def form(cls, world: Comm, name: str, raise_on_loss: bool, deadline: float) -> MpiSession:
@@ -134,21 +137,19 @@ class MpiSession(SharedFate[MpiGroup]):
             if self.events is not None:
                 self.events.adopted(self.member, view)
 
-    def watch(self, group: MpiGroup, deadline: float) -> None:
-        """MPI's own collectives end at their deadline: revoking their communicator makes them fail."""
-        group.running_until = deadline
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._keep_watch, name="collcomm-mpi-watch", daemon=True)
-            self._watcher.start()
-
     def _keep_watch(self) -> None:
+        """Where ranks may die: MPI's own collectives end at their deadline, since revoking their communicator makes them fail;
+        and a communicator that another rank has revoked is settled also by those who do not use it now, since the others
+        may wait for that, and they for the others, in another communicator."""
         while not self._closed.wait(WATCH_SECONDS):
             for group in list(self.groups.values()):
-                if 0.0 < group.running_until < time.monotonic():
-                    try:
+                try:
+                    if 0.0 < group.running_until < time.monotonic():
                         group.comm.revoke()
-                    except CommFailed:
-                        pass  # it is being replaced
+                    elif group.comm.is_revoked() and group.queue.idle:
+                        threading.Thread(target=group.help, name="collcomm-mpi-help", daemon=True).start()
+                except CommFailed:
+                    pass  # it is being replaced
 
     def abandon(self, why: str) -> None:
         """This rank stopped in the middle of an operation."""
