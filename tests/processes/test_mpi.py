@@ -112,7 +112,7 @@ def test_deaths(n: int, case: dict[str, Any]) -> None:
         assert set(lost) <= {"lost broadcast"}, "only a root's death is an error"
 
 
-@pytest.mark.campaign  # on a loaded machine a part of the runs still ends the job: see the README's limits
+@pytest.mark.campaign  # the deadlock that it found has a test of its own, above
 @pytest.mark.parametrize("victim", [1, 3])
 def test_a_death_is_settled_by_each_communicator(victim: int) -> None:
     case = {"seed": 0, "everywhere": True, "victims": [victim], "after": 0.15 + 0.013 * victim}
