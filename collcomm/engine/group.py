@@ -25,12 +25,12 @@ from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
-from .inline import run_commit, run_inline
+from .inline import run_commit
+from .messages import run_messages
 from .operation import Operation, Scratch
 from .plan import INLINE_BYTES, Plan, compile_plan
 from .progress import Failure, Halted, Progress
 from .request import Request
-from .streaming import run_streaming
 from .windowplan import DEVICE_SLOT_BYTES, SLOT_BYTES, WindowPlan, compile_windows
 from .windows import SharedWindows
 
@@ -179,21 +179,14 @@ class Group(Calls):
         if windows is not None:
             windows.begin(attempt)
         plan = self._plan(operation, attempt.rank)
-        streams = isinstance(plan, Plan) and not plan.inline and plan.saves
-        operation.bind(plan.sizes, self._scratch[operation.device is not None], fetches=streams)
-        dtype, ufunc = operation.request.dtype, operation.ufunc
-        undo = operation.undo
+        scratch = self._scratch[operation.device is not None]
         if isinstance(plan, WindowPlan):
             assert windows is not None
-            windows.run(plan, operation.buffers, dtype, ufunc, attempt, undo)
+            operation.bind(plan.sizes, scratch)
+            dtype, ufunc = operation.request.dtype, operation.ufunc
+            windows.run(plan, operation.buffers, dtype, ufunc, attempt, operation.undo)
         else:
-            if undo is not None and (plan.inline or not plan.saves):
-                undo.save_all()
-            if plan.inline:
-                run_inline(plan, operation.buffers, dtype, ufunc, attempt)
-            else:
-                staged = operation.unfetched if streams else {}, operation.early
-                run_streaming(plan, operation.buffers, dtype, ufunc, attempt, self.session.streams, undo, *staged)
+            run_messages(plan, operation, scratch, attempt, self.session.streams)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
             windows.commit(attempt)

@@ -11,11 +11,10 @@ from ...planner import choose
 from ...transports.mpi import Comm, is_native
 from ..attempt import Attempt
 from ..group import make_plan
-from ..inline import run_inline
+from ..messages import run_messages
 from ..operation import Operation, Scratch
 from ..plan import Plan
 from ..request import Request
-from ..streaming import run_streaming
 
 Array = np.ndarray[Any, Any]
 REDUCTIONS = frozenset({"all_reduce", "reduce", "reduce_scatter"})
@@ -121,13 +120,5 @@ class Scheduled:
             request, alive, rank = self._place
             choice = choose(request.kind, len(alive), request.nbytes())
             plan = self._plans[operation.in_place] = make_plan(request, choice, alive, rank, operation.in_place)
-        operation.bind(plan.sizes, scratch)
-        undo = operation.undo
-        if undo is not None and (plan.inline or not plan.saves):
-            undo.save_all()
-        dtype, ufunc = operation.request.dtype, operation.ufunc
-        if plan.inline:
-            run_inline(plan, operation.buffers, dtype, ufunc, attempt)
-        else:
-            run_streaming(plan, operation.buffers, dtype, ufunc, attempt, STREAMS, undo)
+        run_messages(plan, operation, scratch, attempt, STREAMS)
         return operation.result
