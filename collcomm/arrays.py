@@ -1,7 +1,6 @@
 """What users hand in, as flat numpy arrays without a copy where memory allows, and results in the form they expect.
 
-Anything with the buffer protocol, ``__array_interface__`` or DLPack on the host, and CPU torch tensors. torch itself is
-never imported here: a tensor brings its module with it.
+Anything with the buffer protocol, ``__array_interface__`` or DLPack on the host, and CPU torch tensors.
 """
 
 from __future__ import annotations
@@ -9,19 +8,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from .engine.reduction import is_supported
 from .errors import UnsupportedTransport
+from .tensors import is_tensor, tensor_like, visible
 
 Array = np.ndarray[Any, Any]
-
-_TORCH_BITS = {
-    "torch.bfloat16": ("int16", ml_dtypes.bfloat16),
-    "torch.float8_e4m3fn": ("uint8", ml_dtypes.float8_e4m3fn),
-    "torch.float8_e5m2": ("uint8", ml_dtypes.float8_e5m2),
-}
 
 
 class HostArray:
@@ -66,29 +59,15 @@ class HostArray:
 
     def like(self, flat: Array, shape: tuple[int, ...]) -> Any:
         """``flat`` in ``shape``, as the kind of array that the caller uses."""
-        return convert_like(self.value, flat.reshape(shape))
-
-
-def convert_like(template: Any, array: Array) -> Any:
-    """``array`` as a torch tensor (sharing memory) when ``template`` is one; else as it is."""
-    if not _is_torch(template):
-        return array
-    torch = sys.modules["torch"]
-    for name, (bits, dtype) in _TORCH_BITS.items():
-        if array.dtype == dtype:
-            return torch.from_numpy(array.view(bits)).view(getattr(torch, name.removeprefix("torch.")))
-    return torch.from_numpy(array)
+        array = flat.reshape(shape)
+        return tensor_like(self.value, array, sys.modules["torch"].from_numpy) if is_tensor(self.value) else array
 
 
 def lies_on_device(value: Any) -> bool:
     """Whether ``value`` is an array in the memory of a GPU, or of another device."""
-    if _is_torch(value):
+    if is_tensor(value):
         return bool(value.device.type != "cpu")
     return hasattr(value, "__cuda_array_interface__")
-
-
-def _is_torch(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
 
 
 def _as_numpy(value: Any, what: str) -> Array:
@@ -98,8 +77,8 @@ def _as_numpy(value: Any, what: str) -> Array:
         return value.view(np.ndarray)
     if isinstance(value, np.generic):
         return np.asarray(value)
-    if _is_torch(value):
-        return _from_torch(value, what)
+    if is_tensor(value):
+        return _from_tensor(value)
     for accept in (_from_interface, _from_dlpack, _from_buffer):
         array = accept(value)
         if array is not None:
@@ -107,15 +86,10 @@ def _as_numpy(value: Any, what: str) -> Array:
     raise TypeError(f"{what} must be an array (numpy, torch, buffer, DLPack), not {type(value).__name__}")
 
 
-def _from_torch(value: Any, what: str) -> Array:
-    tensor = value.detach()
-    special = _TORCH_BITS.get(str(tensor.dtype))
-    if special is not None:
-        bits, dtype = special
-        array: Array = tensor.view(getattr(sys.modules["torch"], bits)).numpy().view(dtype)
-        return array
-    array = tensor.numpy()
-    return array
+def _from_tensor(value: Any) -> Array:
+    tensor, dtype = visible(value)
+    array: Array = tensor.numpy()
+    return array if dtype is None else array.view(dtype)
 
 
 def _from_interface(value: Any) -> Array | None:

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..errors import UnsupportedTransport
+from ..tensors import is_tensor, tensor_like, visible
 from .device import Accepted, DeviceFailed, Letter, Mark, Memory
 
 WORK_SECONDS = 600.0  # for all that a device was given, also by the caller; one that takes longer hangs
@@ -29,11 +29,6 @@ SPIN_SECONDS = 200e-6  # looks without a pause; a small operation ends sooner
 PAUSE_SECONDS = 50e-6
 INSTALL = "pip install 'collcomm[cuda12]' or 'collcomm[cuda13]', whichever the driver serves"
 _DONE, _NO_MEMORY, _NOT_READY = 0, 2, 600  # codes of CUDA
-_TORCH_BITS = {  # what torch shows to others in place of
-    "torch.bfloat16": "int16",
-    "torch.float8_e4m3fn": "uint8",
-    "torch.float8_e5m2": "uint8",
-}
 _FUSED = {"add": "+", "multiply": "*"}
 POOLED_BYTES = 1 << 28  # pinned memory up to this size is kept for the next operation
 _making = threading.Lock()
@@ -111,17 +106,17 @@ class CudaDevice:
 
     def accept(self, value: Any, what: str) -> Accepted:
         with self._reported(), self._device:
-            given, writable = value, True
+            given, writable, dtype = value, True, None
             number = self._number_of(value, what)
             if number != self.number:
                 raise UnsupportedTransport(
                     f"{what} lies on cuda:{number}, and this communicator works on {self.name}, which was the current "
                     f"device when join() was called"
                 )
-            if _is_torch(value):
+            if is_tensor(value):
                 if value.is_conj() or value.is_neg():
                     raise TypeError(f"{what} is conjugated or negated lazily: pass resolve_conj().resolve_neg()")
-                given = _visible(value.detach())
+                given, dtype = visible(value)
                 ready = sys.modules["torch"].cuda.current_stream(value.device).record_event
             else:
                 ready = self._cupy.cuda.get_current_stream().record
@@ -133,7 +128,7 @@ class CudaDevice:
                 raise TypeError(
                     f"{what}: dtype {value.dtype} cannot be sent; convert it to a number type first"
                 ) from None
-            dtype = _dtype_of(value, array)
+            dtype = np.dtype(array.dtype) if dtype is None else dtype
             array = array.view(_storage(dtype))
             copied = not array.flags.c_contiguous
             flat = self._cupy.asarray(given.contiguous()).view(array.dtype) if copied and given is not value else array
@@ -141,7 +136,7 @@ class CudaDevice:
             return Accepted(array, flat, dtype, copied, writable, ready())
 
     def _number_of(self, value: Any, what: str) -> int:
-        if _is_torch(value):
+        if is_tensor(value):
             if value.device.type != "cuda":
                 raise UnsupportedTransport(
                     f"{what} lies on {value.device}, which is no GPU of CUDA: pass a copy in host memory"
@@ -154,18 +149,15 @@ class CudaDevice:
 
     def blank(self, template: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Of the pool of its framework, on the stream that is current there."""
-        if _is_torch(template):
+        if is_tensor(template):
             return template.new_empty(shape)
         with self._reported(), self._device:
             return self._cupy.empty(shape, dtype)
 
     def present(self, array: Any, template: Any) -> Any:
-        if not _is_torch(template):
+        if not is_tensor(template):
             return array
-        bits = _TORCH_BITS.get(str(template.dtype))
-        torch = sys.modules["torch"]
-        tensor = torch.as_tensor(array if bits is None else array.view(bits), device=template.device)
-        return tensor if bits is None else tensor.view(template.dtype)
+        return tensor_like(template, array, lambda found: sys.modules["torch"].as_tensor(found, device=template.device))
 
     def shares(self, one: Any, other: Any) -> bool:
         return bool(self._cupy.may_share_memory(one, other))
@@ -341,21 +333,6 @@ def _fused_kernel(cupy: Any, operator: str, parts: int) -> Any:
 
 def _address(array: Any) -> int:
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
-
-
-def _is_torch(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
-
-
-def _visible(tensor: Any) -> Any:
-    """A torch tensor as one of a dtype that torch shows to others."""
-    bits = _TORCH_BITS.get(str(tensor.dtype))
-    return tensor if bits is None else tensor.view(getattr(sys.modules["torch"], bits))
-
-
-def _dtype_of(value: Any, array: Any) -> np.dtype[Any]:
-    name = str(getattr(value, "dtype", ""))
-    return np.dtype(getattr(ml_dtypes, name.removeprefix("torch."))) if name in _TORCH_BITS else np.dtype(array.dtype)
 
 
 def _storage(dtype: np.dtype[Any]) -> np.dtype[Any]:

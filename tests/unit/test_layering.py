@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"transports": "transports", "planner": "planner"}  # rooms that stand beside the package
 
-BOTTOM = {"errors", "types", "clock"}
+BOTTOM = {"errors", "types", "clock", "tensors"}
 CORE = {
     "communicator",
     "joining",
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "clock": set(),
+    "tensors": set(),
     "collectives": set(),
     "datatypes": BOTTOM,
     "codecs": BOTTOM,
