@@ -276,9 +276,9 @@ class Communicator:
             rows = [(model.shape or (1,))[0]] * self.size if counts is None else checked_counts(counts, self.size)
             shape = model.shape
         asked = request("scatter", like.dtype, root=root, counts=elements(rows, like.shape))
-        target = self._target(out, like, shape, asked) if given is not None else model
-        if target is not None:
-            target.require_writable("out")
+        if given is None:
+            like.require_writable("out")
+        target = like if given is None else self._target(out, like, shape, asked)
         return self._run(asked, given, target, shape, async_op, timeout)
 
     def all_to_all(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..clock import Clock
+from ..transports.device import DeviceFailed
 from ..types import View
 from .handle import Conclusion, Handle
 from .operation import Operation
@@ -16,7 +17,7 @@ from .request import Request
 
 class Calls:
     """Numbers operations in the order of their calls and runs them one at a time. ``view`` is what the user has been shown;
-    it changes only inside his calls. `_perform` is what carries out an operation."""
+    it changes only inside his calls. `_carry_out` is what does the work."""
 
     def __init__(self, name: str, view: View, progress: Progress, clock: Clock):
         self.view = view
@@ -62,4 +63,15 @@ class Calls:
         return lambda: self._perform(operation, seq, deadline)
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+        try:
+            return self._carry_out(operation, seq, deadline)
+        except DeviceFailed as error:
+            self._abandon(f"{operation.request.call.text}: {error}")
+            raise
+
+    def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
+        raise NotImplementedError
+
+    def _abandon(self, why: str) -> None:
+        """This peer can take part in nothing more."""
         raise NotImplementedError

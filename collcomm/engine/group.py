@@ -19,7 +19,7 @@ from ..errors import (
 )
 from ..planner import Choice, choose_across, choose_on_devices, choose_through_windows
 from ..transports.base import Link, LinkBroken
-from ..transports.device import DeviceFailed, can_reduce_on_devices
+from ..transports.device import can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
@@ -99,12 +99,8 @@ class Group(Calls):
             return False
         return not request.op or can_reduce_on_devices(request.dtype)
 
-    def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
-        try:
-            return self._carry_out(operation, seq, deadline)
-        except DeviceFailed as error:
-            self.session.abandon(f"{operation.request.call.text}: {error}")
-            raise
+    def _abandon(self, why: str) -> None:
+        self.session.abandon(why)
 
     def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
         self.operations += 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cupyarrays import why_no_gpu
+from collcomm.bench.gpu import why_no_gpu
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ class Ordered(Calls):
         super().__init__("collcomm-test", VIEW, Progress(0, VIEW, 0), SYSTEM)
         self.done = 0
 
-    def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+    def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
         assert seq == operation.seq == self.done + 1, (seq, self.done)
         self.done = seq
         return seq

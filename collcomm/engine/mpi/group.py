@@ -75,7 +75,11 @@ class MpiGroup(Calls):
 
     # -- one operation --------------------------------------------------------------------------------------------------
 
-    def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+    def _abandon(self, why: str) -> None:
+        self._desert()
+        self.session.abandon(why)
+
+    def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
         self.operations += 1
         failed_at = 0.0
         progress = self.progress
@@ -101,8 +105,7 @@ class MpiGroup(Calls):
                 raise
             except BaseException:
                 operation.restore()
-                self._desert()
-                self.session.abandon(f"{operation.request.call.text} was interrupted")
+                self._abandon(f"{operation.request.call.text} was interrupted")
                 raise
         if failed_at:
             self.seconds_lost += time.monotonic() - failed_at
