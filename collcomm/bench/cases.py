@@ -14,7 +14,7 @@ from ..keys import make_keys
 from ..membership import Coordinator
 from .gpu import moved
 from .launch import CoordinatorProcess, Peers, free_port
-from .measure import bus_factor, summary
+from .measure import Timing, bus_factor, summary
 from .namespaces import Network
 from .workload import numpy_dtype
 
@@ -22,35 +22,27 @@ Row = dict[str, Any]
 START_SECONDS = 60.0
 SHAPED_PORT = 48148
 SHAPED_SECONDS = 300.0
+DEFAULT = Timing()
 
 
 def bench_collective(
     kind: str,
     n: int,
     sizes: Sequence[int],
-    rounds: int = 5,
-    against: Sequence[str] = (),
-    out_of_place: bool = False,
-    dtype: str = "float32",
-    block: float = 0.4,
+    timing: Timing = DEFAULT,
     timeout: float = 1200.0,
     transport: str = "tcp",
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` processes of this machine, with those of each of ``against`` in between: "gloo", "mpi" (Open
-    MPI, all_reduce of float32 only), both with arrays in host memory; "tls" for the same group with encrypted connections,
-    or "host" for arrays on a GPU that go through host memory. ``transport``: "shm", "tcp" or "cuda_ipc".
+    """Times of ``kind`` among ``n`` processes of this machine, with those of each that ``timing`` is against in between: "gloo",
+    "mpi" (Open MPI, all_reduce of float32 only), both with arrays in host memory; "tls" for the same group with encrypted
+    connections, or "host" for arrays on a GPU that go through host memory. ``transport``: "shm", "tcp" or "cuda_ipc".
 
-    ``sizes``: bytes of the whole array. ``rounds``: blocks of about ``block`` seconds for each library and size.
+    ``sizes``: bytes of the whole array.
     """
+    against, dtype = timing.against, timing.dtype
     case: dict[str, Any] = {
-        "case": "collectives",
-        "kind": kind,
+        **timing.case(kind, sizes),
         "n": n,
-        "sizes": list(sizes),
-        "rounds": rounds,
-        "out_of_place": out_of_place,
-        "dtype": dtype,
-        "block": block,
         "transports": [transport],
         "gpu": transport == "cuda_ipc",
         "mpi": "mpi" in against,

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .cases import bench_collective, bench_failure, bench_join, bench_shaped, be
 from .crowd import bench_crowd
 from .gpu import why_no_gpu
 from .hosts import bench_hosts
-from .measure import machine, parse_size
+from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
 from .report import print_rows
@@ -138,12 +139,11 @@ def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:
             for row in bench_state(n, size, together=together)
         ]
     transport = options.transport or ("tcp" if "tls" in options.against else "shm")
-    return bench_collective(options.case, n, sizes(*DEFAULT_SIZES), transport=transport, **_timing(options))
+    return bench_collective(options.case, n, sizes(*DEFAULT_SIZES), _timing(options), transport=transport)
 
 
-def _timing(options: argparse.Namespace) -> dict[str, Any]:
-    """What times a collective, whatever carries it."""
-    return {name: getattr(options, name) for name in ("rounds", "against", "out_of_place", "dtype", "block")}
+def _timing(options: argparse.Namespace) -> Timing:
+    return Timing(**{field.name: getattr(options, field.name) for field in fields(Timing)})
 
 
 def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int]]) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def _mpi_rows(options: argparse.Namespace, n: int, sizes: Callable[..., list[int
         return bench_mpi_failure(n, sizes("1M", "16M"), runs=options.rounds * 4)
     if options.case not in COLLECTIVES or set(options.against) - {"mpi"}:
         raise SystemExit("--transport mpi goes with a collective or failure, and with --against mpi")
-    return bench_mpi(options.case, n, sizes(*DEFAULT_SIZES), ulfm=options.ulfm, **_timing(options))
+    return bench_mpi(options.case, n, sizes(*DEFAULT_SIZES), _timing(options), ulfm=options.ulfm)
 
 
 def _state_size(n: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_REPETITIONS = 1000
@@ -54,6 +56,38 @@ def repetitions(call: Callable[[], Any], seconds: float, slowest: Callable[[floa
     that the number is equal at all peers."""
     took = statistics.median([timed(call, WARM_UP) for _ in range(2)][-1])
     return int(min(MAX_REPETITIONS, max(2, seconds / slowest(took))))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a collective is timed. ``rounds``: blocks of about ``block`` seconds for each library and size; ``against``: names of
+    those that are timed in between."""
+
+    rounds: int = 5
+    against: tuple[str, ...] = ()
+    out_of_place: bool = False
+    dtype: str = "float32"
+    block: float = 0.4
+
+    def case(self, kind: str, sizes: Sequence[int]) -> dict[str, Any]:
+        """What the processes need to know. ``sizes``: bytes of the whole array."""
+        return {"case": "collectives", "kind": kind, "sizes": list(sizes), **asdict(self)}
+
+
+def alternate(
+    blocks: Mapping[str, Callable[[], Sequence[float]]], rounds: int, meet: Callable[[], Any]
+) -> dict[str, list[float]]:
+    """The times of each block, one block after the other in ``rounds`` turns, without the garbage collector. ``meet`` waits
+    for all processes."""
+    times: dict[str, list[float]] = {who: [] for who in blocks}
+    gc.collect()
+    gc.disable()
+    for _ in range(rounds):
+        for who, block in blocks.items():
+            meet()
+            times[who] += block()
+    gc.enable()
+    return times
 
 
 def quantile(times: Sequence[float], share: float) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .cases import row_of_times
-from .measure import summary
+from .cases import DEFAULT, row_of_times
+from .measure import Timing, summary
 from .mpilaunch import run_ranks
 
 Row = dict[str, Any]
@@ -17,30 +17,14 @@ def bench_mpi(
     kind: str,
     n: int,
     sizes: Sequence[int],
-    rounds: int = 5,
-    against: Sequence[str] = (),
-    out_of_place: bool = False,
-    dtype: str = "float32",
-    block: float = 0.4,
-    ours: bool = True,
+    timing: Timing = DEFAULT,
     ulfm: bool = False,
     timeout: float = 1200.0,
 ) -> list[Row]:
-    """Times of ``kind`` among ``n`` ranks of one job, with those of raw mpi4py in between if ``against`` holds "mpi". ``ours``
-    False: raw mpi4py alone."""
-    case = {
-        "case": "collectives",
-        "kind": kind,
-        "sizes": list(sizes),
-        "rounds": rounds,
-        "dtype": dtype,
-        "out_of_place": out_of_place,
-        "block": block,
-        "ours": ours,
-        "raw": "mpi" in against or not ours,
-    }
+    """Times of ``kind`` among ``n`` ranks of one job, with those of raw mpi4py in between if ``timing`` is against "mpi"."""
+    case = {**timing.case(kind, sizes), "raw": "mpi" in timing.against}
     events = [event for event in run_ranks(n, case, timeout, ulfm) if event["event"] == "times"]
-    return [{**row_of_times(kind, n, event["nbytes"], event["times"]), "dtype": dtype} for event in events]
+    return [{**row_of_times(kind, n, event["nbytes"], event["times"]), "dtype": timing.dtype} for event in events]
 
 
 def bench_mpi_failure(n: int, sizes: Sequence[int], runs: int = 20) -> list[Row]:

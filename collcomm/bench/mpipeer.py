@@ -1,19 +1,19 @@
 """One rank of an MPI bench. Run as ``mpirun -n N python -m collcomm.bench.mpipeer CASE`` (see `mpilaunch`).
 
-CASE is JSON. {"case": "collectives", "kind", "sizes", "rounds", "dtype", "out_of_place", "block", "ours": true, "raw": true}
-times our collectives and raw mpi4py in alternating blocks; with "ours" false, raw mpi4py alone, without joining a group.
+CASE is JSON. {"case": "collectives", "kind", "sizes", "rounds", "dtype", "out_of_place", "block", "raw"}
+times our collectives and, with "raw" true, raw mpi4py in alternating blocks.
 {"case": "failure", "nbytes", "victim", "after"} measures a death. {"case": "reference"}: see `mpireference`.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 import collcomm
 
 from .launch import die_with_parent
-from .measure import repetitions, timed
+from .measure import alternate, repetitions, timed
 from .mpilaunch import emit
 from .mpireference import serve
 from .workload import Call, our_call, raw_call
@@ -38,26 +38,17 @@ def collectives(case: dict[str, Any]) -> None:
         longest: float = world.allreduce(took, MPI.MAX)
         return longest
 
-    comm = collcomm.join(timeout=JOIN_SECONDS, transports=["mpi"]) if case.get("ours", True) else None
+    comm = collcomm.join(timeout=JOIN_SECONDS, transports=["mpi"])
     for nbytes in case["sizes"]:
-        calls: dict[str, Call] = {}
-        if comm is not None:
-            calls["ours"] = our_call(comm, case["kind"], nbytes, case["dtype"], case["out_of_place"])
-        if case.get("raw", True):
+        calls: dict[str, Call] = {"ours": our_call(comm, case["kind"], nbytes, case["dtype"], case["out_of_place"])}
+        if case["raw"]:
             calls["mpi"] = raw_call(world, case["kind"], nbytes, case["dtype"], case["out_of_place"])
         counts = {who: repetitions(call, case["block"], slowest) for who, call in calls.items()}
-        times: dict[str, list[float]] = {who: [] for who in calls}
-        gc.collect()
-        gc.disable()
-        for _ in range(case["rounds"]):
-            for who, call in calls.items():
-                world.Barrier()
-                times[who] += timed(call, counts[who])
-        gc.enable()
+        blocks = {who: partial(timed, call, counts[who]) for who, call in calls.items()}
+        times = alternate(blocks, case["rounds"], world.Barrier)
         if world.Get_rank() == 0:
             emit(event="times", nbytes=nbytes, times=times)
-    if comm is not None:
-        comm.leave()
+    comm.leave()
 
 
 def failure(case: dict[str, Any]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import collcomm
 
 from .gpu import cupy, gpu_facts
 from .hostpeer import host_peer
-from .measure import repetitions, timed
+from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
 from .statepeer import donor, newcomer
 from .workload import Call, gloo_call, our_call
@@ -47,17 +48,12 @@ def collectives(case: dict[str, Any]) -> None:
         counts = {
             who: case.get("repetitions") or _repetitions(comm, call, case["block"]) for who, call in calls.items()
         }
-        times: dict[str, list[float]] = {who: [] for who in (*calls, "mpi")}
-        gc.collect()
-        gc.disable()
-        for _ in range(case["rounds"]):
-            for who, call in calls.items():
-                comm.barrier()
-                times[who] += timed(call, counts[who])
-            comm.barrier()
-            if mpi is not None:  # the others wait at the next barrier, asleep
-                times["mpi"] += mpi.block(nbytes, case["out_of_place"], case["block"])
-        gc.enable()
+        blocks: dict[str, Callable[[], list[float]]] = {
+            who: partial(timed, call, counts[who]) for who, call in calls.items()
+        }
+        if case.get("mpi"):  # rank 0 has it run; the others wait at the next barrier, asleep
+            blocks["mpi"] = partial(mpi.block, nbytes, case["out_of_place"], case["block"]) if mpi else list
+        times = alternate(blocks, case["rounds"], comm.barrier)
         if comm.rank == 0:
             emit(event="times", nbytes=nbytes, times={who: found for who, found in times.items() if found})
     if gloo is not None:
