@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .canonical import repeat
-from .layout import Layout, all_runs, strided_blocks
+from .layout import Layout, Repeat, Run, all_runs, strided_blocks
 from .strided import StridedBlock
 
 MAX_BYTES = 1 << 62  # so that no sum of offsets leaves 64 bits
-MAX_DEPTH = 32  # dimensions of one box
+MAX_DEPTH = 30  # dimensions of one box: numpy 1 has 32, and items in a row and elements in a run take one each
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,12 @@ class Datatype:
     extent: int
     element: np.dtype[Any] | None
     alignment: int = field(default=1, compare=False)  # of the elements, to which MPI pads extents
-    lb_given: bool = field(default=False, compare=False)  # by resized: bounds of what is built of it come from it alone
-    ub_given: bool = field(default=False, compare=False)
+    bounds_given: bool = field(
+        default=False, compare=False
+    )  # by resized: those of what is built of it come from them alone
 
     def __post_init__(self) -> None:
-        reach = (self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)
-        if max(map(abs, reach)) > MAX_BYTES:
-            raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {max(map(abs, reach))}")
+        check_reach(self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)
         if self.layout.depth > MAX_DEPTH:
             raise ValueError(f"a datatype may have {MAX_DEPTH} nested dimensions at most, not {self.layout.depth}")
 
@@ -78,7 +78,9 @@ class Datatype:
 
     def items(self, count: int) -> Layout:
         """The layout of ``count`` items in a row."""
-        return repeat(self.layout, count, self.extent)
+        layout = repeat(self.layout, count, self.extent)
+        check_reach(layout.low, layout.high, layout.size)
+        return layout
 
     def __repr__(self) -> str:
         element = "bytes" if self.element is None else self.element.name
@@ -88,25 +90,52 @@ class Datatype:
 _BYTE = np.dtype(np.uint8)
 
 
+def check_reach(*offsets: int) -> None:
+    """Raises ValueError where one of them is beyond `MAX_BYTES`."""
+    furthest = max(map(abs, offsets))
+    if furthest > MAX_BYTES:
+        raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {furthest}")
+
+
 @lru_cache(maxsize=1024)
 def has_overlap(layout: Layout) -> bool:
     """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    blocks = strided_blocks(layout)
-    if len(blocks) == 1 and _nests(blocks[0]):
+    if isinstance(layout, Run):
         return False
     if layout.size > layout.high - layout.low:
         return True
+    if isinstance(layout, Repeat):
+        dims, core = _dims(layout)
+        if _nests(dims, core):
+            return has_overlap(core)
+    elif _apart(layout.parts):
+        return any(has_overlap(part) for part in layout.parts)
     starts, sizes = all_runs(layout)
     order = np.argsort(starts, kind="stable")
     starts, sizes = starts[order], sizes[order]
     return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
 
 
-def _nests(block: StridedBlock) -> bool:
+def _dims(layout: Layout) -> tuple[list[Repeat], Layout]:
+    """The repetitions around a core that is none."""
+    dims = []
+    while isinstance(layout, Repeat):
+        dims.append(layout)
+        layout = layout.body
+    return dims, layout
+
+
+def _nests(dims: list[Repeat], core: Layout) -> bool:
     """Whether each dimension steps over all that the smaller ones reach."""
-    reach = block.nbytes
-    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
+    reach = core.high - core.low
+    for dim in sorted(dims, key=lambda dim: abs(dim.stride)):
         if abs(dim.stride) < reach:
             return False
         reach += abs(dim.stride) * (dim.count - 1)
     return True
+
+
+def _apart(parts: tuple[Layout, ...]) -> bool:
+    """Whether each reaches less far than the next begins."""
+    inorder = sorted(parts, key=lambda part: part.low)
+    return all(one.high <= other.low for one, other in pairwise(inorder))

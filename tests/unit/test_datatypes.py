@@ -1,0 +1,561 @@
+"""Datatypes against the type map as the MPI standard defines it, written down element by element in plain Python."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from collcomm import datatypes as dt
+from collcomm.datatypes.canonical import of_runs
+from collcomm.datatypes.datatype import MAX_BYTES, MAX_DEPTH
+from collcomm.datatypes.layout import MAX_RUNS, Layout, Repeat, Run, Several, strided_blocks, tiles
+from collcomm.datatypes.packing import HostPacking
+
+MAX_ELEMENTS = 300  # of a random type; more take long and find no more
+
+quick = settings(
+    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
+)
+
+
+# -- the oracle --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TypeMap:
+    """Offset and dtype of each element in order, and where the lower and upper bounds were marked."""
+
+    entries: tuple[tuple[int, np.dtype[Any]], ...]
+    lower: tuple[int, ...] = ()
+    upper: tuple[int, ...] = ()
+
+    @property
+    def lb(self) -> int:
+        return min(self.lower or [offset for offset, _ in self.entries] or [0])
+
+    @property
+    def ub(self) -> int:
+        if self.upper:
+            return max(self.upper)
+        end = max((offset + dtype.itemsize for offset, dtype in self.entries), default=0)
+        alignment = max((dtype.alignment for _, dtype in self.entries), default=1)
+        return end + -(end - self.lb) % alignment
+
+    @property
+    def extent(self) -> int:
+        return self.ub - self.lb
+
+    @property
+    def offsets(self) -> list[int]:
+        return [offset + i for offset, dtype in self.entries for i in range(dtype.itemsize)]
+
+    def at(self, offsets: Iterable[int]) -> TypeMap:
+        """A copy at each of these."""
+        return joined(self._at(offset) for offset in offsets)
+
+    def _at(self, by: int) -> TypeMap:
+        entries = tuple((offset + by, dtype) for offset, dtype in self.entries)
+        return TypeMap(entries, tuple(low + by for low in self.lower), tuple(high + by for high in self.upper))
+
+    def bounded(self, lb: int, extent: int) -> TypeMap:
+        return TypeMap(self.entries, (lb,), (lb + extent,))
+
+
+def joined(maps: Iterable[TypeMap]) -> TypeMap:
+    maps = list(maps)
+    chain = itertools.chain.from_iterable
+    return TypeMap(
+        tuple(chain(one.entries for one in maps)),
+        tuple(chain(one.lower for one in maps)),
+        tuple(chain(one.upper for one in maps)),
+    )
+
+
+def map_of(given: Any) -> TypeMap:
+    """Of a numpy dtype."""
+    dtype = np.dtype(given)
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        one = map_of(base)
+        return one.at(item * one.extent for item in range(math.prod(shape)))
+    if dtype.fields is not None:
+        fields = [dtype.fields[name] for name in dtype.names or ()]
+        return joined(map_of(field[0])._at(field[1]) for field in fields).bounded(0, dtype.itemsize)
+    return TypeMap(((0, dtype),))
+
+
+Made = tuple[dt.Datatype, TypeMap]
+
+
+def _contiguous(old: Made, count: int) -> Made:
+    return dt.contiguous(count, old[0]), old[1].at(item * old[1].extent for item in range(count))
+
+
+def _blocks(old: TypeMap, lengths: Sequence[int], starts: Sequence[int]) -> TypeMap:
+    return old.at(
+        start + item * old.extent for length, start in zip(lengths, starts, strict=True) for item in range(length)
+    )
+
+
+def _vector(old: Made, count: int, length: int, stride: int) -> Made:
+    starts = [row * stride * old[1].extent for row in range(count)]
+    return dt.vector(count, length, stride, old[0]), _blocks(old[1], [length] * count, starts)
+
+
+def _hvector(old: Made, count: int, length: int, stride: int) -> Made:
+    return dt.hvector(count, length, stride, old[0]), _blocks(
+        old[1], [length] * count, [r * stride for r in range(count)]
+    )
+
+
+def _indexed(old: Made, lengths: list[int], starts: list[int]) -> Made:
+    return dt.indexed(lengths, starts, old[0]), _blocks(old[1], lengths, [start * old[1].extent for start in starts])
+
+
+def _hindexed(old: Made, lengths: list[int], starts: list[int]) -> Made:
+    return dt.hindexed(lengths, starts, old[0]), _blocks(old[1], lengths, starts)
+
+
+def _indexed_block(old: Made, length: int, starts: list[int]) -> Made:
+    offsets = [start * old[1].extent for start in starts]
+    return dt.indexed_block(length, starts, old[0]), _blocks(old[1], [length] * len(starts), offsets)
+
+
+def _hindexed_block(old: Made, length: int, starts: list[int]) -> Made:
+    return dt.hindexed_block(length, starts, old[0]), _blocks(old[1], [length] * len(starts), starts)
+
+
+def _struct(olds: list[Made], lengths: list[int], starts: list[int]) -> Made:
+    parts = [_blocks(old[1], [length], [start]) for old, length, start in zip(olds, lengths, starts, strict=True)]
+    return dt.struct(lengths, starts, [old[0] for old in olds]), joined(parts)
+
+
+def _subarray(old: Made, sizes: list[int], subsizes: list[int], starts: list[int], order: str) -> Made:
+    indices = [range(start, start + subsize) for start, subsize in zip(starts, subsizes, strict=True)]
+    pitches = [math.prod(sizes[d + 1 :] if order == "C" else sizes[:d]) for d in range(len(sizes))]
+    picked = itertools.product(*(indices if order == "C" else indices[::-1]))
+    pitches = pitches if order == "C" else pitches[::-1]
+    extent = old[1].extent
+    items = [extent * sum(i * pitch for i, pitch in zip(index, pitches, strict=True)) for index in picked]
+    box = old[1].at(items).bounded(0, extent * math.prod(sizes))
+    return dt.subarray(sizes, subsizes, starts, old[0], order), box
+
+
+def _resized(old: Made, lb: int, extent: int) -> Made:
+    return dt.resized(old[0], lb, extent), old[1].bounded(lb, extent)
+
+
+# -- random types ------------------------------------------------------------------------------------------------------
+
+PLAIN = ["u1", "i1", "u2", "i4", "f4", "f8", "c8", "?"]
+small = st.integers(0, 4)
+length = st.integers(0, 3)
+
+
+@st.composite
+def dtypes(draw: st.DrawFn, depth: int = 1) -> np.dtype[Any]:
+    """Plain ones; at times with fields, packed or aligned or in any order, and sub-arrays."""
+    kind = draw(st.integers(0, 5)) if depth else 0
+    if kind < 4:
+        return np.dtype(draw(st.sampled_from(PLAIN)))
+    if kind == 4:
+        return np.dtype((draw(dtypes(depth - 1)), tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=2)))))
+    formats = draw(st.lists(dtypes(depth - 1), min_size=1, max_size=3))
+    names = [f"f{number}" for number in range(len(formats))]
+    if draw(st.booleans()):
+        return np.dtype(list(zip(names, formats, strict=True)), align=draw(st.booleans()))
+    offsets = draw(st.lists(st.integers(0, 20), min_size=len(formats), max_size=len(formats)))
+    end = max(offset + one.itemsize for offset, one in zip(offsets, formats, strict=True))
+    size = end + draw(st.integers(0, 3))
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+@st.composite
+def made_types(draw: st.DrawFn, depth: int = 3) -> Made:
+    if depth == 0 or draw(st.integers(0, 9)) == 0:
+        dtype = draw(dtypes())
+        return dt.as_datatype(dtype), map_of(dtype)
+    old = draw(made_types(depth - 1))
+    room = MAX_ELEMENTS // max(1, len(old[1].entries))
+    if room < 4:
+        return old
+    kind = draw(st.integers(0, 9))
+    if kind == 0:
+        return _contiguous(old, draw(small))
+    if kind == 1:
+        return _vector(old, draw(small), draw(length), draw(st.integers(-4, 6)))
+    if kind == 2:
+        return _hvector(old, draw(small), draw(length), draw(st.integers(-20, 40)))
+    if kind in (3, 4):
+        lengths = draw(st.lists(length, max_size=4))
+        starts = st.integers(-4, 8) if kind == 3 else st.integers(-40, 80)
+        placed = draw(st.lists(starts, min_size=len(lengths), max_size=len(lengths)))
+        return (_indexed if kind == 3 else _hindexed)(old, lengths, placed)
+    if kind == 5:
+        return _indexed_block(old, draw(length), draw(st.lists(st.integers(-4, 8), max_size=4)))
+    if kind == 6:
+        return _hindexed_block(old, draw(length), draw(st.lists(st.integers(-40, 80), max_size=4)))
+    if kind == 7:
+        olds = [old, *draw(st.lists(made_types(depth - 1), max_size=2))]
+        lengths = [draw(length) for _ in olds]
+        return _struct(olds, lengths, [draw(st.integers(-40, 80)) for _ in olds])
+    if kind == 8:
+        sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+        subsizes = [draw(st.integers(1, size)) for size in sizes]
+        starts = [draw(st.integers(0, size - subsize)) for size, subsize in zip(sizes, subsizes, strict=True)]
+        return _subarray(old, sizes, subsizes, starts, draw(st.sampled_from("CF")))
+    return _resized(old, draw(st.integers(-8, 8)), draw(st.integers(-8, 40)))
+
+
+def offsets_of(layout: Layout) -> list[int]:
+    """Walked through as a tree: what a layout says, without the code under test."""
+    if isinstance(layout, Run):
+        return list(range(layout.start, layout.start + layout.size))
+    if isinstance(layout, Repeat):
+        body = offsets_of(layout.body)
+        return [offset + turn * layout.stride for turn in range(layout.count) for offset in body]
+    return [offset for part in layout.parts for offset in offsets_of(part)]
+
+
+def offsets_of_blocks(blocks: Iterable[dt.StridedBlock], size: int) -> list[int | None]:
+    found: list[int | None] = [None] * size
+    for block in blocks:
+        for index in itertools.product(*(range(dim.count) for dim in block.dims)):
+            start = block.start + sum(i * dim.stride for i, dim in zip(index, block.dims, strict=True))
+            packed = block.packed + sum(i * dim.packed for i, dim in zip(index, block.dims, strict=True))
+            for byte in range(block.nbytes):
+                assert found[packed + byte] is None
+                found[packed + byte] = start + byte
+    return found
+
+
+# -- random types against the oracle -----------------------------------------------------------------------------------
+
+
+def check(made: Made, count: int, limit: int) -> None:
+    datatype, expected = made
+    offsets = expected.offsets
+    assert (datatype.size, datatype.lb, datatype.extent) == (len(offsets), expected.lb, expected.extent)
+    true_lb = min(offsets, default=0)
+    assert (datatype.true_lb, datatype.true_extent) == (true_lb, max(offsets, default=true_lb - 1) + 1 - true_lb)
+    elements = {dtype for _, dtype in expected.entries}
+    if elements:
+        assert datatype.element == (elements.pop() if len(elements) == 1 else None)
+    assert datatype.overlaps == (len(set(offsets)) < len(offsets))
+    assert offsets_of(datatype.layout) == offsets
+    assert offsets_of_blocks(datatype.blocks, datatype.size) == offsets
+
+    of_bytes = dt.hindexed([1] * len(offsets), offsets, "u1")  # the same list by another road
+    assert of_bytes.layout == datatype.layout and hash(of_bytes.layout) == hash(datatype.layout)
+    assert of_bytes.blocks == datatype.blocks
+
+    repeated = [offset + item * expected.extent for item in range(count) for offset in offsets]
+    items = datatype.items(count)
+    assert offsets_of(items) == repeated
+    assert dt.hindexed([1] * len(repeated), repeated, "u1").layout == items
+
+    pieces = list(tiles(items, limit))
+    assert [offset for piece in pieces for offset in offsets_of(piece)] == repeated
+    assert all(0 < piece.size < 2 * limit for piece in pieces) or not repeated
+    check_packing(items, repeated, datatype.element)
+
+
+def check_packing(layout: Layout, offsets: list[int], element: np.dtype[Any] | None) -> None:
+    origin = 3 - min(offsets, default=0)
+    chance = np.random.default_rng(len(offsets))
+    memory = chance.integers(0, 60, origin + max(offsets, default=0) + 5, np.uint8)  # as floats: finite
+    wire = chance.integers(0, 60, len(offsets), np.uint8)
+    places = np.array(offsets, np.int64) + origin
+    before = memory.copy()
+
+    packed = np.empty(len(offsets), np.uint8)
+    HostPacking(layout, memory, origin).pack(packed)
+    assert np.array_equal(packed, before[places]) and np.array_equal(memory, before)
+    if len(set(offsets)) < len(offsets):
+        return
+
+    HostPacking(layout, memory, origin).unpack(wire)
+    unpacked = before.copy()
+    unpacked[places] = wire
+    assert np.array_equal(memory, unpacked)
+
+    if element is not None and element.kind in "iufc":
+        memory = before.copy()
+        HostPacking(layout, memory, origin).unpack_reduce(wire, np.add, element)
+        reduced = before.copy()
+        reduced[places] = (before[places].view(element) + wire.view(element)).view(np.uint8)
+        assert np.array_equal(memory, reduced)
+
+
+@settings(quick, max_examples=5000)
+@given(made_types(), st.integers(0, 3), st.integers(1, 64))
+def test_random_types(made: Made, count: int, limit: int) -> None:
+    check(made, count, limit)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+@settings(quick, max_examples=200_000, derandomize=False)
+@given(made_types(depth=4), st.integers(0, 4), st.integers(1, 200))
+def test_many_random_types(made: Made, count: int, limit: int) -> None:
+    check(made, count, limit)
+
+
+# -- the form, by brute force ------------------------------------------------------------------------------------------
+
+
+def runs_of(offsets: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    runs: list[tuple[int, int]] = []
+    for offset in offsets:
+        if runs and sum(runs[-1]) == offset:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((offset, 1))
+    return tuple(runs)
+
+
+def smallest_period(offsets: Sequence[int]) -> int | None:
+    for period in range(1, len(offsets)):
+        moved = {late - early for early, late in zip(offsets, offsets[period:], strict=False)}
+        if len(offsets) % period == 0 and len(moved) == 1:
+            return period
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def is_box(starts: tuple[int, ...]) -> bool:
+    count = len(starts)
+    if count == 1:
+        return True
+    for inner in range(1, count):
+        if (
+            count % inner == 0
+            and len({b - a for a, b in zip(starts, starts[inner:], strict=False)}) == 1
+            and is_box(starts[:inner])
+        ):
+            return True
+    return False
+
+
+def fewest_boxes(runs: Sequence[tuple[int, int]]) -> int:
+    """Over all ways to cut the list."""
+    fewest = [0] + [len(runs)] * len(runs)
+    for end in range(1, len(runs) + 1):
+        for begin in range(end):
+            part = runs[begin:end]
+            if len({size for _, size in part}) == 1 and is_box(tuple(start for start, _ in part)):
+                fewest[end] = min(fewest[end], fewest[begin] + 1)
+    return fewest[-1]
+
+
+def check_form(layout: Layout, offsets: list[int]) -> None:
+    assert offsets_of(layout) == offsets
+    runs = runs_of(offsets)
+    if not offsets:
+        assert layout == Several()
+    elif len(runs) == 1:
+        assert layout == Run(*runs[0])
+    elif period := smallest_period(offsets):
+        assert isinstance(layout, Repeat)
+        assert (layout.count, layout.stride) == (len(offsets) // period, offsets[period] - offsets[0])
+        check_form(layout.body, offsets[:period])
+    else:
+        assert isinstance(layout, Several) and len(layout.parts) == fewest_boxes(runs)
+        for part in layout.parts:
+            check_form(part, offsets_of(part))
+            assert len(strided_blocks(part)) == 1
+
+
+pieces = st.tuples(st.integers(-6, 12), st.integers(1, 3))
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> list[int]:
+    """Lists that are often regular, or nearly so."""
+    some = draw(st.lists(pieces, min_size=1, max_size=5))
+    offsets = [start + byte for start, size in some for byte in range(size)]
+    for _ in range(draw(st.integers(0, 3))):
+        stride = draw(st.integers(-6, 16))
+        offsets = [offset + turn * stride for turn in range(draw(st.integers(1, 3))) for offset in offsets]
+        if draw(st.integers(0, 3)) == 0:
+            offsets += [start + byte for start, size in [draw(pieces)] for byte in range(size)]
+        if draw(st.integers(0, 5)) == 0:
+            offsets = offsets[draw(st.integers(0, 2)) :]
+    return offsets[:60]
+
+
+def check_pattern(offsets: list[int], cuts: list[int]) -> None:
+    starts = np.array(offsets, np.int64)
+    layout = of_runs(starts, np.ones(len(starts), np.int64))
+    check_form(layout, offsets)
+    cut_runs = []
+    for start, size in runs_of(offsets):
+        edges = sorted({0, size, *(at for at in cuts if at < size)})
+        cut_runs += [(start + low, high - low) for low, high in itertools.pairwise(edges)]
+    starts_of, sizes = [start for start, _ in cut_runs], [size for _, size in cut_runs]
+    cut = dt.hindexed(sizes, starts_of, "u1")
+    assert cut.layout == layout and hash(cut.layout) == hash(layout)
+
+
+@settings(quick, max_examples=2000)
+@given(patterns(), st.lists(st.integers(1, 4), max_size=2))
+def test_the_form_is_the_one_that_is_defined(offsets: list[int], cuts: list[int]) -> None:
+    check_pattern(offsets, cuts)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(3600)
+@settings(quick, max_examples=200_000, derandomize=False)
+@given(patterns(), st.lists(st.integers(1, 4), max_size=2))
+def test_the_form_of_many_lists(offsets: list[int], cuts: list[int]) -> None:
+    check_pattern(offsets, cuts)
+
+
+# -- said outright -----------------------------------------------------------------------------------------------------
+
+
+def test_one_layout_however_it_is_built() -> None:
+    roads = [
+        dt.vector(3, 2, 5, "f4"),
+        dt.hvector(3, 2, 20, "f4"),
+        dt.indexed([2, 2, 2], [0, 5, 10], "f4"),
+        dt.indexed_block(2, [0, 5, 10], "f4"),
+        dt.hindexed([1, 1, 2, 2], [0, 4, 20, 40], "f4"),
+        dt.hvector(3, 1, 20, dt.contiguous(2, "f4")),
+        dt.struct([2, 4], [0, 20], ["f4", dt.resized(dt.contiguous(1, "f4"), 0, 4)]),
+        dt.subarray([3, 5], [3, 2], [0, 0], "f4"),
+        dt.subarray([5, 3], [2, 3], [0, 0], "f4", "F"),
+    ]
+    assert {one.layout for one in roads[:6]} == {roads[0].layout}
+    assert roads[0].layout == Repeat(3, 20, Run(0, 8)) == roads[7].layout == roads[8].layout
+    assert roads[6].layout != roads[0].layout
+    assert len(set(roads[:6])) == 1 and roads[0] != roads[7], "the extent counts, too"
+    assert dt.vector(3, 2, 5, "i4") != roads[0], "and the element"
+
+
+def test_order_counts() -> None:
+    assert dt.hvector(3, 1, -4, "f4").layout != dt.hvector(3, 1, 4, "f4").layout
+    assert dt.hindexed([1, 1], [4, 0], "f4").layout == dt.hvector(2, 1, -4, "f4").layout.shifted(4)
+
+
+def test_large_regular_types_cost_nothing() -> None:
+    wide = dt.vector(1 << 40, 1, 2, "f4")
+    assert (wide.size, wide.extent) == (1 << 42, (1 << 43) - 4)
+    assert wide.blocks == (dt.StridedBlock(0, 0, 4, (dt.Dim(1 << 40, 8, 4),)),) and not wide.overlaps
+    cube = dt.subarray([1 << 20] * 3, [1 << 19] * 3, [1] * 3, "u1")
+    assert cube.size == 1 << 57 and not cube.overlaps and len(cube.blocks) == 1
+    column = dt.contiguous(1 << 15, dt.resized(dt.vector(1 << 40, 1, 1 << 15, "u1"), 0, 1))  # a transpose
+    assert column.size == 1 << 55 and not column.overlaps
+    pair = dt.resized(dt.struct([1, 1], [0, 8], ["f8", "i4"]), 0, 16)
+    many = dt.contiguous(1 << 40, dt.resized(dt.hindexed([1, 2], [0, 11], "u1"), 0, 16))
+    assert not many.overlaps and len(many.blocks) == 2
+    assert dt.vector(1 << 20, 1 << 10, 1 << 11, pair).size == 12 << 30
+    assert dt.hvector(1 << 40, 1, 0, "f4").overlaps and dt.hvector(1 << 40, 1, 3, "f4").overlaps
+    assert next(iter(tiles(wide.layout, 1 << 10))) == Repeat(256, 8, Run(0, 4))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: dt.contiguous(MAX_BYTES + 1, "u1"),
+        lambda: dt.hvector(2, 1, MAX_BYTES, "u1"),
+        lambda: dt.hvector(2, 1, -MAX_BYTES - 1, "u1"),
+        lambda: dt.vector(1 << 40, 1, 1 << 40, "u1"),
+        lambda: dt.indexed([1], [MAX_BYTES], "f8"),
+        lambda: dt.indexed([1, 1], [0, 1 << 61], "f8"),
+        lambda: dt.indexed([1, 1], [0, 1 << 70], "f8"),
+        lambda: dt.hindexed([1 << 60, 1], [0, 0], "f8"),
+        lambda: dt.hindexed(np.array([1], "u8"), np.array([(1 << 64) - 8], "u8"), "f8"),
+        lambda: dt.hindexed([1, 1], [MAX_BYTES, 0], dt.hvector(2, 1, 1 << 40, "u1")),
+        lambda: dt.struct([1, 1], [0, 1 << 70], ["u1", "u1"]),
+        lambda: dt.struct([1], [MAX_BYTES], ["u1"]),
+        lambda: dt.subarray([1 << 40] * 2, [1, 1], [0, 0], "u1"),
+        lambda: dt.resized("u1", 1, MAX_BYTES),
+        lambda: dt.contiguous(2, dt.resized("u1", 0, MAX_BYTES)).items(2),
+    ],
+)
+def test_offsets_stay_within_64_bits(build: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=f"{MAX_BYTES} bytes at most"):
+        build()
+
+
+def test_numbers_of_numpy_do_not_overflow() -> None:
+    few = np.int32(1 << 20)
+    assert dt.vector(few, 1, few, "f8").extent == ((1 << 20) - 1 << 23) + 8
+    assert dt.subarray([few, few], [few, np.int8(1)], [np.uint8(0), 1], "f4") == dt.subarray(
+        [1 << 20, 1 << 20], [1 << 20, 1], [0, 1], "f4"
+    )
+    assert dt.resized("f4", np.int8(-100), np.uint8(200)).ub == 100
+    start = dt.struct([np.int8(1)], [np.int8(127)], [dt.contiguous(100, "f4")])
+    assert start.ub == 527
+
+
+def test_too_many_pieces() -> None:
+    chance = np.random.default_rng(0)
+    starts = np.cumsum(chance.integers(5, 9, MAX_RUNS + 1))
+    for build in (
+        lambda: dt.hindexed_block(4, starts, "u1"),
+        lambda: dt.struct([1, 1], [0, 3], [dt.vector(MAX_RUNS, 1, 2, "f4")] * 2),
+        lambda: dt.hindexed([1 << 50, 1 << 50], [0, 3], dt.resized("u1", 0, 0)),
+    ):
+        with pytest.raises(ValueError, match=f"{MAX_RUNS} separate pieces at most"):
+            build()
+
+
+def test_too_many_dimensions() -> None:
+    datatype = dt.as_datatype("u2")
+    for _ in range(MAX_DEPTH):
+        datatype = dt.hvector(2, 1, 2 * datatype.true_extent - 1, datatype)
+    assert datatype.layout.depth == MAX_DEPTH
+    with pytest.raises(ValueError, match="nested dimensions at most"):
+        dt.hvector(2, 1, 2 * datatype.true_extent - 1, datatype)
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "text"),
+    [
+        (lambda: dt.contiguous(-1, "u1"), ValueError, "count must not be negative"),
+        (lambda: dt.vector(1, -1, 1, "u1"), ValueError, "blocklength must not be negative"),
+        (lambda: dt.hindexed([1, -2], [0, 1], "u1"), ValueError, "must not be negative, as -2"),
+        (lambda: dt.hindexed([1], [0, 1], "u1"), ValueError, "1 blocklengths and 2 displacements"),
+        (lambda: dt.struct([1], [0, 1], ["u1"]), ValueError, "as many of each"),
+        (lambda: dt.subarray([4], [3], [2], "u1"), ValueError, "3 items from 2 on are not within a dimension of 4"),
+        (lambda: dt.subarray([], [], [], "u1"), ValueError, "not empty"),
+        (lambda: dt.subarray([4], [3], [1], "u1", "A"), ValueError, "order"),
+        (lambda: dt.hvector(2, 1, 2.5, "u1"), TypeError, "stride must be a whole number, not 2.5"),
+        (lambda: dt.contiguous(2.0, "u1"), TypeError, "count must be a whole number"),
+        (lambda: dt.indexed([1.5], [0], "u1"), TypeError, "blocklengths must be a list of whole numbers"),
+        (lambda: dt.indexed([True], [0], "u1"), TypeError, "blocklengths must be a list of whole numbers"),
+        (lambda: dt.struct([1], [0.5], ["u1"]), TypeError, "displacement must be a whole number"),
+        (lambda: dt.resized("u1", 0, "1"), TypeError, "extent must be a whole number"),
+        (lambda: dt.as_datatype(None), TypeError, "None is no datatype"),
+        (lambda: dt.as_datatype("O"), TypeError, "Python objects"),
+        (lambda: dt.as_datatype([("a", "u1"), ("b", "O")]), TypeError, "Python objects"),
+    ],
+)
+def test_what_is_refused(build: Callable[[], Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        build()
+
+
+def test_bounds_are_those_of_the_standard() -> None:
+    """Where Open MPI 5 has others."""
+    inner = dt.struct([1, 1], [0, 4], ["i4", "u1"])
+    assert inner.extent == 8
+    outer = dt.struct([1, 1], [0, -1], [inner, "u1"])
+    assert (outer.lb, outer.extent) == (-1, 8), "from -1 to 5, padded; not from -1 to 8"
+    late = dt.struct([1, 1], [0, 100], [dt.contiguous(0, "i4"), "u1"])
+    assert (late.lb, late.extent) == (100, 1), "what is empty has no bounds"
+    marked = dt.struct([1, 1], [10, 100], [dt.resized(dt.contiguous(0, "i4"), -3, 7), "u1"])
+    assert (marked.lb, marked.extent) == (7, 7), "unless it was given them"
+    again = dt.contiguous(3, dt.resized(dt.resized("u1", -8, 90), -3, 7))
+    assert (again.lb, again.extent) == (-3, 21)
