@@ -14,6 +14,7 @@ from .constructors import (
     vector,
 )
 from .datatype import Datatype
+from .mpi import from_mpi, to_mpi
 from .strided import Dim, StridedBlock
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "StridedBlock",
     "as_datatype",
     "contiguous",
+    "from_mpi",
     "hindexed",
     "hindexed_block",
     "hvector",
@@ -30,5 +32,6 @@ __all__ = [
     "resized",
     "struct",
     "subarray",
+    "to_mpi",
     "vector",
 ]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collcomm import datatypes as dt
@@ -19,201 +17,7 @@ from collcomm.datatypes.canonical import of_runs
 from collcomm.datatypes.datatype import MAX_BYTES, MAX_DEPTH
 from collcomm.datatypes.layout import MAX_RUNS, Layout, Repeat, Run, Several, strided_blocks, tiles
 from collcomm.datatypes.packing import HostPacking
-
-MAX_ELEMENTS = 300  # of a random type; more take long and find no more
-
-quick = settings(
-    derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
-)
-
-
-# -- the oracle --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TypeMap:
-    """Offset and dtype of each element in order, and where the lower and upper bounds were marked."""
-
-    entries: tuple[tuple[int, np.dtype[Any]], ...]
-    lower: tuple[int, ...] = ()
-    upper: tuple[int, ...] = ()
-
-    @property
-    def lb(self) -> int:
-        return min(self.lower or [offset for offset, _ in self.entries] or [0])
-
-    @property
-    def ub(self) -> int:
-        if self.upper:
-            return max(self.upper)
-        end = max((offset + dtype.itemsize for offset, dtype in self.entries), default=0)
-        alignment = max((dtype.alignment for _, dtype in self.entries), default=1)
-        return end + -(end - self.lb) % alignment
-
-    @property
-    def extent(self) -> int:
-        return self.ub - self.lb
-
-    @property
-    def offsets(self) -> list[int]:
-        return [offset + i for offset, dtype in self.entries for i in range(dtype.itemsize)]
-
-    def at(self, offsets: Iterable[int]) -> TypeMap:
-        """A copy at each of these."""
-        return joined(self._at(offset) for offset in offsets)
-
-    def _at(self, by: int) -> TypeMap:
-        entries = tuple((offset + by, dtype) for offset, dtype in self.entries)
-        return TypeMap(entries, tuple(low + by for low in self.lower), tuple(high + by for high in self.upper))
-
-    def bounded(self, lb: int, extent: int) -> TypeMap:
-        return TypeMap(self.entries, (lb,), (lb + extent,))
-
-
-def joined(maps: Iterable[TypeMap]) -> TypeMap:
-    maps = list(maps)
-    chain = itertools.chain.from_iterable
-    return TypeMap(
-        tuple(chain(one.entries for one in maps)),
-        tuple(chain(one.lower for one in maps)),
-        tuple(chain(one.upper for one in maps)),
-    )
-
-
-def map_of(given: Any) -> TypeMap:
-    """Of a numpy dtype."""
-    dtype = np.dtype(given)
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        one = map_of(base)
-        return one.at(item * one.extent for item in range(math.prod(shape)))
-    if dtype.fields is not None:
-        fields = [dtype.fields[name] for name in dtype.names or ()]
-        return joined(map_of(field[0])._at(field[1]) for field in fields).bounded(0, dtype.itemsize)
-    return TypeMap(((0, dtype),))
-
-
-Made = tuple[dt.Datatype, TypeMap]
-
-
-def _contiguous(old: Made, count: int) -> Made:
-    return dt.contiguous(count, old[0]), old[1].at(item * old[1].extent for item in range(count))
-
-
-def _blocks(old: TypeMap, lengths: Sequence[int], starts: Sequence[int]) -> TypeMap:
-    return old.at(
-        start + item * old.extent for length, start in zip(lengths, starts, strict=True) for item in range(length)
-    )
-
-
-def _vector(old: Made, count: int, length: int, stride: int) -> Made:
-    starts = [row * stride * old[1].extent for row in range(count)]
-    return dt.vector(count, length, stride, old[0]), _blocks(old[1], [length] * count, starts)
-
-
-def _hvector(old: Made, count: int, length: int, stride: int) -> Made:
-    return dt.hvector(count, length, stride, old[0]), _blocks(
-        old[1], [length] * count, [r * stride for r in range(count)]
-    )
-
-
-def _indexed(old: Made, lengths: list[int], starts: list[int]) -> Made:
-    return dt.indexed(lengths, starts, old[0]), _blocks(old[1], lengths, [start * old[1].extent for start in starts])
-
-
-def _hindexed(old: Made, lengths: list[int], starts: list[int]) -> Made:
-    return dt.hindexed(lengths, starts, old[0]), _blocks(old[1], lengths, starts)
-
-
-def _indexed_block(old: Made, length: int, starts: list[int]) -> Made:
-    offsets = [start * old[1].extent for start in starts]
-    return dt.indexed_block(length, starts, old[0]), _blocks(old[1], [length] * len(starts), offsets)
-
-
-def _hindexed_block(old: Made, length: int, starts: list[int]) -> Made:
-    return dt.hindexed_block(length, starts, old[0]), _blocks(old[1], [length] * len(starts), starts)
-
-
-def _struct(olds: list[Made], lengths: list[int], starts: list[int]) -> Made:
-    parts = [_blocks(old[1], [length], [start]) for old, length, start in zip(olds, lengths, starts, strict=True)]
-    return dt.struct(lengths, starts, [old[0] for old in olds]), joined(parts)
-
-
-def _subarray(old: Made, sizes: list[int], subsizes: list[int], starts: list[int], order: str) -> Made:
-    indices = [range(start, start + subsize) for start, subsize in zip(starts, subsizes, strict=True)]
-    pitches = [math.prod(sizes[d + 1 :] if order == "C" else sizes[:d]) for d in range(len(sizes))]
-    picked = itertools.product(*(indices if order == "C" else indices[::-1]))
-    pitches = pitches if order == "C" else pitches[::-1]
-    extent = old[1].extent
-    items = [extent * sum(i * pitch for i, pitch in zip(index, pitches, strict=True)) for index in picked]
-    box = old[1].at(items).bounded(0, extent * math.prod(sizes))
-    return dt.subarray(sizes, subsizes, starts, old[0], order), box
-
-
-def _resized(old: Made, lb: int, extent: int) -> Made:
-    return dt.resized(old[0], lb, extent), old[1].bounded(lb, extent)
-
-
-# -- random types ------------------------------------------------------------------------------------------------------
-
-PLAIN = ["u1", "i1", "u2", "i4", "f4", "f8", "c8", "?"]
-small = st.integers(0, 4)
-length = st.integers(0, 3)
-
-
-@st.composite
-def dtypes(draw: st.DrawFn, depth: int = 1) -> np.dtype[Any]:
-    """Plain ones; at times with fields, packed or aligned or in any order, and sub-arrays."""
-    kind = draw(st.integers(0, 5)) if depth else 0
-    if kind < 4:
-        return np.dtype(draw(st.sampled_from(PLAIN)))
-    if kind == 4:
-        return np.dtype((draw(dtypes(depth - 1)), tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=2)))))
-    formats = draw(st.lists(dtypes(depth - 1), min_size=1, max_size=3))
-    names = [f"f{number}" for number in range(len(formats))]
-    if draw(st.booleans()):
-        return np.dtype(list(zip(names, formats, strict=True)), align=draw(st.booleans()))
-    offsets = draw(st.lists(st.integers(0, 20), min_size=len(formats), max_size=len(formats)))
-    end = max(offset + one.itemsize for offset, one in zip(offsets, formats, strict=True))
-    size = end + draw(st.integers(0, 3))
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
-
-
-@st.composite
-def made_types(draw: st.DrawFn, depth: int = 3) -> Made:
-    if depth == 0 or draw(st.integers(0, 9)) == 0:
-        dtype = draw(dtypes())
-        return dt.as_datatype(dtype), map_of(dtype)
-    old = draw(made_types(depth - 1))
-    room = MAX_ELEMENTS // max(1, len(old[1].entries))
-    if room < 4:
-        return old
-    kind = draw(st.integers(0, 9))
-    if kind == 0:
-        return _contiguous(old, draw(small))
-    if kind == 1:
-        return _vector(old, draw(small), draw(length), draw(st.integers(-4, 6)))
-    if kind == 2:
-        return _hvector(old, draw(small), draw(length), draw(st.integers(-20, 40)))
-    if kind in (3, 4):
-        lengths = draw(st.lists(length, max_size=4))
-        starts = st.integers(-4, 8) if kind == 3 else st.integers(-40, 80)
-        placed = draw(st.lists(starts, min_size=len(lengths), max_size=len(lengths)))
-        return (_indexed if kind == 3 else _hindexed)(old, lengths, placed)
-    if kind == 5:
-        return _indexed_block(old, draw(length), draw(st.lists(st.integers(-4, 8), max_size=4)))
-    if kind == 6:
-        return _hindexed_block(old, draw(length), draw(st.lists(st.integers(-40, 80), max_size=4)))
-    if kind == 7:
-        olds = [old, *draw(st.lists(made_types(depth - 1), max_size=2))]
-        lengths = [draw(length) for _ in olds]
-        return _struct(olds, lengths, [draw(st.integers(-40, 80)) for _ in olds])
-    if kind == 8:
-        sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-        subsizes = [draw(st.integers(1, size)) for size in sizes]
-        starts = [draw(st.integers(0, size - subsize)) for size, subsize in zip(sizes, subsizes, strict=True)]
-        return _subarray(old, sizes, subsizes, starts, draw(st.sampled_from("CF")))
-    return _resized(old, draw(st.integers(-8, 8)), draw(st.integers(-8, 40)))
+from tests.support.typemaps import Built, reproducible, types
 
 
 def offsets_of(layout: Layout) -> list[int]:
@@ -241,8 +45,8 @@ def offsets_of_blocks(blocks: Iterable[dt.StridedBlock], size: int) -> list[int 
 # -- random types against the oracle -----------------------------------------------------------------------------------
 
 
-def check(made: Made, count: int, limit: int) -> None:
-    datatype, expected = made
+def check(made: Built, count: int, limit: int) -> None:
+    datatype, expected = made.datatype, made.map
     offsets = expected.offsets
     assert (datatype.size, datatype.lb, datatype.extent) == (len(offsets), expected.lb, expected.extent)
     true_lb = min(offsets, default=0)
@@ -296,17 +100,17 @@ def check_packing(layout: Layout, offsets: list[int], element: np.dtype[Any] | N
         assert np.array_equal(memory, reduced)
 
 
-@settings(quick, max_examples=5000)
-@given(made_types(), st.integers(0, 3), st.integers(1, 64))
-def test_random_types(made: Made, count: int, limit: int) -> None:
+@settings(reproducible, max_examples=5000)
+@given(types(), st.integers(0, 3), st.integers(1, 64))
+def test_random_types(made: Built, count: int, limit: int) -> None:
     check(made, count, limit)
 
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
-@settings(quick, max_examples=200_000, derandomize=False)
-@given(made_types(depth=4), st.integers(0, 4), st.integers(1, 200))
-def test_many_random_types(made: Made, count: int, limit: int) -> None:
+@settings(reproducible, max_examples=200_000, derandomize=False)
+@given(types(depth=4), st.integers(0, 4), st.integers(1, 200))
+def test_many_random_types(made: Built, count: int, limit: int) -> None:
     check(made, count, limit)
 
 
@@ -406,7 +210,7 @@ def check_pattern(offsets: list[int], cuts: list[int]) -> None:
     assert cut.layout == layout and hash(cut.layout) == hash(layout)
 
 
-@settings(quick, max_examples=2000)
+@settings(reproducible, max_examples=2000)
 @given(patterns(), st.lists(st.integers(1, 4), max_size=2))
 def test_the_form_is_the_one_that_is_defined(offsets: list[int], cuts: list[int]) -> None:
     check_pattern(offsets, cuts)
@@ -414,7 +218,7 @@ def test_the_form_is_the_one_that_is_defined(offsets: list[int], cuts: list[int]
 
 @pytest.mark.campaign
 @pytest.mark.timeout(3600)
-@settings(quick, max_examples=200_000, derandomize=False)
+@settings(reproducible, max_examples=200_000, derandomize=False)
 @given(patterns(), st.lists(st.integers(1, 4), max_size=2))
 def test_the_form_of_many_lists(offsets: list[int], cuts: list[int]) -> None:
     check_pattern(offsets, cuts)
