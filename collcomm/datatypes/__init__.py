@@ -16,11 +16,14 @@ from .constructors import (
 from .datatype import Datatype
 from .mpi import from_mpi, to_mpi
 from .strided import Dim, StridedBlock
+from .strides import of_strides
+from .typedbuffer import TypedBuffer
 
 __all__ = [
     "Datatype",
     "Dim",
     "StridedBlock",
+    "TypedBuffer",
     "as_datatype",
     "contiguous",
     "from_mpi",
@@ -29,6 +32,7 @@ __all__ = [
     "hvector",
     "indexed",
     "indexed_block",
+    "of_strides",
     "resized",
     "struct",
     "subarray",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from itertools import pairwise
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .canonical import repeat
-from .layout import Layout, Repeat, Run, all_runs, strided_blocks
+from .layout import Layout, has_overlap, strided_blocks
 from .strided import StridedBlock
+
+if TYPE_CHECKING:
+    from .typedbuffer import TypedBuffer
 
 MAX_BYTES = 1 << 62  # so that no sum of offsets leaves 64 bits
 MAX_DEPTH = 30  # dimensions of one box: numpy 1 has 32, and items in a row and elements in a run take one each
@@ -82,6 +84,12 @@ class Datatype:
         check_reach(layout.low, layout.high, layout.size)
         return layout
 
+    def over(self, buffer: Any, count: int = 1, offset: int = 0) -> TypedBuffer:
+        """``count`` items in ``buffer``, the first with its origin at byte ``offset``: stands where an array can."""
+        from .typedbuffer import TypedBuffer
+
+        return TypedBuffer(self, buffer, count, offset)
+
     def __repr__(self) -> str:
         element = "bytes" if self.element is None else self.element.name
         return f"<Datatype of {element}: {self.size} bytes in {len(self.blocks)} blocks, extent {self.extent}>"
@@ -95,47 +103,3 @@ def check_reach(*offsets: int) -> None:
     furthest = max(map(abs, offsets))
     if furthest > MAX_BYTES:
         raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {furthest}")
-
-
-@lru_cache(maxsize=1024)
-def has_overlap(layout: Layout) -> bool:
-    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    if isinstance(layout, Run):
-        return False
-    if layout.size > layout.high - layout.low:
-        return True
-    if isinstance(layout, Repeat):
-        dims, core = _dims(layout)
-        if _nests(dims, core):
-            return has_overlap(core)
-    elif _apart(layout.parts):
-        return any(has_overlap(part) for part in layout.parts)
-    starts, sizes = all_runs(layout)
-    order = np.argsort(starts, kind="stable")
-    starts, sizes = starts[order], sizes[order]
-    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
-
-
-def _dims(layout: Layout) -> tuple[list[Repeat], Layout]:
-    """The repetitions around a core that is none."""
-    dims = []
-    while isinstance(layout, Repeat):
-        dims.append(layout)
-        layout = layout.body
-    return dims, layout
-
-
-def _nests(dims: list[Repeat], core: Layout) -> bool:
-    """Whether each dimension steps over all that the smaller ones reach."""
-    reach = core.high - core.low
-    for dim in sorted(dims, key=lambda dim: abs(dim.stride)):
-        if abs(dim.stride) < reach:
-            return False
-        reach += abs(dim.stride) * (dim.count - 1)
-    return True
-
-
-def _apart(parts: tuple[Layout, ...]) -> bool:
-    """Whether each reaches less far than the next begins."""
-    inorder = sorted(parts, key=lambda part: part.low)
-    return all(one.high <= other.low for one, other in pairwise(inorder))

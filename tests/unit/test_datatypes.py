@@ -68,8 +68,8 @@ def check(made: Built, count: int, limit: int) -> None:
     assert dt.hindexed([1] * len(repeated), repeated, "u1").layout == items
 
     pieces = list(tiles(items, limit))
-    assert [offset for piece in pieces for offset in offsets_of(piece)] == repeated
-    assert all(0 < piece.size < 2 * limit for piece in pieces) or not repeated
+    assert [offset + by for by, piece in pieces for offset in offsets_of(piece)] == repeated
+    assert all(0 < piece.size < 2 * limit for _, piece in pieces) or not repeated
     check_packing(items, repeated, datatype.element)
 
 
@@ -264,7 +264,7 @@ def test_large_regular_types_cost_nothing() -> None:
     assert not many.overlaps and len(many.blocks) == 2
     assert dt.vector(1 << 20, 1 << 10, 1 << 11, pair).size == 12 << 30
     assert dt.hvector(1 << 40, 1, 0, "f4").overlaps and dt.hvector(1 << 40, 1, 3, "f4").overlaps
-    assert next(iter(tiles(wide.layout, 1 << 10))) == Repeat(256, 8, Run(0, 4))
+    assert next(iter(tiles(wide.layout, 1 << 10))) == (0, Repeat(256, 8, Run(0, 4)))
 
 
 @pytest.mark.parametrize(
