@@ -34,9 +34,7 @@ class Datatype:
     extent: int
     element: np.dtype[Any] | None
     alignment: int = field(default=1, compare=False)  # of the elements, to which MPI pads extents
-    bounds_given: bool = field(
-        default=False, compare=False
-    )  # by resized: those of what is built of it come from them alone
+    bounds_given: bool = field(default=False, compare=False)  # those of what is built of it come from its own alone
 
     def __post_init__(self) -> None:
         check_reach(self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)

@@ -179,9 +179,9 @@ def has_overlap(layout: Layout) -> bool:
     if layout.size > layout.high - layout.low:
         return True
     if isinstance(layout, Repeat):
-        dims, core = _dims(layout)
-        if _nests(dims, core):
-            return has_overlap(core)
+        entangled = _entangled(layout)
+        if entangled is not layout:
+            return has_overlap(entangled)
     elif _apart(layout.parts):
         return any(has_overlap(part) for part in layout.parts)
     starts, sizes = all_runs(layout)
@@ -190,23 +190,24 @@ def has_overlap(layout: Layout) -> bool:
     return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
 
 
-def _dims(layout: Layout) -> tuple[list[Repeat], Layout]:
-    """The repetitions around a core that is none."""
-    dims = []
-    while isinstance(layout, Repeat):
-        dims.append(layout)
-        layout = layout.body
-    return dims, layout
-
-
-def _nests(dims: list[Repeat], core: Layout) -> bool:
-    """Whether each dimension steps over all that the smaller ones reach."""
-    reach = core.high - core.low
-    for dim in sorted(dims, key=lambda dim: abs(dim.stride)):
+def _entangled(layout: Layout) -> Layout:
+    """Without the dimensions that step over all that the smaller ones reach."""
+    dims = list[Repeat]()
+    core = layout
+    while isinstance(core, Repeat):
+        dims.append(core)
+        core = core.body
+    dims.sort(key=lambda dim: abs(dim.stride))
+    reach, needed = core.high - core.low, 0
+    for number, dim in enumerate(dims, 1):
         if abs(dim.stride) < reach:
-            return False
+            needed = number
         reach += abs(dim.stride) * (dim.count - 1)
-    return True
+    if needed == len(dims):
+        return layout
+    for dim in dims[:needed]:
+        core = Repeat(dim.count, dim.stride, core)
+    return core
 
 
 def _apart(parts: tuple[Layout, ...]) -> bool:
