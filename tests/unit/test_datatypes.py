@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collcomm import datatypes as dt
+from collcomm.datatypes import hostcopies
 from collcomm.datatypes.canonical import of_runs
 from collcomm.datatypes.datatype import MAX_BYTES, MAX_DEPTH
 from collcomm.datatypes.layout import MAX_RUNS, Layout, Repeat, Run, Several, strided_blocks, tiles
@@ -365,3 +366,13 @@ def test_bounds_are_those_of_the_standard() -> None:
     assert (marked.lb, marked.extent) == (7, 7), "unless it was given them"
     again = dt.contiguous(3, dt.resized(dt.resized("u1", -8, 90), -3, 7))
     assert (again.lb, again.extent) == (-3, 21)
+
+
+@pytest.mark.parametrize("element", ["i1", "f4", "c16"])
+def test_runs_too_long_for_one_element_of_numpy(monkeypatch: pytest.MonkeyPatch, element: str) -> None:
+    monkeypatch.setattr(hostcopies, "MAX_VOID", 64)
+    for count in (5, 7, 31):
+        layout = dt.hvector(3, count, 1000 + count, element).layout
+        hostcopies.host_copies.cache_clear()
+        check_packing(layout, offsets_of(layout), np.dtype(element))
+    hostcopies.host_copies.cache_clear()
