@@ -86,13 +86,14 @@ def to_mpi(datatype: Datatype) -> MPI.Datatype:
     """A committed MPI datatype with the same type map, order and bounds; the caller frees it.
 
     Its elements are those of ``datatype``; where it has no one element, or one that MPI does not know (half precision, fp8,
-    another byte order, text), they are bytes. Raises TypeError for long double, ModuleNotFoundError without mpi4py.
+    another byte order, text), they are bytes. Complex numbers at distances that are no multiple of their size go as their real
+    and imaginary parts. Raises TypeError for long double, ModuleNotFoundError without mpi4py.
     """
     try:
         from mpi4py import MPI
     except ModuleNotFoundError:
         raise ModuleNotFoundError("to_mpi needs mpi4py: pip install 'collcomm[mpi]'") from None
-    unit: MPI.Datatype = getattr(MPI, _element_name(datatype.element))
+    unit: MPI.Datatype = getattr(MPI, _element_name(datatype))
     made: list[MPI.Datatype] = []  # each frees what it was made of
     try:
         built, offset = _built(datatype.layout, unit, made)
@@ -210,13 +211,29 @@ def _pair(value: Datatype, index: Datatype) -> Datatype:
 # -- to MPI ------------------------------------------------------------------------------------------------------------
 
 
-def _element_name(element: np.dtype[Any] | None) -> str:
+def _element_name(datatype: Datatype) -> str:
+    element = datatype.element
     if element is None:
         return "BYTE"
     if element.char in "gG":
         raise TypeError("long double differs from machine to machine; use float64, or bytes")
-    known = element.isnative and element.isbuiltin == 1
-    return _ELEMENTS.get(f"{element.kind}{element.itemsize}", "BYTE") if known else "BYTE"
+    if not (element.isnative and element.isbuiltin == 1):
+        return "BYTE"
+    size = element.itemsize
+    # Open MPI 5.0.11 rounds a stride of complex numbers down to a multiple of their size, where their parts are aligned
+    if element.kind == "c" and not (datatype.extent % size == 0 and _on_grid(datatype.layout, size)):
+        return _ELEMENTS[f"f{size // 2}"]
+    return _ELEMENTS.get(f"{element.kind}{size}", "BYTE")
+
+
+def _on_grid(layout: Layout, size: int) -> bool:
+    """Whether all runs are multiples of ``size`` apart."""
+    if isinstance(layout, Run):
+        return True
+    if isinstance(layout, Repeat):
+        return layout.stride % size == 0 and _on_grid(layout.body, size)
+    starts = {part.low % size for part in layout.parts}
+    return len(starts) <= 1 and all(_on_grid(part, size) for part in layout.parts)
 
 
 def _kept(made: list[MPI.Datatype], datatype: MPI.Datatype) -> MPI.Datatype:

@@ -266,7 +266,9 @@ def test_large_regular_types_cost_nothing() -> None:
     assert dt.vector(1 << 20, 1 << 10, 1 << 11, pair).size == 12 << 30
     assert dt.hvector(1 << 40, 1, 0, "f4").overlaps and dt.hvector(1 << 40, 1, 3, "f4").overlaps
     braided = dt.hvector(5, 1, 8, dt.hvector(1 << 40, 1, 1000, dt.hvector(2, 1, 12, "f4")))
-    assert not braided.overlaps and dt.hvector(1 << 40, 1, 100, dt.hvector(3, 1, 8, dt.hvector(2, 1, 16, "f4"))).overlaps
+    assert (
+        not braided.overlaps and dt.hvector(1 << 40, 1, 100, dt.hvector(3, 1, 8, dt.hvector(2, 1, 16, "f4"))).overlaps
+    )
     assert next(iter(tiles(wide.layout, 1 << 10))) == (0, Repeat(256, 8, Run(0, 4)))
 
 
