@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from collcomm import datatypes as dt
 from collcomm.datatypes import hostcopies
-from collcomm.datatypes.canonical import of_runs
+from collcomm.datatypes.canonical import layout_of, of_runs
 from collcomm.datatypes.datatype import MAX_BYTES, MAX_DEPTH
 from collcomm.datatypes.layout import MAX_RUNS, Layout, Repeat, Run, Several, strided_blocks, tiles
 from collcomm.datatypes.packing import HostPacking
+from collcomm.datatypes.strides import packing_of
 from tests.support.typemaps import Built, reproducible, types
 
 
@@ -82,15 +83,23 @@ def check_packing(layout: Layout, offsets: list[int], element: np.dtype[Any] | N
     places = np.array(offsets, np.int64) + origin
     before = memory.copy()
 
+    packing = HostPacking(layout, memory, origin)
     packed = np.empty(len(offsets), np.uint8)
-    HostPacking(layout, memory, origin).pack(packed)
+    packing.pack(packed)
     assert np.array_equal(packed, before[places]) and np.array_equal(memory, before)
+    assert packing.in_place is None or np.array_equal(packing.in_place, packed)
+    packed[:] = 0
+    packing.packer(packed)()
+    assert np.array_equal(packed, before[places])
     if len(set(offsets)) < len(offsets):
         return
 
-    HostPacking(layout, memory, origin).unpack(wire)
     unpacked = before.copy()
     unpacked[places] = wire
+    packing.unpack(wire)
+    assert np.array_equal(memory, unpacked)
+    memory[:] = before
+    packing.unpacker(wire)()
     assert np.array_equal(memory, unpacked)
 
     if element is not None and element.kind in "iufc":
@@ -113,6 +122,64 @@ def test_random_types(made: Built, count: int, limit: int) -> None:
 @given(types(depth=4), st.integers(0, 4), st.integers(1, 200))
 def test_many_random_types(made: Built, count: int, limit: int) -> None:
     check(made, count, limit)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> np.ndarray[Any, Any]:
+    """Arrays with any strides, within a memory."""
+    dtype = np.dtype(draw(st.sampled_from(["u1", "i2", "f4", "c16", "V3"])))
+    shape = draw(st.lists(st.integers(0, 4), max_size=4))
+    strides = [draw(st.integers(-40, 40)) for _ in shape]
+    ends = [(count - 1) * stride for count, stride in zip(shape, strides, strict=True) if count > 1]
+    low, high = sum(end for end in ends if end < 0), sum(end for end in ends if end > 0)
+    memory = np.random.default_rng(len(shape)).integers(0, 256, high - low + dtype.itemsize + 9, np.uint8)
+    return np.ndarray(shape, dtype, memory, 3 - low, strides)
+
+
+@settings(reproducible, max_examples=1000)
+@given(views(), st.integers(1, 64))
+def test_arrays_with_any_strides(array: np.ndarray[Any, Any], limit: int) -> None:
+    """Packed as numpy copies them; and the same datatype as built step by step."""
+    packing, expected = packing_of(array), np.frombuffer(array.tobytes(), np.uint8)
+    packed = np.empty(array.nbytes, np.uint8)
+    packing.pack(packed)
+    assert np.array_equal(packed, expected)
+    datatype = dt.of_strides(array.shape, array.strides, array.dtype)
+    assert datatype.layout == packing.layout == layout_of(array.shape, array.strides, array.itemsize)
+    places = offsets_of(packing.layout)
+    assert packing.overlaps == (len(set(places)) < len(places))
+    wire = 255 - packed
+    if packing.overlaps:
+        return
+    edge = 0
+    for tile in packing.tiles(limit):
+        tile.unpack(wire[edge : edge + tile.nbytes])
+        edge += tile.nbytes
+    assert edge == array.nbytes and array.tobytes() == wire.tobytes()
+
+
+def test_items_in_a_buffer() -> None:
+    columns = dt.resized(dt.vector(3, 1, 4, "f4"), 0, 4)  # of three rows of four
+    table = np.arange(12, dtype=np.float32).reshape(3, 4)
+    two = columns.over(table, count=2, offset=4)
+    assert two.pack().tolist() == [1, 5, 9, 2, 6, 10]
+    two.unpack(np.full(6, 10, np.float32), np.add)
+    assert table.tolist() == [[0, 11, 12, 3], [4, 15, 16, 7], [8, 19, 20, 11]]
+    two.unpack(np.zeros(6, np.float32))
+    assert table.tolist() == [[0, 0, 0, 3], [4, 0, 0, 7], [8, 0, 0, 11]]
+    with pytest.raises(ValueError, match="larger buffer"):
+        columns.over(table, count=3, offset=8).pack()
+    with pytest.raises(ValueError, match="larger buffer"):
+        columns.over(table, offset=-4).pack()
+    with pytest.raises(ValueError, match="some bytes twice"):
+        dt.hvector(2, 1, 2, "f4").over(table).unpack(np.zeros(2, np.float32))
+    with pytest.raises(TypeError, match="several dtypes"):
+        dt.struct([1, 1], [0, 4], ["f4", "i4"]).over(table).unpack(np.zeros(8, np.uint8), np.add)
+    with pytest.raises(ValueError, match="24 bytes, the array 20"):
+        two.unpack(np.zeros(5, np.float32))
+    table.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        two.datatype.over(table).unpack(np.zeros(3, np.float32))
 
 
 # -- the form, by brute force ------------------------------------------------------------------------------------------
