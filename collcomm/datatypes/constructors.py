@@ -114,9 +114,10 @@ def struct(blocklengths: Sequence[int], displacements: Sequence[int], olds: Sequ
     for length, given_start, given in zip(blocklengths, displacements, olds, strict=True):
         start, old = _whole(given_start, "displacement"), as_datatype(given)
         if _count(length, "blocklength"):
-            part = contiguous(length, old)
-            check_reach(part.layout.low + start, part.layout.high + start)
-            parts.append((part, start))
+            parts.append((contiguous(length, old), start))
+    there = [(part.layout.low + start, part.layout.high + start) for part, start in parts if part.size]
+    if there:
+        check_reach(min(low for low, _ in there), max(high for _, high in there))
     layout = concatenate(part.layout.shifted(start) for part, start in parts)
     elements = {part.element for part, _ in parts if part.size}
     alignment = max((part.alignment for part, _ in parts), default=1)
@@ -161,15 +162,17 @@ def _blocks(lengths: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], old: Da
     """``lengths`` items of ``old`` at ``starts``."""
     if not old.size:
         return EMPTY
+    ends = starts + (lengths - 1) * old.extent
+    check_reach(
+        min(int(starts.min()), int(ends.min())) + old.layout.low,
+        max(int(starts.max()), int(ends.max())) + old.layout.high,
+    )
     if old.layout == Run(0, old.extent):
         return of_runs(starts, lengths * old.extent)
     if len(starts) == 1:
         return repeat(old.layout, int(lengths[0]), old.extent).shifted(int(starts[0]))
     check_runs(int(lengths.max()))  # so that the sum is one of 64 bits
     check_runs(int(lengths.sum()) * old.layout.runs)
-    low, high = old.layout.low, old.layout.high
-    ends = starts + (lengths - 1) * old.extent
-    check_reach(min(int(starts.min()), int(ends.min())) + low, max(int(starts.max()), int(ends.max())) + high)
     before = np.repeat(np.cumsum(lengths) - lengths, lengths)
     items = np.repeat(starts, lengths) + (np.arange(len(before)) - before) * old.extent
     inner, sizes = all_runs(old.layout)

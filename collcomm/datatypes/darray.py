@@ -30,6 +30,8 @@ def darray(
         raise ValueError(f"all lists of a darray must be equally long: {gsizes}, {distribs}, {dargs}, {psizes}")
     if math.prod(psizes) != size or not 0 <= rank < size:
         raise ValueError(f"a grid of {psizes} processes has none of rank {rank} of {size}")
+    if order not in ("C", "F"):
+        raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     dims = []
     for gsize, distrib, darg, psize in reversed(list(zip(gsizes, distribs, dargs, psizes, strict=True))):
         rank, place = divmod(rank, psize)
@@ -51,6 +53,8 @@ def _piece(gsize: int, distrib: str, darg: int | None, psize: int) -> int:
         return gsize
     if distrib == "cyclic":
         return darg or 1
+    if distrib != "block":
+        raise ValueError(f"a dimension is dealt out as 'block', 'cyclic' or 'none', not {distrib!r}")
     piece = darg or -(-gsize // psize)
     if piece * psize < gsize:
         raise ValueError(f"{psize} blocks of {piece} are not all of {gsize} items; take larger ones, or cyclic ones")

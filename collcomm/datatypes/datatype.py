@@ -37,7 +37,7 @@ class Datatype:
     bounds_given: bool = field(default=False, compare=False)  # those of what is built of it come from its own alone
 
     def __post_init__(self) -> None:
-        check_reach(self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)
+        check_reach(self.layout.low, self.layout.high, self.lb, self.ub, self.extent, self.layout.size)
         if self.layout.depth > MAX_DEPTH:
             raise ValueError(f"a datatype may have {MAX_DEPTH} nested dimensions at most, not {self.layout.depth}")
 
@@ -96,8 +96,8 @@ class Datatype:
 _BYTE = np.dtype(np.uint8)
 
 
-def check_reach(*offsets: int) -> None:
-    """Raises ValueError where one of them is beyond `MAX_BYTES`."""
-    furthest = max(map(abs, offsets))
+def check_reach(low: int, high: int, *others: int) -> None:
+    """Raises ValueError where something is more than `MAX_BYTES` away: from the origin, or one end from the other."""
+    furthest = max(map(abs, (low, high, high - low, *others)))
     if furthest > MAX_BYTES:
         raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {furthest}")

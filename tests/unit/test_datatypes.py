@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collcomm import datatypes as dt
-from collcomm.datatypes import hostcopies
+from collcomm.datatypes import canonical, hostcopies
 from collcomm.datatypes.canonical import layout_of, of_runs
+from collcomm.datatypes.darray import darray
 from collcomm.datatypes.datatype import MAX_BYTES, MAX_DEPTH
 from collcomm.datatypes.layout import MAX_RUNS, Layout, Repeat, Run, Several, strided_blocks, tiles
 from collcomm.datatypes.packing import HostPacking
@@ -218,13 +219,16 @@ def is_box(starts: tuple[int, ...]) -> bool:
     return False
 
 
+def one_box(runs: Sequence[tuple[int, int]]) -> bool:
+    return len({size for _, size in runs}) == 1 and is_box(tuple(start for start, _ in runs))
+
+
 def fewest_boxes(runs: Sequence[tuple[int, int]]) -> int:
     """Over all ways to cut the list."""
     fewest = [0] + [len(runs)] * len(runs)
     for end in range(1, len(runs) + 1):
         for begin in range(end):
-            part = runs[begin:end]
-            if len({size for _, size in part}) == 1 and is_box(tuple(start for start, _ in part)):
+            if one_box(runs[begin:end]):
                 fewest[end] = min(fewest[end], fewest[begin] + 1)
     return fewest[-1]
 
@@ -292,6 +296,44 @@ def test_the_form_of_many_lists(offsets: list[int], cuts: list[int]) -> None:
     check_pattern(offsets, cuts)
 
 
+@settings(reproducible, max_examples=500)
+@given(patterns(), st.integers(0, 5))
+def test_long_lists_have_one_form_too(offsets: list[int], exact: int) -> None:
+    """Beyond `EXACT_RUNS` each box is as long as it gets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canonical, "EXACT_RUNS", exact)
+        layout = of_runs(np.array(offsets, np.int64), np.ones(len(offsets), np.int64))
+    assert offsets_of(layout) == offsets
+    if isinstance(layout, Several):
+        assert smallest_period(offsets) is None
+        runs = runs_of(offsets)
+        for part in layout.parts:
+            assert len(strided_blocks(part)) == 1
+            boxes = [length for length in range(1, len(runs) + 1) if one_box(runs[:length])]
+            assert len(runs_of(offsets_of(part))) == max(boxes)
+            runs = runs[max(boxes) :]
+
+
+@settings(reproducible, max_examples=300)
+@given(st.lists(pieces, min_size=2, max_size=20), st.integers(2, 400), st.integers(-30, 200), st.booleans())
+def test_long_repetitions_are_found(runs: list[tuple[int, int]], times: int, stride: int, touching: bool) -> None:
+    """Also where each repetition goes on where the one before has ended."""
+    if touching:
+        stride = sum(runs[-1]) - runs[0][0]
+    starts = np.array([start for start, _ in runs], np.int64)
+    sizes = np.array([size for _, size in runs], np.int64)
+    body = of_runs(starts, sizes)
+    moved = (np.arange(times)[:, None] * stride + starts).reshape(-1)
+    written = of_runs(moved, np.tile(sizes, times))
+    assert written == canonical.repeat(body, times, stride)
+    split = times // 2 + 1
+    halves = [
+        canonical.repeat(body, split, stride),
+        canonical.repeat(body, times - split, stride).shifted(split * stride),
+    ]
+    assert canonical.concatenate(halves) == written
+
+
 # -- said outright -----------------------------------------------------------------------------------------------------
 
 
@@ -357,11 +399,26 @@ def test_large_regular_types_cost_nothing() -> None:
         lambda: dt.subarray([1 << 40] * 2, [1, 1], [0, 0], "u1"),
         lambda: dt.resized("u1", 1, MAX_BYTES),
         lambda: dt.contiguous(2, dt.resized("u1", 0, MAX_BYTES)).items(2),
+        lambda: dt.hindexed([1, 1, 1], [-MAX_BYTES, MAX_BYTES - 1, -MAX_BYTES], "u1"),
+        lambda: dt.hindexed([MAX_BYTES, MAX_BYTES], [-MAX_BYTES, -1], "u1"),
+        lambda: dt.struct([1, 1], [-MAX_BYTES, MAX_BYTES - 4], ["f4", "f4"]),
+        lambda: dt.resized("u1", -MAX_BYTES, 2 * MAX_BYTES),
     ],
 )
 def test_offsets_stay_within_64_bits(build: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=f"{MAX_BYTES} bytes at most"):
         build()
+
+
+def test_as_far_as_they_may_reach() -> None:
+    whole = dt.contiguous(MAX_BYTES, "u1")
+    assert whole.blocks == (dt.StridedBlock(0, 0, MAX_BYTES),) and not whole.overlaps
+    half = MAX_BYTES // 2
+    both = dt.hindexed([half // 2, half // 2], [-half, half - half // 2], "u1")
+    assert (both.lb, both.extent, both.size) == (-half, MAX_BYTES, half)
+    assert both.layout == Repeat(2, MAX_BYTES - half // 2, Run(-half, half // 2)) and not both.overlaps
+    ends = dt.struct([1, 2, 1], [-half, 0, half - 1], ["u1", "u1", "u1"])
+    assert len(ends.blocks) == 3 and ends.true_extent == MAX_BYTES and not ends.overlaps
 
 
 def test_numbers_of_numpy_do_not_overflow() -> None:
@@ -421,6 +478,28 @@ def test_too_many_dimensions() -> None:
 def test_what_is_refused(build: Callable[[], Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         build()
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"gsizes": [8]}, "equally long"),
+        ({"rank": 6}, "none of rank 6 of 6"),
+        ({"psizes": [2, 2]}, "none of rank 1 of 6"),
+        ({"gsizes": [8, 0]}, "0 items cannot be dealt out"),
+        ({"dargs": [3, 0]}, "in pieces of 0"),
+        ({"dargs": [3, None]}, "2 blocks of 3 are not all of 8"),
+        ({"distribs": ["none", "cyclic"]}, "must have 1 process, not 2"),
+        ({"distribs": ["block", "spread"]}, "spread"),
+        ({"order": "A"}, "order"),
+    ],
+)
+def test_arrays_that_cannot_be_dealt_out(changed: dict[str, Any], text: str) -> None:
+    given = {"size": 6, "rank": 1, "gsizes": [8, 9], "distribs": ["block", "cyclic"], "dargs": [None, 2]}
+    given |= {"psizes": [2, 3], "order": "C"}
+    assert darray(old="f4", **given).size == 4 * 4 * 3
+    with pytest.raises(ValueError, match=text):
+        darray(old="f4", **{**given, **changed})
 
 
 def test_bounds_are_those_of_the_standard() -> None:
