@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -169,51 +168,6 @@ def _expand(layout: Layout) -> tuple[Offsets, Offsets]:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     expanded = [_expand(part) for part in layout.parts]
     return np.concatenate([starts for starts, _ in expanded]), np.concatenate([sizes for _, sizes in expanded])
-
-
-@lru_cache(maxsize=1024)
-def has_overlap(layout: Layout) -> bool:
-    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    if isinstance(layout, Run):
-        return False
-    if layout.size > layout.high - layout.low:
-        return True
-    if isinstance(layout, Repeat):
-        entangled = _entangled(layout)
-        if entangled is not layout:
-            return has_overlap(entangled)
-    elif _apart(layout.parts):
-        return any(has_overlap(part) for part in layout.parts)
-    starts, sizes = all_runs(layout)
-    order = np.argsort(starts, kind="stable")
-    starts, sizes = starts[order], sizes[order]
-    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
-
-
-def _entangled(layout: Layout) -> Layout:
-    """Without the dimensions that step over all that the smaller ones reach."""
-    dims = list[Repeat]()
-    core = layout
-    while isinstance(core, Repeat):
-        dims.append(core)
-        core = core.body
-    dims.sort(key=lambda dim: abs(dim.stride))
-    reach, needed = core.high - core.low, 0
-    for number, dim in enumerate(dims, 1):
-        if abs(dim.stride) < reach:
-            needed = number
-        reach += abs(dim.stride) * (dim.count - 1)
-    if needed == len(dims):
-        return layout
-    for dim in dims[:needed]:
-        core = Repeat(dim.count, dim.stride, core)
-    return core
-
-
-def _apart(parts: tuple[Layout, ...]) -> bool:
-    """Whether each reaches less far than the next begins."""
-    inorder = sorted(parts, key=lambda part: part.low)
-    return all(one.high <= other.low for one, other in pairwise(inorder))
 
 
 def tiles(layout: Layout, limit: int, offset: int = 0) -> Iterator[tuple[int, Layout]]:

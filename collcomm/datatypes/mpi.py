@@ -128,20 +128,21 @@ def _decoded(datatype: MPI.Datatype, depth: int) -> Datatype:
         return _named(datatype)
     if combiner in _F90:
         return as_datatype(_dtype(_F90[combiner], datatype.Get_size(), datatype.Get_name()))
-    parts: list[MPI.Datatype] = contents.pop("datatypes", None) or [
-        contents.pop(name) for name in ("value", "index") if name in contents
-    ]
-    given = parts or [base]
+    given: list[MPI.Datatype] = [base]
+    if combiner == "STRUCT":
+        given = contents.pop("datatypes")
+    elif combiner == "VALUE_INDEX":
+        given = [contents.pop("value"), contents.pop("index")]
     try:
         olds = [_taken(part, depth + 1) for part in given]
     finally:
-        for part in {id(part): part for part in (*given, base) if part != MPI.DATATYPE_NULL}.values():
+        for part in given:
             if not part.is_predefined:
                 part.Free()
     if combiner == "STRUCT":
         return struct(olds=olds, **contents)
     if combiner == "VALUE_INDEX":
-        return _pair(olds[0], olds[1])
+        return _pair(*olds)
     if combiner not in _CONSTRUCTORS:
         raise TypeError(f"{combiner} is a way to build MPI datatypes that is not known here")
     if "order" in contents:
