@@ -16,7 +16,7 @@ from .constructors import (
 from .datatype import Datatype
 from .mpi import from_mpi, to_mpi
 from .strided import Dim, StridedBlock
-from .strides import of_strides
+from .strides import of_array, of_strides
 from .typedbuffer import TypedBuffer
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "hvector",
     "indexed",
     "indexed_block",
+    "of_array",
     "of_strides",
     "resized",
     "struct",

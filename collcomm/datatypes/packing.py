@@ -43,6 +43,8 @@ class HostPacking:
 
     def tiles(self, limit: int) -> list[HostPacking]:
         """The same in pieces of about ``limit`` packed bytes, in their order."""
+        if self.nbytes <= limit:
+            return [self]
         return [HostPacking(layout, self.memory, self.origin + offset) for offset, layout in tiles(self.layout, limit)]
 
     @property
