@@ -11,7 +11,7 @@ import pytest
 from collcomm.bench.mpilaunch import run_ranks, why_not
 
 PROGRAM = ("-m", "tests.support.mpitypes")
-CASES = ["named_types", "fortran_and_dup", "what_is_refused", "large_types", "elements", "nothing_is_left"]
+CASES = ["named_types", "other_roads", "what_is_refused", "large_types", "elements", "nothing_is_left"]
 RUN_SECONDS = 90.0
 
 needs_mpi = pytest.mark.skipif(bool(why_not()), reason=why_not())

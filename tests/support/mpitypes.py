@@ -221,7 +221,7 @@ def named_types() -> None:
             check_same(value, from_mpi(value), 2)
 
 
-def fortran_and_dup() -> None:
+def other_roads() -> None:
     real = MPI.Datatype.Create_f90_real(6, 30)
     assert from_mpi(real) == datatypes.as_datatype("f4")
     assert from_mpi(MPI.Datatype.Create_f90_integer(9)) == datatypes.as_datatype("i4")
@@ -231,6 +231,9 @@ def fortran_and_dup() -> None:
     assert from_mpi(twice) == from_mpi(pairs) == datatypes.vector(3, 1, 2, "f4")
     twice.Free()
     pairs.Free()
+    nothing = MPI.Datatype.Create_struct([], [], [])
+    assert from_mpi(nothing) == datatypes.struct([], [], [])
+    nothing.Free()
 
 
 def what_is_refused() -> None:
@@ -323,7 +326,7 @@ CASES: dict[str, Callable[..., None]] = {
     "random_types": random_types,
     "random_types_of_bytes": random_types_of_bytes,
     "named_types": named_types,
-    "fortran_and_dup": fortran_and_dup,
+    "other_roads": other_roads,
     "what_is_refused": what_is_refused,
     "large_types": large_types,
     "elements": elements,
