@@ -60,6 +60,7 @@ def _apart(parts: tuple[Layout, ...]) -> bool:
 
 def are_apart(ones: Sequence[Placed], others: Sequence[Placed]) -> bool:
     """Whether no byte belongs to one of ``ones`` and to one of ``others``. False where that would take too long to find out."""
+    ones, others = ([one for one in side if one[1].size] for side in (ones, others))
     if not ones or not others:
         return True
     if max(a + one.high for a, one in ones) <= min(a + other.low for a, other in others):
