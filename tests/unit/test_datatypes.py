@@ -246,6 +246,9 @@ def check_form(layout: Layout, offsets: list[int]) -> None:
         check_form(layout.body, offsets[:period])
     else:
         assert isinstance(layout, Several) and len(layout.parts) == fewest_boxes(runs)
+        first = len(runs_of(offsets_of(layout.parts[0])))  # of several ways, the one with the longest first box
+        for longer in range(first + 1, len(runs) + 1):
+            assert not one_box(runs[:longer]) or 1 + fewest_boxes(runs[longer:]) > len(layout.parts)
         for part in layout.parts:
             check_form(part, offsets_of(part))
             assert len(strided_blocks(part)) == 1
