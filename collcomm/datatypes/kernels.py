@@ -1,0 +1,203 @@
+"""Packing on a GPU: the kernels that move a layout, and the numbers they are launched with. Their text is `kernelsource`.
+
+After TEMPI (arXiv 2012.14363): one kernel for each number of nested levels and each width of word. All runs of a block, all
+items of a batch and all blocks of one shape are moved in one launch. Packing and unpacking are one kernel with source and
+target exchanged. Neighbouring threads move neighbouring words of what is written. Where a word lies follows from its number by
+divisions, and these are multiplications by numbers found here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from math import gcd, prod
+from typing import NamedTuple
+
+from .kernelsource import THREADS, WORDS, Kernel, element_bytes
+from .strided import Dim, StridedBlock
+
+WIDEST = 16  # bytes that a thread loads by one instruction
+BLOCKS = 16  # at most, for each multiprocessor, which holds 8 of them at a time
+LIMIT = 1 << 31  # of words in one launch, and of offsets that 32 bits hold
+SHAPES = 16  # of single runs in one layout; more, and the runs are cut so that their lengths are powers of two
+
+
+class Level(NamedTuple):
+    """``count`` repetitions; bytes, later words, from one to the next."""
+
+    count: int
+    source: int
+    target: int
+
+
+class Launch(NamedTuple):
+    """``source``, ``target``: bytes from the arrays' origins. ``dense``: bytes of the one run that it is, or 0."""
+
+    kernel: Kernel
+    source: int
+    target: int
+    total: int
+    dense: int
+    numbers: tuple[int, ...]
+    table: tuple[tuple[int, int], ...]
+
+    def grid(self, multiprocessors: int) -> int:
+        return min(-(-self.total // (THREADS * WORDS)), BLOCKS * multiprocessors)
+
+
+def span(blocks: Sequence[StridedBlock], extent: int, count: int) -> tuple[int, int]:
+    """The bytes of the strided memory, from its origin, that ``count`` items lie between."""
+    lows, highs = [], []
+    for block in blocks:
+        steps = [(dim.count - 1) * dim.stride for dim in (*block.dims, Dim(count, extent, 0))]
+        lows.append(block.start + sum(min(0, step) for step in steps))
+        highs.append(block.start + sum(max(0, step) for step in steps) + block.nbytes)
+    return min(lows, default=0), max(highs, default=0)
+
+
+def launches(
+    blocks: Sequence[StridedBlock],
+    extent: int,
+    count: int,
+    unpack: bool = False,
+    ufunc: str = "",
+    dtype: str = "",
+    strided_at: int = 0,
+    packed_at: int = 0,
+) -> tuple[Launch, ...]:
+    """What moves ``count`` items, ``extent`` bytes apart, of the layout that ``blocks`` are.
+
+    ``strided_at``, ``packed_at``: the addresses of the origins; their remainders modulo 16 matter. ``ufunc`` and ``dtype``:
+    names, to combine while unpacking. Raises ValueError where no kernel does that, or a run holds no whole number of elements.
+    """
+    size = sum(block.size for block in blocks)
+    if not size or not count:
+        return ()
+    unit = element_bytes(ufunc, dtype) if ufunc else 0
+    if unit and (odd := next((block.nbytes for block in blocks if block.nbytes % unit), 0)):
+        raise ValueError(f"a run of {odd} bytes holds no whole number of {dtype}: reduce with the type of the data")
+    shapes: dict[tuple[int, int, tuple[Dim, ...]], list[tuple[int, int]]] = defaultdict(list)
+    for block in _cut(blocks, unit or 1):
+        width = gcd(unit or gcd(WIDEST, block.nbytes), strided_at + block.start, packed_at + block.packed)
+        width = gcd(width, *(step for dim in block.dims for step in dim[1:]), *((extent, size) if count > 1 else ()))
+        shapes[width, block.nbytes, block.dims].append((block.start, block.packed))
+    found: list[Launch] = []
+    for (width, nbytes, dims), places in shapes.items():
+        element = unit or width
+        box = [Dim(count, extent, size), *dims, Dim(nbytes // element, element, element)]
+        found += _Move(width, unpack, ufunc, dtype).launches(box, places)
+    return tuple(found)
+
+
+def _cut(blocks: Sequence[StridedBlock], unit: int) -> Iterator[StridedBlock]:
+    """``blocks``; single runs of many lengths as runs of few, so that few launches move them."""
+    if len({block.nbytes for block in blocks if not block.dims}) <= SHAPES:
+        yield from blocks
+        return
+    for block in blocks:
+        if block.dims:
+            yield block
+            continue
+        done, left = 0, block.nbytes // unit
+        while left:
+            piece = unit << (left.bit_length() - 1)
+            yield StridedBlock(block.start + done, block.packed + done, piece, ())
+            done, left = done + piece, left - piece // unit
+
+
+class _Move(NamedTuple):
+    width: int
+    unpack: bool
+    ufunc: str
+    dtype: str
+
+    def launches(self, box: Sequence[Dim], places: Sequence[tuple[int, int]]) -> Iterator[Launch]:
+        """``box``: the batch, the dims of a block, its words; ``places``: starts of equal blocks, strided and packed."""
+        batch, *block = box
+        inner = self._levels(block)
+        ends = sorted((self._ends(*place) for place in places), key=lambda end: end[1])
+        most = max(1, (LIMIT - 1) // prod(level.count for level in inner))
+        for first in range(0, len(ends), most):
+            part = ends[first : first + most]
+            table, levels = [], self._levels(box)
+            if len(part) > 1:
+                table = [(source - part[0][0], target - part[0][1]) for source, target in part]
+                levels = [self._level(batch), Level(len(part), 0, 0), *inner]
+            for some, source, target in _parts(levels, *part[0]):
+                yield self._launch(some, source, target, table)
+
+    def _ends(self, start: int, packed: int) -> tuple[int, int]:
+        return (packed, start) if self.unpack else (start, packed)
+
+    def _levels(self, dims: Sequence[Dim]) -> list[Level]:
+        """In the order of what is written, so that neighbours there are neighbours in time."""
+        levels = [self._level(dim) for dim in dims if dim.count > 1]
+        return _folded(sorted(levels, key=lambda level: -abs(level.target)))
+
+    def _level(self, dim: Dim) -> Level:
+        return Level(dim.count, *self._ends(dim.stride, dim.packed))
+
+    def _launch(self, levels: Sequence[Level], source: int, target: int, table: Sequence[tuple[int, int]]) -> Launch:
+        width = self.width
+        words = [Level(level.count, level.source // width, level.target // width) for level in levels]
+        reach = max(sum((level.count - 1) * abs(level[side]) for level in words) for side in (1, 2))
+        kernel = Kernel(len(words), width, bool(table), reach >= LIMIT, self.ufunc, self.dtype)
+        total = prod(level.count for level in words)
+        dense = not table and not self.ufunc and all(level[1:] == (1, 1) for level in words)
+        return Launch(
+            kernel,
+            source,
+            target,
+            total,
+            total * width * dense,
+            _numbers(words, total, len(table)),
+            tuple((at // width, to // width) for at, to in table),
+        )
+
+
+def _folded(levels: Sequence[Level]) -> list[Level]:
+    """``levels`` without those that go on where the next one inside ends."""
+    found: list[Level] = []
+    for level in levels:
+        if found and found[-1][1:] == (level.count * level.source, level.count * level.target):
+            level = level._replace(count=level.count * found.pop().count)
+        found.append(level)
+    return found
+
+
+def _parts(levels: Sequence[Level], source: int, target: int) -> Iterator[tuple[Sequence[Level], int, int]]:
+    """``levels``, halved from outside until the words of one part can be counted."""
+    if prod(level.count for level in levels) < LIMIT:
+        yield levels, source, target
+        return
+    outer, *inner = levels
+    if outer.count == 1:
+        yield from _parts(inner, source, target)
+        return
+    half = outer.count // 2
+    yield from _parts([outer._replace(count=half), *inner], source, target)
+    outer = outer._replace(count=outer.count - half)
+    yield from _parts([outer, *inner], source + half * levels[0].source, target + half * levels[0].target)
+
+
+def _numbers(levels: Sequence[Level], total: int, entries: int) -> tuple[int, ...]:
+    """What the kernel gets: the words in all; for each level, from the innermost on, what its quotient adds to the offsets; the
+    divisors; the length of the table. All modulo 2**64.
+
+    With q0 the number of a word and q(k+1) = q(k) // count(k), level k stands at q(k) - q(k+1) * count(k): so q(k+1) adds its
+    step less count(k) steps of level k.
+    """
+    found = [total]
+    inside = Level(0, 0, 0)
+    for level in reversed(levels):
+        found += [level.source - inside.count * inside.source, level.target - inside.count * inside.target]
+        inside = level
+    for level in reversed(levels[1:]):
+        found += divisor(level.count)
+    return tuple(number % (1 << 64) for number in (*found, entries))
+
+
+def divisor(count: int) -> tuple[int, int]:
+    """``(magic, shift)``: x // count == x * magic >> 32 >> shift for all x below 2**31; ``count`` from 2 on."""
+    bits = (count - 1).bit_length()
+    return -(-(1 << (31 + bits)) // count), bits - 1
