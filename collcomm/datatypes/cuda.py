@@ -18,7 +18,7 @@ READY = 256  # layouts that are kept ready, each for the remainders of its addre
 class _Asked(NamedTuple):
     blocks: tuple[StridedBlock, ...]
     extent: int
-    count: int
+    items: int
     unpack: bool
     ufunc: str = ""
     dtype: str = ""
@@ -93,7 +93,7 @@ class Packer:
             low, high = origin + low, origin + high
             if size and not (low >= 0 and high <= strided.nbytes and size <= packed.nbytes):  # the GPU would not notice
                 raise ValueError(
-                    f"{asked.count} items of a datatype reach from byte {low} to {high} of the strided array and take {size} "
+                    f"{asked.items} items of a datatype reach from byte {low} to {high} of the strided array and take {size} "
                     f"packed: arrays of {strided.nbytes} and {packed.nbytes} bytes do not hold them"
                 )
             source, target = (packed_at, strided_at) if asked.unpack else (strided_at, packed_at)
@@ -107,7 +107,7 @@ class Packer:
 
     def _prepare(self, asked: _Asked, strided_at: int, packed_at: int) -> _Ready:
         steps = []
-        for launch in launches(**asked._asdict(), strided_at=strided_at, packed_at=packed_at):
+        for launch in launches(*asked, strided_at, packed_at):
             numbers = np.array(launch.numbers, np.uint64)
             one = np.dtype([("at", np.uint64, numbers.shape)])  # arrays of one element are passed by value
             steps.append(
@@ -123,8 +123,8 @@ class Packer:
             )
         while len(self._ready) >= READY:
             del self._ready[next(iter(self._ready))]
-        size = asked.count * sum(block.size for block in asked.blocks)
-        ready = _Ready(*span(asked.blocks, asked.extent, asked.count), size, tuple(steps))
+        size = asked.items * sum(block.size for block in asked.blocks)
+        ready = _Ready(*span(asked.blocks, asked.extent, asked.items), size, tuple(steps))
         return self._ready.setdefault((asked, strided_at, packed_at), ready)
 
     def _uploaded(self, table: tuple[tuple[int, int], ...]) -> Any:

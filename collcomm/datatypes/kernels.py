@@ -23,9 +23,9 @@ SHAPES = 16  # of single runs in one layout; more, and the runs are cut so that 
 
 
 class Level(NamedTuple):
-    """``count`` repetitions; bytes, later words, from one to the next."""
+    """``times`` repetitions; bytes, later words, from one to the next."""
 
-    count: int
+    times: int
     source: int
     target: int
 
@@ -116,7 +116,7 @@ class _Move(NamedTuple):
         batch, *block = box
         inner = self._levels(block)
         ends = sorted((self._ends(*place) for place in places), key=lambda end: end[1])
-        most = max(1, (LIMIT - 1) // prod(level.count for level in inner))
+        most = max(1, (LIMIT - 1) // prod(level.times for level in inner))
         for first in range(0, len(ends), most):
             part = ends[first : first + most]
             table, levels = [], self._levels(box)
@@ -139,10 +139,10 @@ class _Move(NamedTuple):
 
     def _launch(self, levels: Sequence[Level], source: int, target: int, table: Sequence[tuple[int, int]]) -> Launch:
         width = self.width
-        words = [Level(level.count, level.source // width, level.target // width) for level in levels]
-        reach = max(sum((level.count - 1) * abs(level[side]) for level in words) for side in (1, 2))
+        words = [Level(level.times, level.source // width, level.target // width) for level in levels]
+        reach = max(sum((level.times - 1) * abs(level[side]) for level in words) for side in (1, 2))
         kernel = Kernel(len(words), width, bool(table), reach >= LIMIT, self.ufunc, self.dtype)
-        total = prod(level.count for level in words)
+        total = prod(level.times for level in words)
         dense = not table and not self.ufunc and all(level[1:] == (1, 1) for level in words)
         return Launch(
             kernel,
@@ -159,24 +159,24 @@ def _folded(levels: Sequence[Level]) -> list[Level]:
     """``levels`` without those that go on where the next one inside ends."""
     found: list[Level] = []
     for level in levels:
-        if found and found[-1][1:] == (level.count * level.source, level.count * level.target):
-            level = level._replace(count=level.count * found.pop().count)
+        if found and found[-1][1:] == (level.times * level.source, level.times * level.target):
+            level = level._replace(times=level.times * found.pop().times)
         found.append(level)
     return found
 
 
 def _parts(levels: Sequence[Level], source: int, target: int) -> Iterator[tuple[Sequence[Level], int, int]]:
     """``levels``, halved from outside until the words of one part can be counted."""
-    if prod(level.count for level in levels) < LIMIT:
+    if prod(level.times for level in levels) < LIMIT:
         yield levels, source, target
         return
     outer, *inner = levels
-    if outer.count == 1:
+    if outer.times == 1:
         yield from _parts(inner, source, target)
         return
-    half = outer.count // 2
-    yield from _parts([outer._replace(count=half), *inner], source, target)
-    outer = outer._replace(count=outer.count - half)
+    half = outer.times // 2
+    yield from _parts([outer._replace(times=half), *inner], source, target)
+    outer = outer._replace(times=outer.times - half)
     yield from _parts([outer, *inner], source + half * levels[0].source, target + half * levels[0].target)
 
 
@@ -184,16 +184,16 @@ def _numbers(levels: Sequence[Level], total: int, entries: int) -> tuple[int, ..
     """What the kernel gets: the words in all; for each level, from the innermost on, what its quotient adds to the offsets; the
     divisors; the length of the table. All modulo 2**64.
 
-    With q0 the number of a word and q(k+1) = q(k) // count(k), level k stands at q(k) - q(k+1) * count(k): so q(k+1) adds its
-    step less count(k) steps of level k.
+    With q0 the number of a word and q(k+1) = q(k) // times(k), level k stands at q(k) - q(k+1) * times(k): so q(k+1) adds its
+    step less times(k) steps of level k.
     """
     found = [total]
     inside = Level(0, 0, 0)
     for level in reversed(levels):
-        found += [level.source - inside.count * inside.source, level.target - inside.count * inside.target]
+        found += [level.source - inside.times * inside.source, level.target - inside.times * inside.target]
         inside = level
     for level in reversed(levels[1:]):
-        found += divisor(level.count)
+        found += divisor(level.times)
     return tuple(number % (1 << 64) for number in (*found, entries))
 
 

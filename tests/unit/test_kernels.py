@@ -224,9 +224,13 @@ def test_offsets_of_64_bits_only_where_they_are_needed() -> None:
 @pytest.mark.parametrize("table", [False, True])
 def test_more_words_than_32_bits_count_go_in_parts(table: bool) -> None:
     """Each part's first and last word lie where the whole has them."""
-    block = StridedBlock(5, 0, 3, (Dim(7, 1 << 40, 3 << 30), Dim(1 << 30, 7, 3)))
-    blocks = (block, block._replace(start=1 << 50, packed=block.size)) if table else (block,)
+    inner = 1 << (25 if table else 30)
+    block = StridedBlock(5, 0, 3, (Dim(7, 1 << 40, 3 * inner), Dim(inner, 7, 3)))
+    more = [block._replace(start=k << 50, packed=k * block.size) for k in (1, 2, 3)]
+    blocks = (block, *more) if table else (block,)
     found = launches(blocks, 1 << 60, 3)
+    assert len(found) == 6 if table else len({launch.kernel for launch in found}) == 1
+    assert {len(launch.table) for launch in found} == ({3, 0} if table else {0})
     assert all(launch.total < LIMIT for launch in found)
     assert sum(launch.total * launch.kernel.width for launch in found) == 3 * sum(block.size for block in blocks)
     assert min(launch.source for launch in found) == 5 and min(launch.target for launch in found) == 0
