@@ -1,0 +1,34 @@
+"""Strided data as it lies: datatypes with MPI's names, one canonical form for each layout, and packing at memory speed."""
+
+from .constructors import (
+    as_datatype,
+    contiguous,
+    hindexed,
+    hindexed_block,
+    hvector,
+    indexed,
+    indexed_block,
+    resized,
+    struct,
+    subarray,
+    vector,
+)
+from .datatype import Datatype
+from .strided import Dim, StridedBlock
+
+__all__ = [
+    "Datatype",
+    "Dim",
+    "StridedBlock",
+    "as_datatype",
+    "contiguous",
+    "hindexed",
+    "hindexed_block",
+    "hvector",
+    "indexed",
+    "indexed_block",
+    "resized",
+    "struct",
+    "subarray",
+    "vector",
+]

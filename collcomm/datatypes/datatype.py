@@ -1,0 +1,112 @@
+"""A datatype in MPI's sense: which bytes of a buffer make one item, in which order, and how far apart items lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from .canonical import repeat
+from .layout import Layout, all_runs, strided_blocks
+from .strided import StridedBlock
+
+MAX_BYTES = 1 << 62  # so that no sum of offsets leaves 64 bits
+MAX_DEPTH = 32  # dimensions of one box
+
+
+@dataclass(frozen=True)
+class Datatype:
+    """Made by the constructors of `collcomm.datatypes`, which have MPI's names and meanings.
+
+    Two datatypes are equal if their items are the same bytes in the same order, lie equally far apart, and consist of the
+    same elements; how they were built makes no difference. ``lb``: the lower bound, in bytes from the item's origin;
+    ``extent``: distance of one item's origin from the next. ``element``: the dtype of all elements, or None where they are
+    of several: such items are moved as bytes, and cannot be reduced.
+    """
+
+    layout: Layout
+    lb: int
+    extent: int
+    element: np.dtype[Any] | None
+    alignment: int = field(default=1, compare=False)  # of the elements, to which MPI pads extents
+    lb_given: bool = field(default=False, compare=False)  # by resized: bounds of what is built of it come from it alone
+    ub_given: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        reach = (self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)
+        if max(map(abs, reach)) > MAX_BYTES:
+            raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {max(map(abs, reach))}")
+        if self.layout.depth > MAX_DEPTH:
+            raise ValueError(f"a datatype may have {MAX_DEPTH} nested dimensions at most, not {self.layout.depth}")
+
+    @property
+    def size(self) -> int:
+        """Bytes of one item, packed."""
+        return self.layout.size
+
+    @property
+    def ub(self) -> int:
+        """The upper bound: lb + extent."""
+        return self.lb + self.extent
+
+    @property
+    def true_lb(self) -> int:
+        """The first byte that belongs to the item, in bytes from its origin."""
+        return self.layout.low
+
+    @property
+    def true_extent(self) -> int:
+        """From the first byte that belongs to the item to the end of the last."""
+        return self.layout.high - self.layout.low
+
+    @property
+    def wire_dtype(self) -> np.dtype[Any]:
+        """What the packed bytes are sent as."""
+        return _BYTE if self.element is None else self.element
+
+    @cached_property
+    def blocks(self) -> tuple[StridedBlock, ...]:
+        """The item as the fewest strided blocks, in the packed order."""
+        return strided_blocks(self.layout)
+
+    @cached_property
+    def overlaps(self) -> bool:
+        """Whether some byte belongs to an item twice: such items can be sent and not received."""
+        return has_overlap(self.layout)
+
+    def items(self, count: int) -> Layout:
+        """The layout of ``count`` items in a row."""
+        return repeat(self.layout, count, self.extent)
+
+    def __repr__(self) -> str:
+        element = "bytes" if self.element is None else self.element.name
+        return f"<Datatype of {element}: {self.size} bytes in {len(self.blocks)} blocks, extent {self.extent}>"
+
+
+_BYTE = np.dtype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def has_overlap(layout: Layout) -> bool:
+    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
+    blocks = strided_blocks(layout)
+    if len(blocks) == 1 and _nests(blocks[0]):
+        return False
+    if layout.size > layout.high - layout.low:
+        return True
+    starts, sizes = all_runs(layout)
+    order = np.argsort(starts, kind="stable")
+    starts, sizes = starts[order], sizes[order]
+    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
+
+
+def _nests(block: StridedBlock) -> bool:
+    """Whether each dimension steps over all that the smaller ones reach."""
+    reach = block.nbytes
+    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
+        if abs(dim.stride) < reach:
+            return False
+        reach += abs(dim.stride) * (dim.count - 1)
+    return True
