@@ -58,6 +58,8 @@ class HostCupy:
         def call(grid: tuple[int], block: tuple[int], arguments: tuple[int, int, int, Any]) -> None:
             *addresses, numbers = arguments
             assert numbers.size == 1, "cupy passes one element by value"
+            width = int(name.removesuffix("_wide").removesuffix("_table").rpartition("_")[2])
+            assert all(address % width == 0 for address in addresses[:2]), "a GPU reads and writes aligned words"
             self.launched.append((name, grid[0]))
             pointers = [ctypes.c_void_p(address) for address in (*addresses, numbers.ctypes.data)]
             library.launch(grid[0], block[0], *pointers)

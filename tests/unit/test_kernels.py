@@ -168,16 +168,20 @@ def test_runs_of_many_lengths_take_few_launches(cupy: HostCupy, packer: Packer) 
     rng = random.Random(5)
     blocks, start, packed_bytes = [], 0, 0
     for _ in range(300):
-        nbytes = rng.randrange(1, 100)
+        nbytes = 2 * rng.randrange(1, 50)
         blocks.append(StridedBlock(start, packed_bytes, nbytes, ()))
-        start, packed_bytes = start + nbytes + rng.randrange(9), packed_bytes + nbytes
+        start, packed_bytes = start + nbytes + 2 * rng.randrange(5), packed_bytes + nbytes
     layout = Layout(tuple(blocks), start, 2)
-    strided, origin, packed = _memories(layout, rng, 1)
+    strided, origin, packed = _memories(layout, rng, 2)
     cupy.launched.clear()
     packer.pack(*layout, strided, packed, origin)
-    places = sorted(layout.bytes(), key=lambda place: place[1])
-    assert packed.tolist() == [strided[at + origin] for at, _ in places]
+    places = [at + origin for at, _ in sorted(layout.bytes(), key=lambda place: place[1])]
+    assert packed.tolist() == strided[places].tolist()
     assert len(cupy.launched) <= 2 * SHAPES
+    cupy.launched.clear()
+    packer.unpack_reduce(np.add, np.dtype(np.uint16), *layout, packed, strided, origin)
+    assert strided[places].view(np.uint16).tolist() == (2 * packed.view(np.uint16)).tolist()
+    assert len(cupy.launched) <= SHAPES
 
 
 @compiled
@@ -210,6 +214,14 @@ def test_a_level_for_each_dimension_that_does_not_continue_another() -> None:
     assert launches((column,), 8, 5)[0].kernel.levels == 2
     assert launches((column,), 80_000, 5)[0].kernel.levels == 1
     assert launches((column._replace(nbytes=24, dims=(Dim(100, 800, 24),)),), 8, 1)[0].kernel.levels == 2
+
+
+def test_neighbouring_words_are_neighbours_where_they_are_written() -> None:
+    """A transposition: one side is walked in steps of a row."""
+    block = StridedBlock(0, 0, 4, (Dim(100, 400, 4), Dim(100, 4, 400)))
+    for unpack in (False, True):
+        (launch,) = launches((block,), 0, 1, unpack)
+        assert launch.numbers[1:3] == (100, 1)  # of the innermost level, in words of source and target
 
 
 def test_offsets_of_64_bits_only_where_they_are_needed() -> None:
