@@ -63,7 +63,7 @@ def source(kernel: Kernel) -> str:
         element, nbytes = _ELEMENTS[kernel.dtype]
         pieces = nbytes // kernel.width
         moved = f"combined(load(target + to[k]), {moved})"
-    entry = " + entry[{}]" if table else ""
+    entry = " + entry.{}" if table else ""
     return f"""
 typedef {_WORDS[kernel.width]} Word;
 typedef {"unsigned long long" if wide else "unsigned"} Unsigned;  // offsets wrap around on their way
@@ -71,6 +71,7 @@ typedef {"long long" if wide else "int"} Signed;
 typedef {"long long" if wide or table else "int"} Offset;
 struct Numbers {{ unsigned long long at[{2 * levels + 2 * max(0, levels - 1) + 2}]; }};
 {preamble}
+struct alignas(16) Entry {{ long long source, target; }};
 typedef {element} Element;
 union Pieces {{ Element element; Word words[{pieces}]; }};
 
@@ -86,35 +87,39 @@ inline __device__ void store(Word *at, Element element) {{
     for (int i = 0; i < {pieces}; i++) at[i] = pieces.words[i];
 }}
 
-inline __device__ void locate(const Numbers &numbers, const long long *table, unsigned q0, Offset &from, Offset &to) {{
+inline __device__ void locate(const Numbers &numbers, const Entry *table, unsigned q0, Offset &from, Offset &to) {{
     Unsigned source = 0, target = 0;
     {_steps(levels, table)}
-    from = (Offset)(Signed)source{entry.format(0)};
-    to = (Offset)(Signed)target{entry.format(1)};
+    from = (Offset)(Signed)source{entry.format("source")};
+    to = (Offset)(Signed)target{entry.format("target")};
 }}
 
 extern "C" __global__ void {kernel.name}(
-    const Word *__restrict__ source, Word *__restrict__ target, const long long *__restrict__ table, const Numbers numbers
+    const Word *__restrict__ source, Word *__restrict__ target, const Entry *__restrict__ table, const Numbers numbers
 ) {{
     const unsigned total = (unsigned)numbers.at[0], turn = gridDim.x * {THREADS * WORDS};
     for (unsigned first = blockIdx.x * {THREADS * WORDS} + threadIdx.x; first < total; first += turn) {{
         Element held[{WORDS}];
         Offset to[{WORDS}];
-#pragma unroll
-        for (int k = 0; k < {WORDS}; k++) {{
-            if (first + k * {THREADS} < total) {{
-                Offset from;
-                locate(numbers, table, first + k * {THREADS}, from, to[k]);
-                held[k] = {moved};
-            }}
-        }}
-#pragma unroll
-        for (int k = 0; k < {WORDS}; k++) {{
-            if (first + k * {THREADS} < total) store(target + to[k], held[k]);
+        if (first + {THREADS * (WORDS - 1)} < total) {{{_turn(moved, "")}
+        }} else {{{_turn(moved, f"if (first + k * {THREADS} < total) ")}
         }}
     }}
 }}
 """
+
+
+def _turn(moved: str, condition: str) -> str:
+    """All words of a thread are under way before it waits for the first."""
+    return f"""
+#pragma unroll
+            for (int k = 0; k < {WORDS}; k++) {condition}{{
+                Offset from;
+                locate(numbers, table, first + k * {THREADS}, from, to[k]);
+                held[k] = {moved};
+            }}
+#pragma unroll
+            for (int k = 0; k < {WORDS}; k++) {condition}store(target + to[k], held[k]);"""
 
 
 def _steps(levels: int, table: bool) -> str:
@@ -130,8 +135,7 @@ def _steps(levels: int, table: bool) -> str:
         lines.append(f"target += q{level} * (Unsigned)numbers.at[{2 + 2 * level}];")
     if table:
         length = f"(unsigned)numbers.at[{divisors + 2 * levels - 2}]"
-        index = f"(unsigned long long)(q{levels - 2} - q{levels - 1} * {length})"
-        lines.append(f"const long long *entry = table + 2 * {index};")
+        lines.append(f"const Entry entry = table[q{levels - 2} - q{levels - 1} * {length}];")
     return "\n    ".join(lines)
 
 

@@ -23,7 +23,7 @@ static inline unsigned __umulhi(unsigned x, unsigned y) { return (unsigned long 
 """
 _LAUNCH = """
 extern "C" void launch(
-    unsigned grid, unsigned block, const Word *source, Word *target, const long long *table, const Numbers *numbers
+    unsigned grid, unsigned block, const Word *source, Word *target, const Entry *table, const Numbers *numbers
 ) {{
     gridDim.x = grid, blockDim.x = block;
     for (blockIdx.x = 0; blockIdx.x < grid; blockIdx.x++)
