@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from . import joining
 from .communicator import Communicator
+from .datatypes import Datatype
 from .types import View
 
 T = TypeVar("T")
@@ -114,13 +115,26 @@ class AsyncCommunicator:
 
     # -- collectives ------------------------------------------------------------------------------------------------
 
-    async def all_reduce(self, x: Any, op: str = "sum", out: Any = None, timeout: float | None = None) -> Any:
-        return await self._comm.all_reduce(x, op=op, out=out, async_op=True, timeout=timeout)
+    async def all_reduce(
+        self,
+        x: Any,
+        op: str = "sum",
+        out: Any = None,
+        datatype: Datatype | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        return await self._comm.all_reduce(x, op=op, out=out, datatype=datatype, async_op=True, timeout=timeout)
 
     async def reduce(
-        self, x: Any, root: int = 0, op: str = "sum", out: Any = None, timeout: float | None = None
+        self,
+        x: Any,
+        root: int = 0,
+        op: str = "sum",
+        out: Any = None,
+        datatype: Datatype | None = None,
+        timeout: float | None = None,
     ) -> Any:
-        return await self._comm.reduce(x, root=root, op=op, out=out, async_op=True, timeout=timeout)
+        return await self._comm.reduce(x, root=root, op=op, out=out, datatype=datatype, async_op=True, timeout=timeout)
 
     async def reduce_scatter(
         self,
@@ -128,14 +142,22 @@ class AsyncCommunicator:
         op: str = "sum",
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         timeout: float | None = None,
     ) -> Any:
-        return await self._comm.reduce_scatter(x, op=op, out=out, counts=counts, async_op=True, timeout=timeout)
+        return await self._comm.reduce_scatter(
+            x, op=op, out=out, counts=counts, datatype=datatype, async_op=True, timeout=timeout
+        )
 
     async def all_gather(
-        self, x: Any, out: Any = None, counts: Sequence[int] | None = None, timeout: float | None = None
+        self,
+        x: Any,
+        out: Any = None,
+        counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
+        timeout: float | None = None,
     ) -> Any:
-        return await self._comm.all_gather(x, out=out, counts=counts, async_op=True, timeout=timeout)
+        return await self._comm.all_gather(x, out=out, counts=counts, datatype=datatype, async_op=True, timeout=timeout)
 
     async def all_to_all(
         self,
@@ -143,14 +165,28 @@ class AsyncCommunicator:
         out: Any = None,
         send_counts: Sequence[int] | None = None,
         recv_counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         timeout: float | None = None,
     ) -> Any:
         return await self._comm.all_to_all(
-            x, out=out, send_counts=send_counts, recv_counts=recv_counts, async_op=True, timeout=timeout
+            x,
+            out=out,
+            send_counts=send_counts,
+            recv_counts=recv_counts,
+            datatype=datatype,
+            async_op=True,
+            timeout=timeout,
         )
 
-    async def broadcast(self, x: Any, root: int = 0, out: Any = None, timeout: float | None = None) -> Any:
-        return await self._comm.broadcast(x, root=root, out=out, async_op=True, timeout=timeout)
+    async def broadcast(
+        self,
+        x: Any,
+        root: int = 0,
+        out: Any = None,
+        datatype: Datatype | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        return await self._comm.broadcast(x, root=root, out=out, datatype=datatype, async_op=True, timeout=timeout)
 
     async def gather(
         self,
@@ -158,9 +194,12 @@ class AsyncCommunicator:
         root: int = 0,
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         timeout: float | None = None,
     ) -> Any:
-        return await self._comm.gather(x, root=root, out=out, counts=counts, async_op=True, timeout=timeout)
+        return await self._comm.gather(
+            x, root=root, out=out, counts=counts, datatype=datatype, async_op=True, timeout=timeout
+        )
 
     async def scatter(
         self,
@@ -168,18 +207,25 @@ class AsyncCommunicator:
         root: int = 0,
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         timeout: float | None = None,
     ) -> Any:
-        return await self._comm.scatter(x, root=root, out=out, counts=counts, async_op=True, timeout=timeout)
+        return await self._comm.scatter(
+            x, root=root, out=out, counts=counts, datatype=datatype, async_op=True, timeout=timeout
+        )
 
     async def barrier(self, timeout: float | None = None) -> None:
         await self._comm.barrier(async_op=True, timeout=timeout)
 
-    async def send(self, x: Any, dst: int, tag: int = 0, timeout: float | None = None) -> None:
-        await self._comm.send(x, dst, tag, async_op=True, timeout=timeout)
+    async def send(
+        self, x: Any, dst: int, tag: int = 0, datatype: Datatype | None = None, timeout: float | None = None
+    ) -> None:
+        await self._comm.send(x, dst, tag, datatype=datatype, async_op=True, timeout=timeout)
 
-    async def recv(self, out: Any, src: int, tag: int = 0, timeout: float | None = None) -> Any:
-        return await self._comm.recv(out, src, tag, async_op=True, timeout=timeout)
+    async def recv(
+        self, out: Any, src: int, tag: int = 0, datatype: Datatype | None = None, timeout: float | None = None
+    ) -> Any:
+        return await self._comm.recv(out, src, tag, datatype=datatype, async_op=True, timeout=timeout)
 
     async def all_gather_object(self, value: Any, pickle: bool = False, timeout: float | None = None) -> list[Any]:
         return await self._composite(self._comm.all_gather_object, value, pickle, timeout)

@@ -38,6 +38,16 @@ def rows_of_whole(shape: Shape, counts: Sequence[int] | None, size: int) -> list
     return [length // size] * size
 
 
+def items_of_whole(counts: Sequence[int] | None, size: int) -> int:
+    """Items of a datatype in a buffer with the blocks of all ranks."""
+    return size if counts is None else sum(checked_counts(counts, size))
+
+
+def items_of_block(counts: Sequence[int] | None, rank: int) -> int:
+    """Items of a datatype in a buffer with the block of ``rank``."""
+    return 1 if counts is None or rank >= len(counts) else int(counts[rank])
+
+
 def _agree(length: int, expected: int) -> None:
     if length != expected:
         raise ValueError(f"x has {length} rows along its first axis, counts say {expected}")

@@ -8,26 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from .blocks import checked_counts, elements, rows_of_block, rows_of_whole
+from .blocks import checked_counts, elements, items_of_block, items_of_whole, rows_of_block, rows_of_whole
+from .datatypes import Datatype
 from .devicearrays import AnyArray, DeviceArray, array_of
 from .engine import AnyGroup, AnySession, Operation, Request, request
 from .errors import CommunicatorClosed
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
-from .pointtopoint import PointToPoint
+from .participant import Participant
+from .parts import HostParts
 from .sharing import Sharing, derived_gid
 from .types import View
 
-LEAVE_SECONDS = 5.0
 
-
-class Communicator:
+class Communicator(Participant):
     """One peer's place in a group; `collcomm.join` makes the first, `split` smaller ones.
 
     All collectives: every member makes the same calls in the same order. Results have the caller's kind of array (numpy,
     torch, cupy) and lie where the input lies. ``out=None`` makes a new array; ``out=x`` works in place. ``async_op=True``
     returns a `Handle` at once; the arrays belong to the operation until it has ended. ``timeout``: seconds, the
     communicator's ``op_timeout`` if None. Uneven sizes count elements along the first axis.
+
+    Arrays may have any strides. ``datatype``: ``x`` and ``out`` are buffers with items of that datatype, of which the first
+    begins at the buffer's start; an item counts as a row, so that blocks are of one item each unless counts say otherwise. A
+    typed buffer (``datatype.over(...)``) may stand for each of them on its own. Without ``out`` the result is packed.
 
     A peer that dies inside a collective is dropped and the collective is run again over the survivors with everybody's
     original input; afterwards ``view``, ``rank`` and ``size`` show the new membership. They change inside calls only.
@@ -37,66 +41,8 @@ class Communicator:
     """
 
     def __init__(self, session: AnySession, group: AnyGroup, name: str, op_timeout: float):
-        self._session = session
-        self._group = group
-        self._timeout = op_timeout
-        self._point = PointToPoint(session, group)
+        super().__init__(session, group, name, op_timeout)
         self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
-        self.name = name
-
-    # -- who is here ----------------------------------------------------------------------------------------------------
-
-    @property
-    def view(self) -> View:
-        """The membership in which the last call ran."""
-        return self._group.view
-
-    @property
-    def rank(self) -> int:
-        """This peer's position in ``view``, 0 to size - 1."""
-        rank = self._group.view.rank_of(self._session.member)
-        assert rank is not None
-        return rank
-
-    @property
-    def size(self) -> int:
-        return self._group.view.size
-
-    @property
-    def pending(self) -> int:
-        """Peers that wait to be admitted at the next ``step()``."""
-        return self._session.agent.pending
-
-    @property
-    def closed(self) -> bool:
-        return self._session.failure is not None
-
-    def stats(self) -> dict[str, float]:
-        """Since joining: bytes_sent and bytes_received (with headers, all communicators of this peer, over connections and
-        through shared memory), operations, retries, seconds_lost (from the moment a failure was noticed to the end of
-        the operation it hit)."""
-        sent, received = self._session.traffic()
-        group = self._group
-        return {
-            "bytes_sent": sent,
-            "bytes_received": received,
-            "operations": group.operations,
-            "retries": group.retries,
-            "seconds_lost": group.seconds_lost,
-        }
-
-    def __enter__(self) -> Communicator:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.leave()
-        else:
-            self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else f"rank {self.rank} of {self.size}, view {self.view.epoch}"
-        return f"<Communicator {self.name}: {state}>"
 
     # -- membership -----------------------------------------------------------------------------------------------------
 
@@ -132,22 +78,6 @@ class Communicator:
         group = self._session.make_group(gid, members, self.view)
         return Communicator(self._session, group, self.name, self._timeout)
 
-    def leave(self, timeout: float = LEAVE_SECONDS) -> None:
-        """Leave the group in good order: the others go on without this peer, and know that it meant to go."""
-        if self._group.gid:
-            return
-        if self._session.failure is None:
-            self._session.agent.leave(self._session.clock.monotonic() + timeout)
-        self.close()
-
-    def close(self) -> None:
-        """Close at once. The others will find out by themselves; prefer ``leave()``."""
-        if self._group.gid == 0:
-            self._session.close()
-        else:
-            self._session.release(self._group)
-        self._point.close()
-
     # -- reductions -----------------------------------------------------------------------------------------------------
 
     def all_reduce(
@@ -156,6 +86,7 @@ class Communicator:
         op: str = "sum",
         out: Any = None,
         codec: None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
@@ -164,9 +95,9 @@ class Communicator:
         ``op``: sum, avg (sum / number of contributors, floating types), prod, min, max, band, bor, bxor.
         """
         _no_codec(codec)
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype, reduces=True)
         asked = request("all_reduce", given.dtype, given.flat.size, op=op)
-        return self._reduce(asked, given, out, given.shape, async_op, timeout)
+        return self._reduce(asked, given, out, given.whole, datatype, async_op, timeout)
 
     def reduce(
         self,
@@ -174,13 +105,14 @@ class Communicator:
         root: int = 0,
         op: str = "sum",
         out: Any = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
         """As `all_reduce`, but only ``root`` gets the result; the others get None."""
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype, reduces=True)
         asked = request("reduce", given.dtype, given.flat.size, op=op, root=self._root(root))
-        return self._reduce(asked, given, out, given.shape, async_op, timeout)
+        return self._reduce(asked, given, out, given.whole, datatype, async_op, timeout)
 
     def reduce_scatter(
         self,
@@ -188,6 +120,7 @@ class Communicator:
         op: str = "sum",
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
@@ -195,11 +128,11 @@ class Communicator:
 
         ``counts``: rows of each rank's block; equal blocks if None.
         """
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype, items_of_whole(counts, self.size), reduces=True)
         rows = rows_of_whole(given.shape, counts, self.size)
         asked = request("reduce_scatter", given.dtype, op=op, counts=elements(rows, given.shape))
         shape = (rows[self.rank], *given.shape[1:])
-        return self._reduce(asked, given, out, shape, async_op, timeout)
+        return self._reduce(asked, given, out, shape, datatype, async_op, timeout)
 
     def _reduce(
         self,
@@ -207,11 +140,12 @@ class Communicator:
         given: AnyArray,
         out: Any,
         shape: tuple[int, ...],
+        datatype: Datatype | None,
         async_op: bool,
         timeout: float | None,
     ) -> Any:
         ufunc = asked.ufunc
-        target = self._target(out, given, shape, asked)
+        target = self._target(out, given, shape, asked, datatype)
         return self._run(asked, given, target, shape, async_op, timeout, ufunc)
 
     # -- gathering and scattering ---------------------------------------------------------------------------------------
@@ -221,16 +155,17 @@ class Communicator:
         x: Any,
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
         """Everybody's ``x``, one behind the other by rank along the first axis. ``counts``: rows that each rank
         gives, where they differ."""
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype, items_of_block(counts, self.rank))
         rows = rows_of_block(given.shape, counts, self.size, self.rank)
         asked = request("all_gather", given.dtype, counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
-        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked, datatype), shape, async_op, timeout)
 
     def gather(
         self,
@@ -238,15 +173,16 @@ class Communicator:
         root: int = 0,
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
         """As `all_gather`, but only ``root`` gets the result; the others get None."""
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype, items_of_block(counts, self.rank))
         rows = rows_of_block(given.shape, counts, self.size, self.rank)
         asked = request("gather", given.dtype, root=self._root(root), counts=elements(rows, given.shape))
         shape = (sum(rows), *given.shape[1:])
-        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked, datatype), shape, async_op, timeout)
 
     def scatter(
         self,
@@ -254,6 +190,7 @@ class Communicator:
         root: int = 0,
         out: Any = None,
         counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
@@ -264,8 +201,9 @@ class Communicator:
         root = self._root(root)
         if (x if self.rank == root else out) is None:
             raise ValueError("scatter: the root gives x, every other rank gives out to receive its block")
-        given = self._array(x, "x") if self.rank == root else None
-        model = self._array(out, "out") if out is not None else None
+        items = items_of_whole(counts, self.size)
+        given = self._array(x, "x", datatype, items) if self.rank == root else None
+        model = self._array(out, "out", datatype, items_of_block(counts, self.rank)) if out is not None else None
         like = given or model
         assert like is not None
         if given is not None:
@@ -278,7 +216,7 @@ class Communicator:
         asked = request("scatter", like.dtype, root=root, counts=elements(rows, like.shape))
         if given is None:
             like.require_writable("out")
-        target = like if given is None else self._target(out, like, shape, asked)
+        target = like if given is None else self._target(out, like, shape, asked, datatype)
         return self._run(asked, given, target, shape, async_op, timeout)
 
     def all_to_all(
@@ -287,14 +225,19 @@ class Communicator:
         out: Any = None,
         send_counts: Sequence[int] | None = None,
         recv_counts: Sequence[int] | None = None,
+        datatype: Datatype | None = None,
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
         """Block j of ``x`` goes to rank j; the result holds the block that each rank had for this one, by rank.
 
-        ``send_counts`` and ``recv_counts``: rows of each block; equal blocks if None. Both or neither.
+        ``send_counts`` and ``recv_counts``: rows of each block; equal blocks if None. Both or neither. Or ``x`` and ``out`` are
+        lists with an array, a typed buffer, or None, for each rank, each of its own layout (MPI's alltoallw): what arrives must
+        be of as many bytes as what its sender gives. After a death, what would have come from the dead is left as it is.
         """
-        given = self._array(x, "x")
+        if isinstance(x, list | tuple):
+            return self._all_to_all_parts(x, out, async_op, timeout)
+        given = self._array(x, "x", datatype, items_of_whole(send_counts, self.size))
         if (send_counts is None) != (recv_counts is None):
             raise ValueError("all_to_all: give both send_counts and recv_counts, or neither")
         sends = rows_of_whole(given.shape, send_counts, self.size)
@@ -307,16 +250,31 @@ class Communicator:
             receives=elements(receives, given.shape),
         )
         shape = (sum(receives), *given.shape[1:])
-        return self._run(asked, given, self._target(out, given, shape, asked), shape, async_op, timeout)
+        return self._run(asked, given, self._target(out, given, shape, asked, datatype), shape, async_op, timeout)
+
+    def _all_to_all_parts(self, x: Sequence[Any], out: Any, async_op: bool, timeout: float | None) -> Any:
+        if not isinstance(out, list | tuple):
+            raise ValueError("all_to_all of a list of arrays needs a list of arrays, one per rank, for out")
+        given, target = HostParts(x, "x", self.size), HostParts(out, "out", self.size)
+        target.require_writable("out")
+        given.part_from(target)
+        asked = request("all_to_all", given.dtype, sends=given.sizes, receives=target.sizes)
+        return self._run(asked, given, target, target.shape, async_op, timeout)
 
     def broadcast(
-        self, x: Any, root: int = 0, out: Any = None, async_op: bool = False, timeout: float | None = None
+        self,
+        x: Any,
+        root: int = 0,
+        out: Any = None,
+        datatype: Datatype | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
     ) -> Any:
         """``root``'s ``x`` at every rank. The others' ``x`` tells shape and dtype; ``out=x`` receives into it."""
-        given = self._array(x, "x")
+        given = self._array(x, "x", datatype)
         asked = request("broadcast", given.dtype, given.flat.size, root=self._root(root))
-        target = self._target(out, given, given.shape, asked)
-        return self._run(asked, given, target, given.shape, async_op, timeout)
+        target = self._target(out, given, given.whole, asked, datatype)
+        return self._run(asked, given, target, given.whole, async_op, timeout)
 
     def barrier(self, async_op: bool = False, timeout: float | None = None) -> Any:
         """Returns when every member has called it."""
@@ -337,24 +295,43 @@ class Communicator:
 
     # -- point to point -------------------------------------------------------------------------------------------------
 
-    def send(self, x: Any, dst: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
+    def send(
+        self,
+        x: Any,
+        dst: int,
+        tag: int = 0,
+        datatype: Datatype | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         """Send ``x`` to rank ``dst``, which calls `recv`. Returns when ``x`` may be changed again."""
-        given = self._array(x, "x")
-        fetch = given.stage().fetch_all if isinstance(given, DeviceArray) else None
-        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout), fetch)
+        given = self._array(x, "x", datatype)
+        if isinstance(given, DeviceArray):
+            given.stage()
+        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout), given.original)
 
-    def recv(self, out: Any, src: int, tag: int = 0, async_op: bool = False, timeout: float | None = None) -> Any:
+    def recv(
+        self,
+        out: Any,
+        src: int,
+        tag: int = 0,
+        datatype: Datatype | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         """Receive into ``out`` what rank ``src`` sends with ``tag``; returns ``out``."""
-        target = self._array(out, "out")
+        target = self._array(out, "out", datatype)
         target.require_writable("out")
-        staged = target.stage() if isinstance(target, DeviceArray) else None
+        if isinstance(target, DeviceArray):
+            target.stage()
 
         def arrived(_: Any, error: BaseException | None) -> Any:
             if error is not None:
                 raise error
-            if staged is not None:
-                staged.conclude(staged.host.nbytes)
-            target.write_back()
+            if target.original is not None:
+                target.original.conclude(target.flat.nbytes)
+            if isinstance(target, DeviceArray):
+                target.write_back()
             return out
 
         return self._point.receive(target.flat, src, tag, async_op, self._seconds(timeout), arrived)
@@ -381,8 +358,8 @@ class Communicator:
     def _run(
         self,
         asked: Request,
-        given: AnyArray | None,
-        target: AnyArray | None,
+        given: AnyArray | HostParts | None,
+        target: AnyArray | HostParts | None,
         shape: tuple[int, ...] = (),
         async_op: bool = False,
         timeout: float | None = None,
@@ -400,26 +377,21 @@ class Communicator:
             raise
         return conclude(group, operation, given, target, shape, flat, None)
 
-    def _array(self, value: Any, what: str) -> AnyArray:
-        return array_of(value, what, self._session.device)
+    def _array(
+        self, value: Any, what: str, datatype: Datatype | None = None, items: int = 1, reduces: bool = False
+    ) -> AnyArray:
+        array = array_of(value, what, self._session.device, datatype, items)
+        if reduces:
+            array.require_elements(what)
+        return array
 
-    def _seconds(self, timeout: float | None) -> float:
-        if timeout is None:
-            return self._timeout
-        if not timeout > 0:
-            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
-        return timeout
-
-    def _target(self, out: Any, given: AnyArray, shape: tuple[int, ...], asked: Request) -> AnyArray | None:
+    def _target(
+        self, out: Any, given: AnyArray, shape: tuple[int, ...], asked: Request, datatype: Datatype | None
+    ) -> AnyArray | None:
         if self._session.failure is not None:
             raise self._session.failure
         receives = asked.kind not in ("reduce", "gather") or self.rank == asked.root
-        return target_of(asked, out, given, shape, receives, self._session.device)
-
-    def _root(self, root: int) -> int:
-        if not isinstance(root, int | np.integer) or not 0 <= root < self.size:
-            raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
-        return int(root)
+        return target_of(asked, out, given, shape, receives, self._session.device, datatype)
 
 
 def _no_codec(codec: None) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import HostArray, lies_on_device
+from .arrays import HostArray
+from .datatypes import Datatype, TypedBuffer
 from .engine import Staged
 from .engine.reduction import is_supported
 from .errors import UnsupportedTransport
+from .hostviews import lies_on_device
 from .transports.cuda_ipc import find_device
 from .transports.device import Device
 
@@ -20,7 +22,7 @@ class DeviceArray:
     def __init__(self, value: Any, what: str, device: Device):
         self.value = value
         self.device = device
-        self.staged: Staged | None = None
+        self.original: Staged | None = None
         accepted = device.accept(value, what)
         if not is_supported(accepted.dtype):
             raise TypeError(f"{what}: dtype {accepted.dtype} cannot be sent; convert it to a number type first")
@@ -30,12 +32,20 @@ class DeviceArray:
         self._array = accepted.array
         self.flat = self._memory = accepted.flat
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape of a result of the same size."""
+        return self.shape
+
+    def require_elements(self, what: str) -> None:
+        """It has."""
+
     def stage(self) -> Staged:
         """From now on, ``flat`` is a copy in host memory, to be fetched and stored."""
-        if self.staged is None:
-            self.staged = Staged(self.device, self._memory.view(np.uint8), self.ready)
-            self.flat = self.staged.host.view(self.dtype)
-        return self.staged
+        if self.original is None:
+            self.original = Staged(self.device, self._memory.view(np.uint8), self.ready)
+            self.flat = self.original.host.view(self.dtype)
+        return self.original
 
     def require_writable(self, what: str) -> None:
         if not self._writable:
@@ -68,10 +78,17 @@ class DeviceArray:
 AnyArray = HostArray | DeviceArray
 
 
-def array_of(value: Any, what: str, device: Device | None) -> AnyArray:
-    """An array argument. Raises TypeError for what is none, UnsupportedTransport where there is no way to its memory."""
-    if type(value) is np.ndarray or not lies_on_device(value):
-        return HostArray(value, what)
+def array_of(
+    value: Any, what: str, device: Device | None, datatype: Datatype | None = None, items: int = 1
+) -> AnyArray:
+    """An array argument, or ``items`` of ``datatype`` in it. Raises TypeError for what is none, ValueError for a buffer that
+    does not hold so many, UnsupportedTransport where there is no way to its memory."""
+    if type(value) is not np.ndarray and lies_on_device(value.buffer if type(value) is TypedBuffer else value):
+        return _on_device(value, what, device, datatype, items)
+    return HostArray(value, what) if datatype is None else HostArray.of_items(datatype, value, items, what)
+
+
+def _on_device(value: Any, what: str, device: Device | None, datatype: Datatype | None, items: int) -> DeviceArray:
     if device is None:
         try:
             device = find_device()
@@ -79,4 +96,6 @@ def array_of(value: Any, what: str, device: Device | None) -> AnyArray:
             raise UnsupportedTransport(
                 f"{what} lies in device memory: {error}; or pass a copy in host memory"
             ) from None
+    if datatype is not None or type(value) is TypedBuffer:
+        raise UnsupportedTransport(f"{what} is a buffer of a datatype in device memory: pass a view with strides")
     return DeviceArray(value, what, device)

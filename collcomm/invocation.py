@@ -7,15 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from .datatypes import Datatype
 from .devicearrays import AnyArray, DeviceArray, array_of
 from .engine import AnyGroup, Operation, PinnedMemory, Request
+from .parts import HostParts
 from .transports.device import Device
 
 IN_PLACE_KINDS = frozenset({"all_reduce", "broadcast"})  # others copy an input that is also the output
 
 
 def target_of(
-    asked: Request, out: Any, given: AnyArray, shape: tuple[int, ...], receives: bool, device: Device | None
+    asked: Request,
+    out: Any,
+    given: AnyArray,
+    shape: tuple[int, ...],
+    receives: bool,
+    device: Device | None,
+    datatype: Datatype | None,
 ) -> AnyArray | None:
     """Where the result goes: ``out``, or, on a device, a new array; None where the engine makes one, or there is none
     (``receives``). Raises ValueError, TypeError where ``out`` does not fit."""
@@ -24,7 +32,8 @@ def target_of(
     if out is given.value and asked.kind in IN_PLACE_KINDS:
         given.require_writable("out")
         return given
-    target = array_of(out, "out", device)
+    items = 0 if datatype is None or not datatype.size else math.prod(shape) * given.dtype.itemsize // datatype.size
+    target = array_of(out, "out", device, datatype, items)
     target.require_writable("out")
     if target.dtype != given.dtype:
         raise TypeError(f"{asked.kind}: out has dtype {target.dtype}, the data {given.dtype}")
@@ -40,8 +49,8 @@ def operation_of(
     group: AnyGroup,
     member: int,
     asked: Request,
-    given: AnyArray | None,
-    target: AnyArray | None,
+    given: AnyArray | HostParts | None,
+    target: AnyArray | HostParts | None,
     ufunc: np.ufunc | None,
 ) -> Operation:
     """The operation, to be done where its arrays lie: on the device if all members can meet there, else in host memory."""
@@ -54,16 +63,15 @@ def operation_of(
             _stage(given, target)
     source = None if given is None else given.flat
     operation = Operation(asked, group.view, member, source, None if target is None else target.flat, ufunc)
-    if isinstance(given, DeviceArray):
-        _lay_out(operation, given, stays)
-        operation.incoming = given.staged
-    if isinstance(target, DeviceArray):
-        _lay_out(operation, target, stays)
-        operation.outgoing = target.staged
+    for array in (given, target):
+        if isinstance(array, DeviceArray):
+            _lay_out(operation, array, stays)
+    operation.incoming = None if given is None else given.original
+    operation.outgoing = None if target is None else target.original
     return operation
 
 
-def _stage(*arrays: AnyArray | None) -> None:
+def _stage(*arrays: AnyArray | HostParts | None) -> None:
     for array in arrays:
         if isinstance(array, DeviceArray):
             array.stage()
@@ -80,8 +88,8 @@ def _lay_out(operation: Operation, array: DeviceArray, stays: bool) -> None:
 def conclude(
     group: AnyGroup,
     operation: Operation,
-    given: AnyArray | None,
-    target: AnyArray | None,
+    given: AnyArray | HostParts | None,
+    target: AnyArray | HostParts | None,
     shape: tuple[int, ...],
     flat: Any,
     error: BaseException | None,
@@ -93,7 +101,8 @@ def conclude(
     if flat is None:
         return None
     if target is not None:
-        target.write_back()
+        if isinstance(target, DeviceArray):
+            target.write_back()
         whole = flat.size == target.flat.size
         return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
     assert given is not None

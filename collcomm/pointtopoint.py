@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from .arrays import Array
 from .arriving import FRAME_BYTES, Arriving, Check
-from .engine import AnyGroup, AnySession
+from .engine import AnyGroup, AnySession, Original
 from .engine.handle import Conclusion, Handle
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
+from .hostviews import Array
 from .transports.base import Link, LinkBroken, Stream
 from .transports.frames import HEADER_BYTES, Kind, pack
 from .types import Member
@@ -36,13 +36,11 @@ class PointToPoint:
         self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
         self._lock = threading.Lock()
 
-    def send(
-        self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float, fetch: Callable[[], None] | None
-    ) -> Any:
-        """``fetch``: brings the data to ``flat``, if it is not there."""
+    def send(self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float, original: Original | None) -> Any:
+        """``original``: what ``flat`` is to be fetched from, if it is not there."""
         member = self._member(dst, tag)
         deadline = time.monotonic() + timeout
-        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline, fetch), None)
+        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline, original), None)
 
     def receive(self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
         member = self._member(src, tag)
@@ -87,9 +85,7 @@ class PointToPoint:
 
     # -- on the lane's thread ------------------------------------------------------------------------------------------
 
-    def _send(self, flat: Array, member: Member, tag: int, deadline: float, fetch: Callable[[], None] | None) -> None:
-        if fetch is not None:
-            fetch()
+    def _send(self, flat: Array, member: Member, tag: int, deadline: float, original: Original | None) -> None:
         data = flat.view(np.uint8)
         kind = _dtype_code(flat)
         check = _Watch(self._session, self._group, member, "send to", deadline).check
@@ -98,6 +94,8 @@ class PointToPoint:
             stream = self._stream(member, check)
             for offset in range(0, max(1, data.size), FRAME_BYTES):
                 part = data[offset : offset + FRAME_BYTES]
+                if original is not None:
+                    original.fetch(offset, part.size)
                 header = pack(Kind.DATA, 0, tag, kind, data.size, part.size, offset // FRAME_BYTES)
                 sent = 0
                 while sent < HEADER_BYTES + part.size:

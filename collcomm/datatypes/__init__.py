@@ -15,11 +15,14 @@ from .constructors import (
 )
 from .datatype import Datatype
 from .strided import Dim, StridedBlock
+from .strides import of_strides
+from .typedbuffer import TypedBuffer
 
 __all__ = [
     "Datatype",
     "Dim",
     "StridedBlock",
+    "TypedBuffer",
     "as_datatype",
     "contiguous",
     "hindexed",
@@ -27,6 +30,7 @@ __all__ = [
     "hvector",
     "indexed",
     "indexed_block",
+    "of_strides",
     "resized",
     "struct",
     "subarray",

@@ -22,6 +22,7 @@ Lists are only written down, as runs, where parts of different form come togethe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,6 +45,15 @@ def repeat(layout: Layout, count: int, stride: int) -> Layout:
     if isinstance(layout, Repeat) and stride == layout.count * layout.stride:
         return Repeat(count * layout.count, layout.stride, layout.body)
     return Repeat(count, stride, layout)
+
+
+@lru_cache(maxsize=4096)
+def layout_of(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> Layout:
+    """Of an array whose first element is the origin; in C order."""
+    layout: Layout = Run(0, itemsize) if itemsize else EMPTY
+    for count, stride in zip(reversed(shape), reversed(strides), strict=True):
+        layout = repeat(layout, count, stride)
+    return layout
 
 
 def concatenate(layouts: Iterable[Layout]) -> Layout:

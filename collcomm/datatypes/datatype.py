@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .canonical import repeat
-from .layout import Layout, all_runs, strided_blocks
+from .layout import Layout, has_overlap, strided_blocks
 from .strided import StridedBlock
+
+if TYPE_CHECKING:
+    from .typedbuffer import TypedBuffer
 
 MAX_BYTES = 1 << 62  # so that no sum of offsets leaves 64 bits
 MAX_DEPTH = 32  # dimensions of one box
@@ -80,33 +83,15 @@ class Datatype:
         """The layout of ``count`` items in a row."""
         return repeat(self.layout, count, self.extent)
 
+    def over(self, buffer: Any, count: int = 1, offset: int = 0) -> TypedBuffer:
+        """``count`` items in ``buffer``, the first with its origin at byte ``offset``: stands where an array can."""
+        from .typedbuffer import TypedBuffer
+
+        return TypedBuffer(self, buffer, count, offset)
+
     def __repr__(self) -> str:
         element = "bytes" if self.element is None else self.element.name
         return f"<Datatype of {element}: {self.size} bytes in {len(self.blocks)} blocks, extent {self.extent}>"
 
 
 _BYTE = np.dtype(np.uint8)
-
-
-@lru_cache(maxsize=1024)
-def has_overlap(layout: Layout) -> bool:
-    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    blocks = strided_blocks(layout)
-    if len(blocks) == 1 and _nests(blocks[0]):
-        return False
-    if layout.size > layout.high - layout.low:
-        return True
-    starts, sizes = all_runs(layout)
-    order = np.argsort(starts, kind="stable")
-    starts, sizes = starts[order], sizes[order]
-    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
-
-
-def _nests(block: StridedBlock) -> bool:
-    """Whether each dimension steps over all that the smaller ones reach."""
-    reach = block.nbytes
-    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
-        if abs(dim.stride) < reach:
-            return False
-        reach += abs(dim.stride) * (dim.count - 1)
-    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -170,37 +170,60 @@ def _expand(layout: Layout) -> tuple[Offsets, Offsets]:
     return np.concatenate([starts for starts, _ in expanded]), np.concatenate([sizes for _, sizes in expanded])
 
 
-def tiles(layout: Layout, limit: int) -> Iterator[Layout]:
-    """The layout in pieces of about ``limit`` packed bytes (never twice as many), in order; not in canonical form."""
+@lru_cache(maxsize=1024)
+def has_overlap(layout: Layout) -> bool:
+    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
+    blocks = strided_blocks(layout)
+    if len(blocks) == 1 and _nests(blocks[0]):
+        return False
+    if layout.size > layout.high - layout.low:
+        return True
+    starts, sizes = all_runs(layout)
+    order = np.argsort(starts, kind="stable")
+    starts, sizes = starts[order], sizes[order]
+    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
+
+
+def _nests(block: StridedBlock) -> bool:
+    """Whether each dimension steps over all that the smaller ones reach."""
+    reach = block.nbytes
+    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
+        if abs(dim.stride) < reach:
+            return False
+        reach += abs(dim.stride) * (dim.count - 1)
+    return True
+
+
+def tiles(layout: Layout, limit: int, offset: int = 0) -> Iterator[tuple[int, Layout]]:
+    """The layout in pieces of about ``limit`` packed bytes (never twice as many), in their order: by how far each lies behind
+    the layout's origin, and a layout, which many pieces share. Not in canonical form."""
     if layout.size <= limit:
-        yield layout
+        yield offset, layout
     elif isinstance(layout, Run):
         for start in range(0, layout.size, limit):
-            yield Run(layout.start + start, min(limit, layout.size - start))
+            yield offset + start, Run(layout.start, min(limit, layout.size - start))
     elif isinstance(layout, Repeat):
         at_once = limit // layout.body.size
         for first in range(0, layout.count, max(1, at_once)):
-            body = layout.body.shifted(first * layout.stride)
+            place = offset + first * layout.stride
             count = min(at_once, layout.count - first)
             if count > 1:
-                yield Repeat(count, layout.stride, body)
+                yield place, Repeat(count, layout.stride, layout.body)
             else:
-                yield from tiles(body, limit)
+                yield from tiles(layout.body, limit, place)
     else:
-        yield from _grouped(layout.parts, limit)
+        yield from _grouped(layout.parts, limit, offset)
 
 
-def _grouped(parts: tuple[Layout, ...], limit: int) -> Iterator[Layout]:
+def _grouped(parts: tuple[Layout, ...], limit: int, offset: int) -> Iterator[tuple[int, Layout]]:
     group: list[Layout] = []
     size = 0
-    for part in parts:
-        if group and size + part.size > limit:
-            yield group[0] if len(group) == 1 else Several(tuple(group))
+    for part in (*parts, EMPTY):
+        if group and (size + part.size > limit or not part.size):
+            yield offset, group[0] if len(group) == 1 else Several(tuple(group))
             group, size = [], 0
         if part.size > limit:
-            yield from tiles(part, limit)
-        else:
+            yield from tiles(part, limit, offset)
+        elif part.size:
             group.append(part)
             size += part.size
-    if group:
-        yield group[0] if len(group) == 1 else Several(tuple(group))

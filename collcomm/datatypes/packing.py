@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .hostcopies import Bytes, StridedCopy, host_copies
-from .layout import Layout, Run
+from .canonical import layout_of
+from .hostcopies import Array, Bytes, StridedCopy, host_copies
+from .layout import Layout, Run, has_overlap, tiles
 
 
 class HostPacking:
@@ -32,6 +33,25 @@ class HostPacking:
         if isinstance(layout, Run) or not layout.size:
             self.in_place = memory[origin + layout.low : origin + layout.high]
         self._copies = host_copies(layout)
+
+    @property
+    def nbytes(self) -> int:
+        """Packed."""
+        return self.layout.size
+
+    def tiles(self, limit: int) -> list[HostPacking]:
+        """The same in pieces of about ``limit`` packed bytes, in their order."""
+        return [HostPacking(layout, self.memory, self.origin + offset) for offset, layout in tiles(self.layout, limit)]
+
+    @property
+    def span(self) -> Bytes:
+        """The memory from the first byte to the last."""
+        return self.memory[self.origin + self.layout.low : self.origin + self.layout.high]
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether some byte is there twice. Raises ValueError where that cannot be found out."""
+        return has_overlap(self.layout)
 
     def pack(self, target: Bytes) -> None:
         """To ``target``, of as many bytes as the layout has."""
@@ -61,3 +81,27 @@ class HostPacking:
             return partial(self.unpack, source)
         theirs, ours = self._copies[0].views(self.memory, self.origin, source)
         return partial(theirs.__setitem__, Ellipsis, ours)
+
+
+class ElementPacking:
+    """As `HostPacking`, for a small array: numpy moves its elements, sooner than a layout would be found."""
+
+    __slots__ = ("nbytes", "span")
+    in_place: Bytes | None = None
+
+    def __init__(self, array: Array):
+        self.nbytes = array.nbytes
+        self.span = array
+
+    @property
+    def overlaps(self) -> bool:
+        return has_overlap(layout_of(self.span.shape, self.span.strides, self.span.itemsize))
+
+    def tiles(self, limit: int) -> list[ElementPacking]:
+        return [self]
+
+    def pack(self, target: Bytes) -> None:
+        target.view(self.span.dtype).reshape(self.span.shape)[...] = self.span
+
+    def unpack(self, source: Bytes) -> None:
+        self.span[...] = source.view(self.span.dtype).reshape(self.span.shape)

@@ -6,9 +6,11 @@ from .events import EventLog
 from .group import STATE_GID, WORLD_GID, Group
 from .handle import Handle
 from .operation import Operation
+from .original import Original
 from .request import Request, request
 from .session import Session
 from .staged import PinnedMemory, Staged
+from .strided import Strided
 from .surface import AnyGroup, AnySession
 
 __all__ = [
@@ -20,9 +22,11 @@ __all__ = [
     "Group",
     "Handle",
     "Operation",
+    "Original",
     "PinnedMemory",
     "Request",
     "Session",
     "Staged",
+    "Strided",
     "request",
 ]

@@ -11,8 +11,8 @@ from ..errors import PeerLost
 from ..transports.device import Device, Mark
 from ..types import View
 from .memory import HOST, Memory
+from .original import Original
 from .request import ROOTED_KINDS, Request
-from .staged import Staged
 from .undo import UndoLog
 
 Array = np.ndarray[Any, Any]
@@ -69,8 +69,8 @@ class Operation:
         self.ufunc = ufunc
         self.place = place
         self.device: Device | None = None
-        self.incoming: Staged | None = None
-        self.outgoing: Staged | None = None
+        self.incoming: Original | None = None
+        self.outgoing: Original | None = None
         self.ready: tuple[Mark, ...] = ()
         self.in_place = source is target and source is not None
         self.seq = 0  # its number among the calls of the communicator, once it has one
@@ -81,14 +81,24 @@ class Operation:
         self._made: Array | None = None
 
     @property
-    def unfetched(self) -> dict[str, Staged]:
+    def unfetched(self) -> dict[str, Original]:
         """The buffer of a plan whose content is still to be fetched, where it is."""
-        return {} if self.incoming is None else {"out" if self.in_place else "in": self.incoming}
+        if self.incoming is None or (self.request.kind == "broadcast" and not self.gives):
+            return {}
+        return {"out" if self.in_place else "in": self.incoming}
 
     @property
-    def early(self) -> Staged | None:
+    def early(self) -> Original | None:
         """What may be given parts of the result before the operation is committed: no input, and nothing yet to be divided."""
-        return self.outgoing if self.outgoing is not self.incoming and self.request.op != "avg" else None
+        outgoing = self.outgoing
+        if outgoing is None or outgoing is self.incoming or self.request.op == "avg" or not outgoing.early:
+            return None
+        return outgoing
+
+    @property
+    def gives(self) -> bool:
+        """Whether this peer is the one that broadcasts."""
+        return self.request.kind == "broadcast" and self.base.ids[self.request.root] == self.member
 
     def alive(self, view: View) -> tuple[int, ...]:
         """Ranks of the call's view that are members of ``view``."""
@@ -113,18 +123,18 @@ class Operation:
         """Lay out memory for a plan that needs ``sizes`` bytes of each buffer. ``fetches``: who runs it sees to ``incoming``."""
         self.buffers = buffers = {}
         self.result = None
-        gives = self.request.kind == "broadcast" and self.base.ids[self.request.root] == self.member
+        gives = self.gives
         for mark in self.ready:
             assert self.device is not None
             self.device.follow(mark)
         self.ready = ()
-        reads = "in" in sizes or self.in_place or gives
+        reads = "in" in sizes or gives or (self.in_place and self.request.kind != "broadcast")
         late = fetches and not gives and len(self.alive(self.view)) == self.base.size
         if self.incoming is not None and reads and not late:
             self.incoming.fetch_all()
         if self.outgoing is not None:
-            self.outgoing.restart()
-        if self.in_place and self.source is not None and not gives:
+            self.outgoing.restart(self.alive(self.view))
+        if self.in_place and self.source is not None and self.incoming is None and not gives:
             memory = self.source.view(np.uint8)
             self.undo = UndoLog(memory, scratch.take("undo", memory.size), self.place)
         if "in" in sizes and self.source is not None:
@@ -177,6 +187,8 @@ class Operation:
         """Undo what an aborted attempt wrote over the caller's input."""
         if self.undo is not None:
             self.undo.roll_back()
+        elif self.in_place and self.incoming is not None:
+            self.incoming.forget()
         if self.device is not None:
             self.device.finish()
         for staged in (self.incoming, self.outgoing):

@@ -6,6 +6,7 @@ final. So the copies hide behind the network, which is slower.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,18 @@ BLOCK_BYTES = 1 << 22
 
 
 class Staged:
-    """``array``: flat bytes on ``device``, which may be read after ``ready``. ``host``: as many bytes."""
+    """An `Original` on a device. ``array``: flat bytes on ``device``, which may be read after ``ready``."""
 
     def __init__(self, device: Device, array: Any, ready: Mark):
         self.host = device.pinned(array.nbytes)
         self._device = device
         self._array = array
         self._ready: Mark | None = ready
-        self._marks: list[Mark] = [None] * -(-array.nbytes // BLOCK_BYTES)  # of the blocks that are on their way
-        self._there = bytearray(len(self._marks))
+        self.early = True
         self._stored = 0
+        self.forget()
 
     def fetch(self, start: int, nbytes: int) -> None:
-        """Bytes from ``start`` are in ``host`` when this returns."""
         if not nbytes:
             return
         first, last = start // BLOCK_BYTES, (start + nbytes - 1) // BLOCK_BYTES
@@ -56,21 +56,21 @@ class Staged:
             self._ready = None
 
     def store(self, start: int, nbytes: int) -> None:
-        """These bytes of ``host`` are final."""
         self._follow()
         self._device.copy(self._array[start : start + nbytes], self.host[start : start + nbytes])
         self._stored += nbytes
 
-    def restart(self) -> None:
-        """Nothing is final."""
+    def forget(self) -> None:
+        self._marks: list[Mark] = [None] * -(-self._array.nbytes // BLOCK_BYTES)  # of the blocks that are on their way
+        self._there = bytearray(len(self._marks))
+
+    def restart(self, ranks: Sequence[int]) -> None:
         self._stored = 0
 
     def settle(self) -> None:
-        """Nothing is on its way any more, in either direction."""
         self._device.finish()
 
     def conclude(self, nbytes: int) -> None:
-        """The first ``nbytes`` of ``host`` are the result: when this returns, the device has them."""
         self._follow()
         if self._stored != nbytes:
             self._device.copy(self._array[:nbytes], self.host[:nbytes])

@@ -17,9 +17,9 @@ from ..collectives import Action
 from ..transports.base import Poller, Stream
 from ..transports.frames import HEADER_BYTES, Kind, pack
 from .attempt import Attempt
+from .original import Original
 from .plan import FRAME_BYTES, Frame, Plan
 from .reduction import combine
-from .staged import Staged
 from .undo import UndoLog
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -33,8 +33,8 @@ def run_streaming(
     attempt: Attempt,
     streams: int,
     undo: UndoLog | None = None,
-    incoming: Mapping[str, Staged] = MappingProxyType({}),
-    outgoing: Staged | None = None,
+    incoming: Mapping[str, Original] = MappingProxyType({}),
+    outgoing: Original | None = None,
 ) -> None:
     """``buffers``: flat bytes by name; ``streams``: per link; ``undo``: hears of what is overwritten in "out"; ``incoming``:
     by buffer, what is to be asked for it before it is touched; ``outgoing``: hears of what is final in "out".
@@ -66,8 +66,8 @@ class _Work:
         attempt: Attempt,
         count: int,
         undo: UndoLog | None,
-        incoming: Mapping[str, Staged],
-        outgoing: Staged | None,
+        incoming: Mapping[str, Original],
+        outgoing: Original | None,
     ):
         self.undo = undo
         self._incoming = incoming

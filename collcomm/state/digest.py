@@ -27,6 +27,7 @@ class Content:
         self.arrays = {name: HostArray(state[name], f"state {name!r}") for name in sorted(state)}
         for name, array in self.arrays.items():
             array.require_writable(f"state {name!r}")
+            array.fetch()
         self.schema = [f"{name}: {a.dtype.name} {list(a.shape)}" for name, a in self.arrays.items()]
         self.chunks: list[Bytes] = []
         self._places: list[tuple[Bytes, int]] = []  # the array's bytes, and where in them a chunk begins
@@ -78,7 +79,7 @@ class Content:
     def write_back(self) -> None:
         """After the chunks were overwritten: arrays that are not contiguous get their values, too."""
         for array in self.arrays.values():
-            array.write_back()
+            array.put()
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,7 @@ def test_results_go_back(order: str) -> None:
         staged.store(0, 400)
         staged.host[:400] = 7 if order == "in parts" else 9
     if order == "again":
-        staged.restart()
+        staged.restart((0,))
     staged.store(400, 600) if order == "in parts" else None
     staged.conclude(1000)
     assert device.copied == {"in parts": [400, 600], "at the end": [1000], "again": [400, 1000]}[order]

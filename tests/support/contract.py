@@ -16,6 +16,7 @@ import numpy as np
 
 import collcomm
 from tests.support.samples import DTYPES, ops_for, reduced, sample
+from tests.support.strided import items, lists, strides
 
 Comm = collcomm.Communicator
 equal = np.testing.assert_array_equal
@@ -315,6 +316,9 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
         large,
         bits,
         views_and_strides,
+        strides,
+        items,
+        lists,
         asynchronous,
         objects,
         point_to_point,
@@ -325,4 +329,5 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
         reverse_order,
     )
 }
-ALONE = ("reductions", "kinds", "large", "bits", "asynchronous")  # those that need no second rank
+ALONE = ("reductions", "kinds", "large", "bits", "strides", "asynchronous")  # those that need no second rank
+ON_DEVICES = tuple(name for name in CONTRACT if name not in ("items", "lists"))  # datatypes there are to come

@@ -12,9 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TOP = {"transports": "transports", "planner": "planner"}  # rooms that stand beside the package
 
-BOTTOM = {"errors", "types", "clock", "tensors"}
+BOTTOM = {"errors", "types", "clock", "tensors", "hostviews"}
 CORE = {
     "communicator",
+    "participant",
+    "parts",
     "joining",
     "arrays",
     "devicearrays",
@@ -34,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "clock": set(),
     "tensors": set(),
+    "hostviews": {"errors", "tensors"},
     "collectives": set(),
     "datatypes": BOTTOM,
     "codecs": BOTTOM,

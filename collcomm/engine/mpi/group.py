@@ -122,6 +122,8 @@ class MpiGroup(Calls):
         if program is None or program.base_epoch != operation.base.epoch:
             program = self._program(operation)
         self._program_now, turns = program, self._turns
+        if operation.outgoing is not None:
+            operation.outgoing.restart(operation.alive(progress.view))
         packed = type(program) is Packed
         if packed:
             program.fill(seq & 1, operation)  # type: ignore[union-attr]

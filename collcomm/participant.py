@@ -1,0 +1,104 @@
+"""One peer's place in a group: who is here, what was done, and leaving."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from .engine import AnyGroup, AnySession
+from .pointtopoint import PointToPoint
+from .types import View
+
+LEAVE_SECONDS = 5.0
+
+
+class Participant:
+    """What a communicator is besides its collectives."""
+
+    def __init__(self, session: AnySession, group: AnyGroup, name: str, op_timeout: float):
+        self._session = session
+        self._group = group
+        self._timeout = op_timeout
+        self._point = PointToPoint(session, group)
+        self.name = name
+
+    @property
+    def view(self) -> View:
+        """The membership in which the last call ran."""
+        return self._group.view
+
+    @property
+    def rank(self) -> int:
+        """This peer's position in ``view``, 0 to size - 1."""
+        rank = self._group.view.rank_of(self._session.member)
+        assert rank is not None
+        return rank
+
+    @property
+    def size(self) -> int:
+        return self._group.view.size
+
+    @property
+    def pending(self) -> int:
+        """Peers that wait to be admitted at the next ``step()``."""
+        return self._session.agent.pending
+
+    @property
+    def closed(self) -> bool:
+        return self._session.failure is not None
+
+    def stats(self) -> dict[str, float]:
+        """Since joining: bytes_sent and bytes_received (with headers, all communicators of this peer, over connections and
+        through shared memory), operations, retries, seconds_lost (from the moment a failure was noticed to the end of
+        the operation it hit)."""
+        sent, received = self._session.traffic()
+        group = self._group
+        return {
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "operations": group.operations,
+            "retries": group.retries,
+            "seconds_lost": group.seconds_lost,
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.leave()
+        else:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"rank {self.rank} of {self.size}, view {self.view.epoch}"
+        return f"<{type(self).__name__} {self.name}: {state}>"
+
+    def leave(self, timeout: float = LEAVE_SECONDS) -> None:
+        """Leave the group in good order: the others go on without this peer, and know that it meant to go."""
+        if self._group.gid:
+            return
+        if self._session.failure is None:
+            self._session.agent.leave(self._session.clock.monotonic() + timeout)
+        self.close()
+
+    def close(self) -> None:
+        """Close at once. The others will find out by themselves; prefer ``leave()``."""
+        if self._group.gid == 0:
+            self._session.close()
+        else:
+            self._session.release(self._group)
+        self._point.close()
+
+    def _seconds(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._timeout
+        if not timeout > 0:
+            raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        return timeout
+
+    def _root(self, root: int) -> int:
+        if not isinstance(root, int | np.integer) or not 0 <= root < self.size:
+            raise ValueError(f"root must be a rank from 0 to {self.size - 1}, not {root!r}")
+        return int(root)
