@@ -178,9 +178,10 @@ class Group(Calls):
         scratch = self._scratch[operation.device is not None]
         if isinstance(plan, WindowPlan):
             assert windows is not None
-            operation.bind(plan.sizes, scratch)
+            operation.bind(plan.sizes, scratch, fetches=True)
             dtype, ufunc = operation.request.dtype, operation.ufunc
-            windows.run(plan, operation.buffers, dtype, ufunc, attempt, operation.undo)
+            originals = operation.unfetched, operation.early
+            windows.run(plan, operation.buffers, dtype, ufunc, attempt, operation.undo, *originals)
         else:
             run_messages(plan, operation, scratch, attempt, self.session.streams)
         self.progress.finish(attempt.epoch, attempt.seq)

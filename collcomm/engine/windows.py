@@ -24,7 +24,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from ..transports.base import Window
 from ..transports.window import BASE, CALL, COUNT, EPOCH, FROZEN
 from .attempt import Attempt, Mismatch
 from .memory import HOST, Memory
+from .original import Original
 from .progress import Halted
 from .undo import UndoLog
 from .windowplan import SLOTS, Move, Place, WindowPlan
@@ -71,6 +73,8 @@ class SharedWindows:
         self._slot = 0  # blocks so far: the next one takes the other half of the windows
         self._loose = False  # some rank may still read what the last operation left in the windows
         self._closing: tuple[int, int] | None = None  # (seq, signals) of the operation in hand, if its plan closes
+        self._incoming: Mapping[str, Original] = {}
+        self._outgoing: Original | None = None
         self._rest: tuple[Any, ...] | None = None  # what is left of it for this rank, all signals given
 
     def open(self, attempt: Attempt) -> None:
@@ -104,8 +108,11 @@ class SharedWindows:
         ufunc: np.ufunc | None,
         attempt: Attempt,
         undo: UndoLog | None = None,
+        incoming: Mapping[str, Original] = MappingProxyType({}),
+        outgoing: Original | None = None,
     ) -> None:
-        """The data phase. Raises Halted, Mismatch, LinkBroken."""
+        """The data phase; see `run_streaming` for its arguments. Raises Halted, Mismatch, LinkBroken."""
+        self._incoming, self._outgoing = incoming, outgoing
         last = plan.blocks - 1
         if plan.closing:
             half = (self._slot + last) % SLOTS * plan.slot
@@ -194,6 +201,8 @@ class SharedWindows:
         undo: UndoLog | None,
     ) -> None:
         assert move.target is not None
+        if self._incoming:
+            self._fetch((*move.sources, move.target), start, nbytes)
         if undo is not None and move.fresh and move.target.buffer == "out":
             undo.save(move.target.start + start, nbytes)
         target = self._memory(move.target, start, slot, nbytes, buffers)
@@ -203,6 +212,13 @@ class SharedWindows:
             assert ufunc is not None
             parts = [self._memory(place, start, slot, nbytes, buffers) for place in move.sources]
             self._reduce(ufunc, dtype, parts, target)
+        if move.final and self._outgoing is not None:
+            self._outgoing.store(move.target.start + start, nbytes)
+
+    def _fetch(self, places: Sequence[Place], start: int, nbytes: int) -> None:
+        for place in places:
+            if place.owner < 0 and place.buffer in self._incoming:
+                self._incoming[place.buffer].fetch(place.start + start, nbytes)
 
     def _memory(self, place: Place, start: int, slot: int, nbytes: int, buffers: Mapping[str, Any]) -> Any:
         if place.owner < 0:
