@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datatypes.cuda import Packer
-from ..datatypes.strided import Dim, StridedBlock
+from ..datatypes.layout import Layout, Repeat, Run
 from .gpu import cupy, gpu_facts
 from .measure import format_seconds, format_size
 
@@ -60,7 +60,7 @@ class _Bench:
         other = self._xp.empty_like(packed)
 
         def pack() -> None:
-            self._packer.pack(layout, 0, 1, strided, packed)
+            self._packer.pack(layout, strided, packed)
 
         pack()
         self._stream.synchronize()
@@ -68,7 +68,7 @@ class _Bench:
             raise AssertionError(f"{block} B every {stride} B are packed wrongly")
         return {
             "seconds": self._on_gpu(pack),
-            "unpack": self._on_gpu(lambda: self._packer.unpack(layout, 0, 1, packed, strided)),
+            "unpack": self._on_gpu(lambda: self._packer.unpack(layout, packed, strided)),
             "copy": self._on_gpu(lambda: self._copy(other.data.ptr, packed.data.ptr, nbytes)),
             "called": self._called(pack),
         }
@@ -86,17 +86,17 @@ class _Bench:
             "nbytes": nbytes,
             "block": block,
             "stride": stride,
-            "called": self._called(lambda: self._packer.pack(layout, 0, 1, strided, packed)),
+            "called": self._called(lambda: self._packer.pack(layout, strided, packed)),
             "copies": self._called(copies),
         }
 
-    def _arrays(self, nbytes: int, block: int, stride: int) -> tuple[tuple[StridedBlock, ...], Any, Any]:
+    def _arrays(self, nbytes: int, block: int, stride: int) -> tuple[Layout, Any, Any]:
         count = nbytes // block
         strided = self._xp.empty(count * stride, np.uint8)
         strided.reshape(count, stride)[:, :block] = self._xp.arange(nbytes, dtype=np.uint8).reshape(count, block)
         packed = self._xp.empty(nbytes, np.uint8)
         self._xp.cuda.Device().synchronize()
-        return (StridedBlock(0, 0, block, (Dim(count, stride, block),)),), strided, packed
+        return Repeat(count, stride, Run(0, block)), strided, packed
 
     def _copy(self, target: int, source: int, nbytes: int) -> None:
         runtime = self._xp.cuda.runtime

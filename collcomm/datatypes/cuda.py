@@ -7,21 +7,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .kernels import WIDEST, launches, span
+from .kernels import WIDEST, launches
 from .kernelsource import OPTIONS, THREADS, Kernel, source
-from .strided import StridedBlock
+from .layout import Layout, strided_blocks
 
 Memory = Any  # bytes in one row: of the device (cupy's), or pinned ones of the host (numpy's)
 READY = 256  # layouts that are kept ready, each for the remainders of its addresses
 
 
 class _Asked(NamedTuple):
-    blocks: tuple[StridedBlock, ...]
-    extent: int
-    items: int
+    """``strided_at``, ``packed_at``: remainders of the addresses."""
+
+    layout: Layout
     unpack: bool
-    ufunc: str = ""
-    dtype: str = ""
+    ufunc: str
+    dtype: str
+    strided_at: int
+    packed_at: int
 
 
 class _Step(NamedTuple):
@@ -36,68 +38,61 @@ class _Step(NamedTuple):
     table: Any
 
 
-class _Ready(NamedTuple):
-    """``low`` to ``high``: the bytes of strided memory from its origin on; ``size``: of the packed."""
-
-    low: int
-    high: int
-    size: int
-    steps: tuple[_Step, ...]
-
-
 class Packer:
     """Packs on the GPU that is current here, always on ``stream``; make one for each GPU. Errors of CUDA go through.
 
-    ``blocks`` are the layout of an item; ``count`` of them lie ``extent`` bytes apart in the strided memory, from byte ``origin``
-    of it on, and in one row in the packed. All calls return at once, and raise ValueError where a memory is too small.
+    ``origin``: the byte of the strided memory that is the layout's origin. All calls return at once, and raise ValueError where
+    a memory is too small.
     """
 
     def __init__(self, cupy: Any, stream: Any):
         self._cupy, self._stream = cupy, stream
         self._multiprocessors = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
-        self._ready: dict[tuple[_Asked, int, int], _Ready] = {}
+        self._ready: dict[_Asked, tuple[_Step, ...]] = {}
 
-    def pack(
-        self, blocks: tuple[StridedBlock, ...], extent: int, count: int, source: Memory, target: Memory, origin: int = 0
-    ) -> None:
-        """Strided ``source`` to packed ``target``."""
-        self._move(_Asked(blocks, extent, count, False), source, origin, target)
+    def pack(self, layout: Layout, strided: Memory, packed: Memory, origin: int = 0) -> None:
+        self._move(layout, strided, origin, packed, False)
 
-    def unpack(
-        self, blocks: tuple[StridedBlock, ...], extent: int, count: int, source: Memory, target: Memory, origin: int = 0
-    ) -> None:
-        """Packed ``source`` to strided ``target``."""
-        self._move(_Asked(blocks, extent, count, True), target, origin, source)
+    def unpack(self, layout: Layout, packed: Memory, strided: Memory, origin: int = 0) -> None:
+        self._move(layout, strided, origin, packed, True)
 
     def unpack_reduce(
         self,
+        layout: Layout,
+        packed: Memory,
+        strided: Memory,
         ufunc: np.ufunc,
         dtype: np.dtype[Any],
-        blocks: tuple[StridedBlock, ...],
-        extent: int,
-        count: int,
-        source: Memory,
-        target: Memory,
         origin: int = 0,
     ) -> None:
-        """What lies in the strided ``target`` combined with the packed ``source``, elements of ``dtype``. Raises ValueError also
-        where no kernel does that, or a run holds no whole number of elements."""
-        self._move(_Asked(blocks, extent, count, True, ufunc.__name__, dtype.name), target, origin, source)
+        """What lies there combined with ``packed``, elements of ``dtype``. Raises ValueError also where no kernel does that, or a
+        run holds no whole number of elements."""
+        self._move(layout, strided, origin, packed, True, ufunc.__name__, dtype.name)
 
-    def _move(self, asked: _Asked, strided: Memory, origin: int, packed: Memory) -> None:
+    def _move(
+        self,
+        layout: Layout,
+        strided: Memory,
+        origin: int,
+        packed: Memory,
+        unpack: bool,
+        ufunc: str = "",
+        dtype: str = "",
+    ) -> None:
+        if not layout.size:
+            return
+        low, high = origin + layout.low, origin + layout.high
+        if not (low >= 0 and high <= strided.nbytes and layout.size <= packed.nbytes):  # the GPU would not notice
+            raise ValueError(
+                f"the datatype reaches from byte {low} to {high} of a buffer of {strided.nbytes} bytes, and takes {layout.size} "
+                f"of {packed.nbytes} bytes packed; give larger buffers, fewer items, or another offset"
+            )
         strided_at, packed_at = _address(strided) + origin, _address(packed)
-        key = asked, strided_at % WIDEST, packed_at % WIDEST
+        asked = _Asked(layout, unpack, ufunc, dtype, strided_at % WIDEST, packed_at % WIDEST)
+        source, target = (packed_at, strided_at) if unpack else (strided_at, packed_at)
         runtime = self._cupy.cuda.runtime
         with self._stream:
-            low, high, size, steps = self._ready.get(key) or self._prepare(*key)
-            low, high = origin + low, origin + high
-            if size and not (low >= 0 and high <= strided.nbytes and size <= packed.nbytes):  # the GPU would not notice
-                raise ValueError(
-                    f"{asked.items} items of a datatype reach from byte {low} to {high} of the strided array and take {size} "
-                    f"packed: arrays of {strided.nbytes} and {packed.nbytes} bytes do not hold them"
-                )
-            source, target = (packed_at, strided_at) if asked.unpack else (strided_at, packed_at)
-            for step in steps:
+            for step in self._ready.get(asked) or self._prepare(asked):
                 start, end = source + step.source, target + step.target
                 if step.dense:
                     runtime.memcpyAsync(end, start, step.dense, runtime.memcpyDefault, self._stream.ptr)
@@ -105,9 +100,9 @@ class Packer:
                     table = step.table.ptr if step.table else 0
                     step.function(step.grid, (THREADS,), (start, end, table, step.numbers))
 
-    def _prepare(self, asked: _Asked, strided_at: int, packed_at: int) -> _Ready:
+    def _prepare(self, asked: _Asked) -> tuple[_Step, ...]:
         steps = []
-        for launch in launches(*asked, strided_at, packed_at):
+        for launch in launches(strided_blocks(asked.layout), *asked[1:]):
             numbers = np.array(launch.numbers, np.uint64)
             one = np.dtype([("at", np.uint64, numbers.shape)])  # arrays of one element are passed by value
             steps.append(
@@ -123,9 +118,7 @@ class Packer:
             )
         while len(self._ready) >= READY:
             del self._ready[next(iter(self._ready))]
-        size = asked.items * sum(block.size for block in asked.blocks)
-        ready = _Ready(*span(asked.blocks, asked.extent, asked.items), size, tuple(steps))
-        return self._ready.setdefault((asked, strided_at, packed_at), ready)
+        return self._ready.setdefault(asked, tuple(steps))
 
     def _uploaded(self, table: tuple[tuple[int, int], ...]) -> Any:
         """No part of a pool, which might hand it out again while kernels read it; CUDA frees it when they have ended."""

@@ -1,9 +1,9 @@
 """Packing on a GPU: the kernels that move a layout, and the numbers they are launched with. Their text is `kernelsource`.
 
-After TEMPI (arXiv 2012.14363): one kernel for each number of nested levels and each width of word. All runs of a block, all
-items of a batch and all blocks of one shape are moved in one launch. Packing and unpacking are one kernel with source and
-target exchanged. Neighbouring threads move neighbouring words of what is written. Where a word lies follows from its number by
-divisions, and these are multiplications by numbers found here.
+After TEMPI (arXiv 2012.14363): one kernel for each number of nested levels and each width of word. All runs of a block, which
+are those of all items, and all blocks of one shape are moved in one launch. Packing and unpacking are one kernel with source
+and target exchanged. Neighbouring threads move neighbouring words of what is written. Where a word lies follows from its number
+by divisions, and these are multiplications by numbers found here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from .strided import Dim, StridedBlock
 WIDEST = 16  # bytes that a thread loads by one instruction
 BLOCKS = 16  # at most, for each multiprocessor, which holds 8 of them at a time
 LIMIT = 1 << 31  # of words in one launch, and of offsets that 32 bits hold
-SHAPES = 16  # of single runs in one layout; more, and the runs are cut so that their lengths are powers of two
+LENGTHS = (
+    16  # of the runs in blocks that are equal otherwise; more, and runs are cut so that their lengths are powers of two
+)
 
 
 class Level(NamedTuple):
@@ -45,63 +47,48 @@ class Launch(NamedTuple):
         return min(-(-self.total // (THREADS * WORDS)), BLOCKS * multiprocessors)
 
 
-def span(blocks: Sequence[StridedBlock], extent: int, count: int) -> tuple[int, int]:
-    """The bytes of the strided memory, from its origin, that ``count`` items lie between."""
-    lows, highs = [], []
-    for block in blocks:
-        steps = [(dim.count - 1) * dim.stride for dim in (*block.dims, Dim(count, extent, 0))]
-        lows.append(block.start + sum(min(0, step) for step in steps))
-        highs.append(block.start + sum(max(0, step) for step in steps) + block.nbytes)
-    return min(lows, default=0), max(highs, default=0)
-
-
 def launches(
     blocks: Sequence[StridedBlock],
-    extent: int,
-    count: int,
     unpack: bool = False,
     ufunc: str = "",
     dtype: str = "",
     strided_at: int = 0,
     packed_at: int = 0,
 ) -> tuple[Launch, ...]:
-    """What moves ``count`` items, ``extent`` bytes apart, of the layout that ``blocks`` are.
+    """What moves the layout that ``blocks`` are.
 
     ``strided_at``, ``packed_at``: the addresses of the origins; their remainders modulo 16 matter. ``ufunc`` and ``dtype``:
     names, to combine while unpacking. Raises ValueError where no kernel does that, or a run holds no whole number of elements.
     """
-    size = sum(block.size for block in blocks)
-    if not size or not count:
-        return ()
     unit = element_bytes(ufunc, dtype) if ufunc else 0
     if unit and (odd := next((block.nbytes for block in blocks if block.nbytes % unit), 0)):
         raise ValueError(f"a run of {odd} bytes holds no whole number of {dtype}: reduce with the type of the data")
     shapes: dict[tuple[int, int, tuple[Dim, ...]], list[tuple[int, int]]] = defaultdict(list)
     for block in _cut(blocks, unit or 1):
         width = gcd(unit or gcd(WIDEST, block.nbytes), strided_at + block.start, packed_at + block.packed)
-        width = gcd(width, *(step for dim in block.dims for step in dim[1:]), *((extent, size) if count > 1 else ()))
+        width = gcd(width, *(step for dim in block.dims for step in dim[1:]))
         shapes[width, block.nbytes, block.dims].append((block.start, block.packed))
     found: list[Launch] = []
     for (width, nbytes, dims), places in shapes.items():
         element = unit or width
-        box = [Dim(count, extent, size), *dims, Dim(nbytes // element, element, element)]
-        found += _Move(width, unpack, ufunc, dtype).launches(box, places)
+        words = Dim(nbytes // element, element, element)
+        found += _Move(width, unpack, ufunc, dtype).launches([*dims, words], places)
     return tuple(found)
 
 
 def _cut(blocks: Sequence[StridedBlock], unit: int) -> Iterator[StridedBlock]:
-    """``blocks``; single runs of many lengths as runs of few, so that few launches move them."""
-    if len({block.nbytes for block in blocks if not block.dims}) <= SHAPES:
-        yield from blocks
-        return
+    """``blocks``; where runs are of many lengths, as blocks with runs of few, so that few launches move them."""
+    lengths: dict[tuple[Dim, ...], set[int]] = defaultdict(set)
     for block in blocks:
-        if block.dims:
+        lengths[block.dims].add(block.nbytes)
+    for block in blocks:
+        if len(lengths[block.dims]) <= LENGTHS:
             yield block
             continue
         done, left = 0, block.nbytes // unit
         while left:
             piece = unit << (left.bit_length() - 1)
-            yield StridedBlock(block.start + done, block.packed + done, piece, ())
+            yield block._replace(start=block.start + done, packed=block.packed + done, nbytes=piece)
             done, left = done + piece, left - piece // unit
 
 
@@ -111,18 +98,20 @@ class _Move(NamedTuple):
     ufunc: str
     dtype: str
 
-    def launches(self, box: Sequence[Dim], places: Sequence[tuple[int, int]]) -> Iterator[Launch]:
-        """``box``: the batch, the dims of a block, its words; ``places``: starts of equal blocks, strided and packed."""
-        batch, *block = box
-        inner = self._levels(block)
+    def launches(self, dims: Sequence[Dim], places: Sequence[tuple[int, int]]) -> Iterator[Launch]:
+        """``dims``: of a block, and its words; ``places``: where equal blocks begin, strided and packed."""
+        whole = self._levels(dims)
         ends = sorted((self._ends(*place) for place in places), key=lambda end: end[1])
+        outer, inner = Level(1, 0, 0), whole
+        if whole and abs(whole[0].target) > ends[-1][1] - ends[0][1]:
+            outer, *inner = whole  # from one item to the next, all blocks of each together
         most = max(1, (LIMIT - 1) // prod(level.times for level in inner))
         for first in range(0, len(ends), most):
             part = ends[first : first + most]
-            table, levels = [], self._levels(box)
+            table, levels = [], whole
             if len(part) > 1:
                 table = [(source - part[0][0], target - part[0][1]) for source, target in part]
-                levels = [self._level(batch), Level(len(part), 0, 0), *inner]
+                levels = [outer, Level(len(part), 0, 0), *inner]
             for some, source, target in _parts(levels, *part[0]):
                 yield self._launch(some, source, target, table)
 

@@ -11,9 +11,8 @@ import pytest
 
 from collcomm.bench.gpupack import bench_gpu_packing
 from collcomm.datatypes.cuda import Packer
-from collcomm.datatypes.kernels import span
-from collcomm.datatypes.strided import Dim, StridedBlock
-from tests.support.stridedblocks import Layout, random_layout
+from collcomm.datatypes.layout import Repeat, Run
+from tests.support.layouts import offsets, random_layout
 
 DTYPES = [np.dtype(kind) for kind in "?bBhHiIqQefdFD"] + [np.dtype(ml_dtypes.bfloat16)]
 
@@ -45,17 +44,17 @@ def test_each_byte_goes_where_the_layout_says(packer: Packer, unit: int, seed: i
     rng = random.Random(f"{unit} {seed}")
     for overlapping in (True, False):
         layout = random_layout(rng, unit, overlapping)
-        low, high = span(*layout)
-        host = np.frombuffer(rng.randbytes(high - low), np.uint8)
+        low = layout.low
+        host = np.frombuffer(rng.randbytes(layout.high - low), np.uint8)
         at = unit * rng.randrange(2) % 16
         strided, packed = _there(packer, host, at), _there(packer, np.zeros(layout.size, np.uint8), at)
-        packer.pack(*layout, strided, packed, -low)
-        places = [at - low for at, _ in sorted(layout.bytes(), key=lambda place: place[1])]
+        packer.pack(layout, strided, packed, -low)
+        places = [offset - low for offset in offsets(layout)]
         assert np.array_equal(_back(packer, packed), host[places])
         if not overlapping:
             expected = host.copy()
             expected[places] = np.arange(layout.size)
-            packer.unpack(*layout, _there(packer, np.arange(layout.size).astype(np.uint8), at), strided, -low)
+            packer.unpack(layout, _there(packer, np.arange(layout.size).astype(np.uint8), at), strided, -low)
             assert np.array_equal(_back(packer, strided), expected)
 
 
@@ -67,27 +66,27 @@ def test_unpacking_combines_as_numpy_does(packer: Packer, dtype: np.dtype[Any]) 
             ufunc.__name__.startswith("bit") and dtype.kind not in "iub"
         ):
             continue
-        layout = random_layout(rng, dtype.itemsize, overlapping=False, max_rank=3)
-        low, high = span(*layout)
+        layout = random_layout(rng, dtype.itemsize, overlapping=False, depth=3)
+        low = layout.low
         mine, theirs = (
             np.array([rng.randrange(2 if dtype.kind == "b" else 9) for _ in range(nbytes // dtype.itemsize)], dtype)
-            for nbytes in (high - low, layout.size)
+            for nbytes in (layout.high - low, layout.size)
         )
         strided = _there(packer, mine.view(np.uint8))
-        packer.unpack_reduce(ufunc, dtype, *layout, _there(packer, theirs.view(np.uint8)), strided, -low)
-        places = [at - low for at, _ in sorted(layout.bytes(), key=lambda place: place[1])]
+        packer.unpack_reduce(layout, _there(packer, theirs.view(np.uint8)), strided, ufunc, dtype, -low)
+        places = [offset - low for offset in offsets(layout)]
         expected = mine.copy().view(np.uint8)
         expected[places] = ufunc(expected[places].view(dtype), theirs).view(np.uint8)
         assert np.array_equal(_back(packer, strided).view(dtype), expected.view(dtype))
 
 
 def test_not_a_number_stays(packer: Packer) -> None:
-    layout = Layout((StridedBlock(0, 0, 4, (Dim(4, 8, 4),)),), 32, 1)
+    layout = Repeat(4, 8, Run(0, 4))
     nan = float("nan")
     for ufunc in (np.minimum, np.maximum):
         strided = _there(packer, np.array([1, 0, nan, 0, 2, 0, nan, 0], np.float32).view(np.uint8))
         packed = _there(packer, np.array([nan, 3, 1, nan], np.float32).view(np.uint8))
-        packer.unpack_reduce(ufunc, np.dtype(np.float32), *layout, packed, strided)
+        packer.unpack_reduce(layout, packed, strided, ufunc, np.dtype(np.float32))
         found = _back(packer, strided).view(np.float32)[::2]
         np.testing.assert_array_equal(found, ufunc(np.float32([1, nan, 2, nan]), np.float32([nan, 3, 1, nan])))
 
@@ -102,7 +101,7 @@ def test_offsets_beyond_32_bits(packer: Packer) -> None:
     strided[:, 7:9] = cupy.arange(2 * rows).astype(np.uint8).reshape(rows, 2)
     cupy.cuda.Device().synchronize()
     packed = _there(packer, np.zeros(2 * rows, np.uint8))
-    packer.pack((StridedBlock(7, 0, 2, (Dim(rows, stride, 2),)),), 0, 1, strided.reshape(-1), packed)
+    packer.pack(Repeat(rows, stride, Run(7, 2)), strided.reshape(-1), packed)
     assert np.array_equal(_back(packer, packed), np.arange(2 * rows).astype(np.uint8))
 
 
@@ -110,7 +109,7 @@ def test_to_pinned_memory_of_the_host(packer: Packer) -> None:
     cupy = packer._cupy
     pinned = np.frombuffer(cupy.cuda.alloc_pinned_memory(300), np.uint8, 300)
     strided = _there(packer, np.arange(900).astype(np.uint8))
-    packer.pack((StridedBlock(0, 0, 1, (Dim(300, 3, 1),)),), 0, 1, strided, pinned)
+    packer.pack(Repeat(300, 3, Run(0, 1)), strided, pinned)
     packer._stream.synchronize()
     assert np.array_equal(pinned, np.arange(0, 900, 3).astype(np.uint8))
 

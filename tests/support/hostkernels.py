@@ -89,7 +89,7 @@ def _build(path: Path, code: str) -> Any:
     assert COMPILER
     text, library = path.with_suffix(".cpp"), path.with_suffix(".so")
     text.write_text(code)
-    command = [COMPILER, "-O1", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(text)]
+    command = [COMPILER, "-O0", "-w", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(library), str(text)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
