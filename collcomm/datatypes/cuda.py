@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from .kernelsource import OPTIONS, THREADS, Kernel, source
 from .layout import Layout, strided_blocks
 
 Memory = Any  # bytes in one row: of the device (cupy's), or pinned ones of the host (numpy's)
-READY = 256  # layouts that are kept ready, each for the remainders of its addresses
+READY = 64  # layouts that are kept ready, each for the remainders of its addresses; with up to 16 MiB on the GPU
 
 
 class _Asked(NamedTuple):
@@ -49,6 +50,7 @@ class Packer:
         self._cupy, self._stream = cupy, stream
         self._multiprocessors = int(cupy.cuda.Device().attributes["MultiProcessorCount"])
         self._ready: dict[_Asked, tuple[_Step, ...]] = {}
+        self._preparing = threading.Lock()
 
     def pack(self, layout: Layout, strided: Memory, packed: Memory, origin: int = 0) -> None:
         self._move(layout, strided, origin, packed, False)
@@ -97,7 +99,7 @@ class Packer:
                 if step.dense:
                     runtime.memcpyAsync(end, start, step.dense, runtime.memcpyDefault, self._stream.ptr)
                 else:
-                    table = step.table.ptr if step.table else 0
+                    table = step.table.ptr if step.table is not None else 0
                     step.function(step.grid, (THREADS,), (start, end, table, step.numbers))
 
     def _prepare(self, asked: _Asked) -> tuple[_Step, ...]:
@@ -116,9 +118,10 @@ class Packer:
                     self._uploaded(launch.table) if launch.table else None,
                 )
             )
-        while len(self._ready) >= READY:
-            del self._ready[next(iter(self._ready))]
-        return self._ready.setdefault(asked, tuple(steps))
+        with self._preparing:
+            while len(self._ready) >= READY:
+                del self._ready[next(iter(self._ready))]  # the oldest; its tables go when nobody launches with them
+            return self._ready.setdefault(asked, tuple(steps))
 
     def _uploaded(self, table: tuple[tuple[int, int], ...]) -> Any:
         """No part of a pool, which might hand it out again while kernels read it; CUDA frees it when they have ended."""

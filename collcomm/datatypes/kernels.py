@@ -19,9 +19,7 @@ from .strided import Dim, StridedBlock
 WIDEST = 16  # bytes that a thread loads by one instruction
 BLOCKS = 16  # at most, for each multiprocessor, which holds 8 of them at a time
 LIMIT = 1 << 31  # of words in one launch, and of offsets that 32 bits hold
-LENGTHS = (
-    16  # of the runs in blocks that are equal otherwise; more, and runs are cut so that their lengths are powers of two
-)
+LENGTHS = 16  # of runs in blocks that are equal otherwise; of more, runs are cut at powers of two
 
 
 class Level(NamedTuple):
