@@ -99,6 +99,7 @@ def items(comm: collcomm.Communicator) -> None:
         comm.recv(out, (me - 1) % n, datatype=column)
         handle.result(WAIT_SECONDS)
         equal(out[:, :2], data[(me - 1) % n][:, :2])
+    comm.barrier()  # who leaves now might do so before the last message was taken
 
 
 def lists(comm: collcomm.Communicator) -> None:
