@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,8 @@ class DeviceArray:
             self.device.finish()
             self.flat = self._memory = copy
 
-    def write_back(self) -> None:
-        """Copy the elements to where the caller's non-contiguous array lies."""
+    def write_back(self, ranks: Sequence[int]) -> None:
+        """Copy the elements to where the caller's non-contiguous array lies. ``ranks``: whose blocks have come."""
         if self.is_copy:
             self.device.assign(self._array, self._memory)
             self.device.finish()
@@ -122,7 +123,7 @@ class DeviceItems(DeviceArray):
         if has_overlap(self._items.layout):
             raise ValueError(f"{what} has some of its bytes twice, so that nothing can be received there")
 
-    def write_back(self) -> None:
+    def write_back(self, ranks: Sequence[int]) -> None:
         if self.is_copy:
             items, packed = self._items, self._memory.view(np.uint8)
             self.device.run(
@@ -143,12 +144,17 @@ class DeviceItems(DeviceArray):
 AnyArray = HostArray | DeviceArray
 
 
+def is_on_device(value: Any) -> bool:
+    """Whether an argument, array or typed buffer, lies on a device."""
+    return type(value) is not np.ndarray and lies_on_device(value.buffer if type(value) is TypedBuffer else value)
+
+
 def array_of(
     value: Any, what: str, device: Device | None, datatype: Datatype | None = None, items: int = 1
 ) -> AnyArray:
     """An array argument, or ``items`` of ``datatype`` in it. Raises TypeError for what is none, ValueError for a buffer that
     does not hold so many, UnsupportedTransport where there is no way to its memory."""
-    if type(value) is not np.ndarray and lies_on_device(value.buffer if type(value) is TypedBuffer else value):
+    if is_on_device(value):
         return _on_device(value, what, device, datatype, items)
     return HostArray(value, what) if datatype is None else HostArray.of_items(datatype, value, items, what)
 

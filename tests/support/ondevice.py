@@ -37,6 +37,8 @@ class OnDevice:
             def put(value: Any) -> Any:
                 if type(value) is TypedBuffer:
                     return value.datatype.over(put(value.buffer), value.count, value.offset)
+                if type(value) is list:
+                    return [put(part) for part in value]
                 if type(value) is not np.ndarray:
                     return value
                 return there.setdefault(id(value), (value, self._put(value)))[1]
@@ -44,6 +46,11 @@ class OnDevice:
             result = found(*map(put, args), **{key: put(value) for key, value in options.items()})
             if options.get("async_op"):
                 return result
+            if type(options.get("out")) is list:
+                for part in options["out"]:
+                    if type(part) is np.ndarray:
+                        part[...] = self._take(put(part))
+                return options["out"]
             for given, array in there.values():
                 if result is array and array is not given:
                     given[...] = self._take(array)
