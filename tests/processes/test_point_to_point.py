@@ -113,7 +113,7 @@ def wire_of(x: np.ndarray, tag: int) -> bytes:
     frame, data, parts = pointtopoint.FRAME_BYTES, x.tobytes(), []
     for number in range(0, -(-len(data) // frame)):
         part = data[number * frame : (number + 1) * frame]
-        code = pointtopoint._dtype_code(x)
+        code = pointtopoint._dtype_code(x.dtype)
         parts += [pointtopoint.pack(pointtopoint.Kind.DATA, 0, tag, code, len(data), len(part), number), part]
     return b"".join(parts)
 
