@@ -7,14 +7,15 @@ them are the same.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
 
-from .datatypes.layout import all_runs
+from .datatypes.layout import Layout, Repeat, Run, all_runs
 from .datatypes.packing import ElementPacking, HostPacking
 from .engine import Original
 from .hostviews import Array
@@ -22,6 +23,7 @@ from .transports.base import MAX_BUFFERS
 
 TILE_BYTES = 1 << 17  # packed at once: both ends at work early, and what is packed still in L2 when it is sent
 GATHERED_BYTES = 1 << 18  # for one call: what a connection does not take now, it is shown once more
+REMEMBERED = 1 << 12  # runs of a layout that may be asked for again
 _GATHERED = MAX_BUFFERS - 1  # beside a header
 
 Views = Sequence[memoryview]
@@ -83,23 +85,22 @@ class Runs:
     __slots__ = ("_ends", "_packing", "_starts", "_stops", "_view")
 
     def __init__(self, packing: HostPacking):
-        starts, sizes = all_runs(packing.layout)
-        starts = starts + packing.origin
         self._packing = packing
-        self._view = packing.memory.data
-        self._starts: list[int] = starts.tolist()  # in memory
-        self._stops: list[int] = (starts + sizes).tolist()
-        self._ends: list[int] = np.cumsum(sizes).tolist()  # in the message
+        self._view = packing.span.data
+        layout = packing.layout
+        self._starts, self._stops, self._ends = (_few_runs if layout.runs <= REMEMBERED else _runs)(layout)
 
     def outgoing(self, start: int, limit: int) -> Views:
         ends, view = self._ends, self._view
         end = min(start + min(limit, GATHERED_BYTES), ends[-1])
         first = bisect_right(ends, start)
-        last = min(bisect_right(ends, end - 1) + 1, first + _GATHERED)
-        starts, stops = self._starts[first:last], self._stops[first:last]
-        starts[0] = stops[0] - (ends[first] - start)
-        stops[-1] -= max(0, ends[last - 1] - end)
-        return [view[begin:stop] for begin, stop in zip(starts, stops, strict=True)]
+        last = min(bisect_left(ends, end) + 1, first + _GATHERED)
+        views = [view[one:other] for one, other in zip(self._starts[first:last], self._stops[first:last], strict=True)]
+        if behind := len(views[0]) - (ends[first] - start):
+            views[0] = views[0][behind:]
+        if (over := ends[last - 1] - end) > 0:
+            views[-1] = views[-1][:-over]
+        return views
 
     incoming = outgoing
 
@@ -108,6 +109,23 @@ class Runs:
 
     def put(self, data: Array) -> None:
         self._packing.unpack(data)
+
+
+Numbers = Sequence[int]
+
+
+def _runs(layout: Layout) -> tuple[Numbers, Numbers, Numbers]:
+    """Of each run, where it starts and stops in the layout's span, and where it ends in the message."""
+    if isinstance(layout, Repeat) and isinstance(layout.body, Run) and layout.stride:
+        first, size, count, stride = layout.body.start - layout.low, layout.body.size, layout.count, layout.stride
+        starts, stops = (range(edge, edge + count * stride, stride) for edge in (first, first + size))
+        return starts, stops, range(size, count * size + 1, size)
+    begin, sizes = all_runs(layout)
+    begin = begin - layout.low
+    return begin.tolist(), (begin + sizes).tolist(), np.cumsum(sizes).tolist()
+
+
+_few_runs = lru_cache(maxsize=256)(_runs)
 
 
 class Packed:
@@ -121,10 +139,6 @@ class Packed:
         self._ends = list(accumulate(tile.nbytes for tile in self._tiles))
         self._view = np.empty(max(tile.nbytes for tile in self._tiles), np.uint8).data
         self._there = -1  # which tile was packed last
-
-    def forget(self) -> None:
-        """The memory has changed: it is packed anew."""
-        self._there = -1
 
     def outgoing(self, start: int, limit: int) -> Views:
         number = bisect_right(self._ends, start)

@@ -24,7 +24,7 @@ from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
 from .hostviews import Array
 from .transports.base import Link, LinkBroken, Stream
 from .transports.frames import HEADER_BYTES, Kind, pack
-from .tuning import method
+from .tuning import Choose, method
 from .types import Member
 
 POINT_LINKS = 1  # purpose of a link, as in a greeting
@@ -32,11 +32,15 @@ MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
 
 
 class PointToPoint:
-    """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent."""
+    """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent.
+
+    ``choose``: how what does not lie in one row is sent or received.
+    """
 
     def __init__(self, session: AnySession, group: AnyGroup):
         self._session = session
         self._group = group
+        self.choose: Choose = method
         self._lanes: dict[tuple[str, int], OperationQueue] = {}
         self._stashed: dict[int, deque[tuple[int, int, Array]]] = {}  # tag, dtype, data
         self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
@@ -98,7 +102,7 @@ class PointToPoint:
         begun = False
         try:
             stream = self._stream(member, check)
-            source = _carriage(array, stream, Direction.SEND)
+            source = self._carriage(array, stream, Direction.SEND)
             for offset in range(0, max(1, size), FRAME_BYTES):
                 length = min(FRAME_BYTES, size - offset)
                 header = pack(Kind.DATA, 0, tag, kind, size, length, offset // FRAME_BYTES)
@@ -134,7 +138,7 @@ class PointToPoint:
                 self._stash(member, message)
             try:
                 _fits(member, size, kind, message.size, message.kind)
-                message.fill(_carriage(array, stream, Direction.RECEIVE), check)
+                message.fill(self._carriage(array, stream, Direction.RECEIVE), check)
             except CollectiveMismatch:
                 message.discard(check)
                 raise
@@ -151,7 +155,7 @@ class PointToPoint:
             if found == tag:
                 del self._stashed[member.id][index]
                 _fits(member, array.flat.nbytes, kind, data.size, found_kind)
-                _carriage(array, None, Direction.RECEIVE).put(data)
+                self._carriage(array, None, Direction.RECEIVE).put(data)
                 return True
         return False
 
@@ -181,6 +185,19 @@ class PointToPoint:
         link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, check)
         return link.streams[0]
 
+    def _carriage(self, array: AnyArray, stream: Stream | None, direction: Direction) -> Carriage:
+        """How the bytes of ``array`` go to or come from ``stream``."""
+        if array.original is None:
+            return Row(array.flat)
+        if isinstance(array, DeviceArray):
+            return Copied(array.flat, array.original)
+        packing = array.packing
+        if stream is None or not stream.gathers or not isinstance(packing, HostPacking):
+            return Packed(packing)
+        if self.choose(packing.nbytes, packing.layout.runs, direction) is Method.GATHER:
+            return Runs(packing)
+        return Packed(packing)
+
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
         self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
         gone = member.id not in self._group.progress.view.ids
@@ -202,20 +219,6 @@ class _Watch:
             raise PeerLost(f"{self._what} {self._member}: it is no longer in the group")
         if time.monotonic() > self._deadline:
             raise CollectiveTimeout(f"{self._what} {self._member} did not finish in time")
-
-
-def _carriage(array: AnyArray, stream: Stream | None, direction: Direction) -> Carriage:
-    """How the bytes of ``array`` go to or come from ``stream``."""
-    if array.original is None:
-        return Row(array.flat)
-    if isinstance(array, DeviceArray):
-        return Copied(array.flat, array.original)
-    packing = array.packing
-    if stream is None or not stream.gathers or not isinstance(packing, HostPacking):
-        return Packed(packing)
-    if method(packing.nbytes, packing.layout.runs, direction) is Method.GATHER:
-        return Runs(packing)
-    return Packed(packing)
 
 
 @lru_cache(maxsize=64)

@@ -13,8 +13,12 @@ OTHERS = ("gloo", "mpi", "tls", "host", "crowd", "flat")  # what a row may hold 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
     """A table of the rows of one bench, under what they depend on."""
+    print_table(title, [_cells(row) for row in rows])
+
+
+def print_table(title: str, lines: Sequence[dict[str, str]]) -> None:
+    """``lines``: all with the cells of the first."""
     facts = ", ".join(f"{name} {value}" for name, value in machine().items())
-    lines = [_cells(row) for row in rows]
     header = list(lines[0])
     table = [[line[name] for name in header] for line in lines]
     widths = [max(len(name), *(len(row[i]) for row in table)) for i, name in enumerate(header)]

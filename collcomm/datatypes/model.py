@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CALL_BYTES = 1 << 18  # what about one call of the system moves
+NEAR_BYTES = 1 << 17  # of a message, beyond which a byte is no longer found in a small cache
 MAX_SECONDS = 1e-2  # of a call or a run; more is no measurement
 MAX_BYTE_SECONDS = 1e-6
 
@@ -40,21 +41,30 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of each call, each run, and each byte. Raises ValueError for what cannot be."""
+    """Seconds of each call, each run, each byte up to `NEAR_BYTES`, and each beyond. Raises ValueError for what cannot be."""
 
     call: float
     run: float
-    byte: float
+    near: float
+    far: float
 
     def __post_init__(self) -> None:
-        for value, most in ((self.call, MAX_SECONDS), (self.run, MAX_SECONDS), (self.byte, MAX_BYTE_SECONDS)):
+        limits = {"call": MAX_SECONDS, "run": MAX_SECONDS, "near": MAX_BYTE_SECONDS, "far": MAX_BYTE_SECONDS}
+        for name, most in limits.items():
+            value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value <= most:  # NaN is not, either
-                raise ValueError(f"{value!r} is no number of seconds from 0 to {most}")
-        if not self.call + self.run + self.byte:
-            raise ValueError("nothing costs nothing")
+                raise ValueError(f"{name} cannot take {value!r} s: a number from 0 to {most} is expected")
+        if not self.call + self.run + self.near + self.far:
+            raise ValueError("something must cost something")
 
     def seconds(self, nbytes: int, runs: int) -> float:
-        return math.ceil(nbytes / CALL_BYTES) * self.call + runs * self.run + nbytes * self.byte
+        calls, _, near, far = _counts(nbytes, runs)
+        return calls * self.call + runs * self.run + near * self.near + far * self.far
+
+
+def _counts(nbytes: int, runs: int) -> tuple[int, int, int, int]:
+    """How often each part of a cost is due."""
+    return math.ceil(nbytes / CALL_BYTES), runs, min(nbytes, NEAR_BYTES), max(0, nbytes - NEAR_BYTES)
 
 
 @dataclass(frozen=True)
@@ -100,13 +110,13 @@ def fit(samples: Iterable[Sample]) -> Cost:
     rows = list(samples)
     if any(not sample.seconds > 0 for sample in rows):
         raise ValueError("a measurement took no time at all")
-    seen = np.array([(math.ceil(nbytes / CALL_BYTES), runs, nbytes) for nbytes, runs, _ in rows], np.float64)
+    seen = np.array([_counts(nbytes, runs) for nbytes, runs, _ in rows], np.float64)
     seen /= np.array([[sample.seconds] for sample in rows])
-    kept = [0, 1, 2]
+    kept = list(range(seen.shape[1]))
     while True:  # a part that comes out negative is none
         found, *_ = np.linalg.lstsq(seen[:, kept], np.ones(len(rows)), rcond=None)
         if len(kept) == 1 or found.min() >= 0:
             break
         del kept[int(found.argmin())]
     values = dict(zip(kept, found.tolist(), strict=True))
-    return Cost(*(values.get(index, 0.0) for index in range(3)))
+    return Cost(*(values.get(index, 0.0) for index in range(seen.shape[1])))
