@@ -14,7 +14,7 @@ if not (_package / "transports").is_dir() and (_package.parent / "transports").i
     __path__.append(str(_package.parent))
 del _package
 
-from . import aio
+from . import aio, datatypes
 from .communicator import Communicator
 from .engine import Handle
 from .errors import (
@@ -54,5 +54,6 @@ __all__ = [
     "View",
     "ViewChanged",
     "aio",
+    "datatypes",
     "join",
 ]

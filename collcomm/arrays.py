@@ -13,6 +13,7 @@ import numpy as np
 
 from .datatypes import Datatype, TypedBuffer
 from .datatypes.layout import EMPTY, Run
+from .datatypes.overlap import are_apart
 from .datatypes.packing import ElementPacking, HostPacking
 from .datatypes.strides import packing_of
 from .engine import Strided
@@ -94,7 +95,7 @@ class HostArray:
         if not np.may_share_memory(self.span, target.span):  # by bounds
             return
         if target.original is not None:
-            target.original.early = False
+            target.original.early = are_apart((self.packing.placed,), (target.packing.placed,))
         elif self.original is not None:
             self.original.fetch_all()
         else:

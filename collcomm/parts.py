@@ -10,6 +10,7 @@ import numpy as np
 from .arrays import HostArray
 from .datatypes import TypedBuffer
 from .datatypes.layout import EMPTY
+from .datatypes.overlap import are_apart
 from .datatypes.packing import ElementPacking, HostPacking
 from .engine import Strided
 from .hostviews import Array
@@ -55,9 +56,8 @@ class HostParts:
 
     def part_from(self, target: HostParts) -> None:
         """Make sure that what goes to ``target`` does not change this input while it is needed."""
-        target.original.early = not any(
-            np.may_share_memory(one.span, other.span) for one in self._packings for other in target._packings
-        )
+        ones, others = ([p.placed for p in parts._packings if p.nbytes] for parts in (self, target))
+        target.original.early = are_apart(ones, others)
 
     def like(self, flat: Array, shape: tuple[int, ...]) -> Any:
         """What came of survivors only: the arrays, of which those of the dead were left as they are."""

@@ -17,17 +17,13 @@ from .hosts import bench_hosts
 from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
-from .packing import SIZES as PACKED_SIZES
-from .packing import bench_packing, packing_cells, packing_verdict
-from .report import print_rows, print_table
-from .stridedsend import SIZES as STRIDED_SIZES
-from .stridedsend import bench_strided_send, send_cells, send_verdict
+from .report import print_rows
+from .strided import STRIDED, run_strided
 from .succession import bench_succession
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 TRANSPORTS = ("shm", "tcp", "mpi", "cuda_ipc")
-STRIDED = ("pack", "strided-send")
 RIVALS = ("gloo", "mpi", "tls", "host")
 DEFAULT_PEERS = {
     "join": [3],
@@ -48,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all_reduce",
         choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts", *STRIDED],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
-        "several peers per host or one (root); packing, against Open MPI's and numpy's; strided messages, in each way",
+        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -86,7 +82,8 @@ def _rivals(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     if options.case in STRIDED:
-        return _run_strided(options)
+        found = run_strided(options)
+        return 2 if found is None else _written(options, found)
     if "gloo" in options.against:
         try:
             import torch  # noqa: F401
@@ -121,22 +118,6 @@ def _written(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
     return 0
-
-
-def _run_strided(options: argparse.Namespace) -> int:
-    title, sizes = f"collcomm bench {options.case}", [parse_size(text) for text in options.sizes or ()]
-    if options.case == "pack":
-        if why := why_not():
-            print(why)
-            return 2
-        rows = bench_packing(sizes or PACKED_SIZES, options.rounds)
-        cells, verdict = packing_cells, packing_verdict
-    else:
-        rows = bench_strided_send(sizes or STRIDED_SIZES, options.rounds, transport=options.transport or "tcp")
-        cells, verdict = send_cells, send_verdict
-    print_table(title, [cells(row) for row in rows])
-    print(verdict(rows))
-    return _written(options, rows)
 
 
 def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:

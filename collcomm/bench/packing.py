@@ -138,14 +138,14 @@ def _block(call: Callable[[], Any], count: int) -> list[float]:
     return [(time.perf_counter() - began) / count]
 
 
-def packing_cells(row: Row) -> dict[str, str]:
-    cells = {"case": row["case"], "packed": format_size(row["nbytes"]), "runs": str(row["runs"])}
+def cells(row: Row) -> dict[str, str]:
+    found = {"case": row["case"], "packed": format_size(row["nbytes"]), "runs": str(row["runs"])}
     for who in ("ours", "mpi", "numpy"):
-        cells[who] = f"{row[who]['median'] * 1e6:.2f} us"
-    return {**cells, "mpi / ours": f"{row['mpi / ours']:.2f}x", "best / ours": f"{row['best / ours']:.2f}x"}
+        found[who] = f"{row[who]['median'] * 1e6:.2f} us"
+    return {**found, "mpi / ours": f"{row['mpi / ours']:.2f}x", "best / ours": f"{row['best / ours']:.2f}x"}
 
 
-def packing_verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[Row]) -> str:
     strided = [row for row in rows if not row["contiguous"]]
     worst = min(strided, key=lambda row: row["best / ours"])
     slower = [row for row in rows if row["best / ours"] < ENOUGH]

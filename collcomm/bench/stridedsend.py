@@ -18,7 +18,7 @@ START_SECONDS = 60.0
 
 
 def bench_strided_send(
-    sizes: Sequence[int] = SIZES, rounds: int = 5, block: float = 0.03, transport: str = "tcp", timeout: float = 1200.0
+    sizes: Sequence[int] = SIZES, rounds: int = 5, transport: str = "tcp", block: float = 0.03, timeout: float = 1200.0
 ) -> list[Row]:
     """Times of a message between two processes, for each size and each length of a run: always by gather I/O, always packed, and
     as the model chooses; in turns."""
@@ -57,7 +57,7 @@ def _row(event: Row) -> Row:
     }
 
 
-def send_cells(row: Row) -> dict[str, str]:
+def cells(row: Row) -> dict[str, str]:
     found = {"size": format_size(row["nbytes"]), "runs of": format_size(row["run"])}
     for name in ("gather", "pack", "model"):
         found[name] = format_seconds(row[name]["median"]) if name in row else "-"
@@ -66,7 +66,7 @@ def send_cells(row: Row) -> dict[str, str]:
     return found
 
 
-def send_verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[Row]) -> str:
     good = sum(row["of best"] <= GOOD for row in rows)
     ratios = [row["of best"] for row in rows]
     return (

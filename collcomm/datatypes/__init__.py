@@ -15,7 +15,7 @@ from .constructors import (
 )
 from .datatype import Datatype
 from .strided import Dim, StridedBlock
-from .strides import of_strides
+from .strides import of_array, of_strides
 from .typedbuffer import TypedBuffer
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "hvector",
     "indexed",
     "indexed_block",
+    "of_array",
     "of_strides",
     "resized",
     "struct",

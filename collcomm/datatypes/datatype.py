@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .canonical import repeat
-from .layout import Layout, has_overlap, strided_blocks
+from .layout import Layout, strided_blocks
+from .overlap import has_overlap
 from .strided import StridedBlock
 
 if TYPE_CHECKING:

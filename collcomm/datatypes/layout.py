@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -168,30 +168,6 @@ def _expand(layout: Layout) -> tuple[Offsets, Offsets]:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     expanded = [_expand(part) for part in layout.parts]
     return np.concatenate([starts for starts, _ in expanded]), np.concatenate([sizes for _, sizes in expanded])
-
-
-@lru_cache(maxsize=1024)
-def has_overlap(layout: Layout) -> bool:
-    """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    blocks = strided_blocks(layout)
-    if len(blocks) == 1 and _nests(blocks[0]):
-        return False
-    if layout.size > layout.high - layout.low:
-        return True
-    starts, sizes = all_runs(layout)
-    order = np.argsort(starts, kind="stable")
-    starts, sizes = starts[order], sizes[order]
-    return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
-
-
-def _nests(block: StridedBlock) -> bool:
-    """Whether each dimension steps over all that the smaller ones reach."""
-    reach = block.nbytes
-    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
-        if abs(dim.stride) < reach:
-            return False
-        reach += abs(dim.stride) * (dim.count - 1)
-    return True
 
 
 def tiles(layout: Layout, limit: int, offset: int = 0) -> Iterator[tuple[int, Layout]]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from .canonical import layout_of
 from .hostcopies import Array, Bytes, StridedCopy, host_copies
-from .layout import Layout, Run, has_overlap, tiles
+from .layout import Layout, Run, tiles
+from .overlap import Placed, has_overlap
 
 
 class HostPacking:
@@ -20,7 +21,7 @@ class HostPacking:
     row in their order. Raises ValueError where the layout reaches out of the memory.
     """
 
-    __slots__ = ("_copies", "in_place", "layout", "memory", "origin")
+    __slots__ = ("_address", "_copies", "in_place", "layout", "memory", "origin")
 
     def __init__(self, layout: Layout, memory: Bytes, origin: int = 0):
         if layout.size and not (origin + layout.low >= 0 and origin + layout.high <= memory.size):
@@ -33,6 +34,7 @@ class HostPacking:
         if isinstance(layout, Run) or not layout.size:
             self.in_place = memory[origin + layout.low : origin + layout.high]
         self._copies = host_copies(layout)
+        self._address = -1
 
     @property
     def nbytes(self) -> int:
@@ -41,12 +43,21 @@ class HostPacking:
 
     def tiles(self, limit: int) -> list[HostPacking]:
         """The same in pieces of about ``limit`` packed bytes, in their order."""
+        if self.nbytes <= limit:
+            return [self]
         return [HostPacking(layout, self.memory, self.origin + offset) for offset, layout in tiles(self.layout, limit)]
 
     @property
     def span(self) -> Bytes:
         """The memory from the first byte to the last."""
         return self.memory[self.origin + self.layout.low : self.origin + self.layout.high]
+
+    @property
+    def placed(self) -> Placed:
+        """The address of the origin, and the layout."""
+        if self._address < 0:
+            self._address = _address(self.memory) + self.origin
+        return self._address, self.layout
 
     @property
     def overlaps(self) -> bool:
@@ -94,6 +105,10 @@ class ElementPacking:
         self.span = array
 
     @property
+    def placed(self) -> Placed:
+        return _address(self.span), layout_of(self.span.shape, self.span.strides, self.span.itemsize)
+
+    @property
     def overlaps(self) -> bool:
         return has_overlap(layout_of(self.span.shape, self.span.strides, self.span.itemsize))
 
@@ -105,3 +120,8 @@ class ElementPacking:
 
     def unpack(self, source: Bytes) -> None:
         self.span[...] = source.view(self.span.dtype).reshape(self.span.shape)
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

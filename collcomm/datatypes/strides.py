@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..hostviews import as_numpy
+from ..tensors import is_tensor, visible
 from .canonical import layout_of
 from .constructors import Old, as_datatype, hvector
 from .datatype import Datatype
@@ -22,6 +24,17 @@ def of_strides(shape: Sequence[int], strides: Sequence[int], dtype: Old) -> Data
     for count, stride in zip(reversed(shape), reversed(strides), strict=True):
         datatype = hvector(count, 1, stride, datatype)
     return datatype
+
+
+def of_array(array: Any) -> Datatype:
+    """The datatype of an array of numpy, torch or cupy as it lies, on any device: its elements in C order, from its first."""
+    if is_tensor(array):
+        tensor, hidden = visible(array)
+        strides = [stride * tensor.element_size() for stride in tensor.stride()]
+        return of_strides(tuple(tensor.shape), strides, hidden or str(tensor.dtype).removeprefix("torch."))
+    if not all(hasattr(array, name) for name in ("shape", "strides", "dtype")):
+        array = as_numpy(array, "array")
+    return of_strides(array.shape, array.strides, np.dtype(array.dtype))
 
 
 def packing_of(array: Array) -> HostPacking:

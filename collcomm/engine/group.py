@@ -25,6 +25,7 @@ from ..types import Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
+from .exchange import Exchange, make_exchange, run_exchange
 from .inline import run_commit
 from .messages import run_messages
 from .operation import Operation, Scratch
@@ -62,7 +63,7 @@ class Group(Calls):
         self.gid = gid
         self.session = session
         self._links: list[Link | None] = [None] * view.size
-        self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan] = {}
+        self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan | Exchange] = {}
         self.choose = choose_across  # benches compare other choices
         self.window_traffic: Counter[str] = Counter()
         self._in_host = WindowBinding(gid, session.transport, self.window_traffic)
@@ -178,9 +179,14 @@ class Group(Calls):
         scratch = self._scratch[operation.device is not None]
         if isinstance(plan, WindowPlan):
             assert windows is not None
-            operation.bind(plan.sizes, scratch)
+            operation.bind(plan.sizes, scratch, fetches=True)
             dtype, ufunc = operation.request.dtype, operation.ufunc
-            windows.run(plan, operation.buffers, dtype, ufunc, attempt, operation.undo)
+            originals = operation.unfetched, operation.early
+            windows.run(plan, operation.buffers, dtype, ufunc, attempt, operation.undo, *originals)
+        elif isinstance(plan, Exchange):
+            assert windows is not None
+            operation.bind(plan.sizes, scratch, fetches=True)
+            run_exchange(plan, windows, operation.buffers, attempt, operation.unfetched.get("in"), operation.early)
         else:
             run_messages(plan, operation, scratch, attempt, self.session.streams)
         self.progress.finish(attempt.epoch, attempt.seq)
@@ -220,7 +226,7 @@ class Group(Calls):
 
     # -- plans ----------------------------------------------------------------------------------------------------------
 
-    def _plan(self, operation: Operation, rank: int) -> Plan | WindowPlan:
+    def _plan(self, operation: Operation, rank: int) -> Plan | WindowPlan | Exchange:
         view = operation.view
         if operation.lost(view) is not None or operation.request.kind in DATALESS_KINDS:
             return NOTHING
@@ -232,7 +238,9 @@ class Group(Calls):
             alive = operation.alive(view)
             if operation.device is not None:
                 plan = make_device_plan(operation.request, alive, rank, operation.in_place)
-            elif self._shares and operation.request.fits_windows:
+            elif self._shares and not operation.request.fits_windows:
+                plan = make_exchange(operation.request, alive)
+            elif self._shares:
                 plan = make_window_plan(operation.request, alive, rank, operation.in_place)
             else:
                 hosts = tuple(operation.base.hosts[other] for other in alive)

@@ -31,6 +31,7 @@ class Operation:
     """
 
     __slots__ = (
+        "_late",
         "_made",
         "base",
         "buffers",
@@ -79,11 +80,12 @@ class Operation:
         self.result: Array | None = None
         self.undo: UndoLog | None = None
         self._made: Array | None = None
+        self._late = False  # whether the input is fetched by whoever runs the plan
 
     @property
     def unfetched(self) -> dict[str, Original]:
         """The buffer of a plan whose content is still to be fetched, where it is."""
-        if self.incoming is None or (self.request.kind == "broadcast" and not self.gives):
+        if self.incoming is None or not self._late:
             return {}
         return {"out" if self.in_place else "in": self.incoming}
 
@@ -129,8 +131,8 @@ class Operation:
             self.device.follow(mark)
         self.ready = ()
         reads = "in" in sizes or gives or (self.in_place and self.request.kind != "broadcast")
-        late = fetches and not gives and len(self.alive(self.view)) == self.base.size
-        if self.incoming is not None and reads and not late:
+        self._late = fetches and reads and not gives and len(self.alive(self.view)) == self.base.size
+        if self.incoming is not None and reads and not self._late:
             self.incoming.fetch_all()
         if self.outgoing is not None:
             self.outgoing.restart(self.alive(self.view))

@@ -17,6 +17,9 @@ class Original(Protocol):
     def fetch(self, start: int, nbytes: int) -> None:
         """Bytes from ``start`` are in ``host`` when this returns."""
 
+    def fetch_into(self, target: Any, start: int) -> None:
+        """Bytes from ``start`` are in ``target``, as many as it has room for, when this returns."""
+
     def fetch_all(self) -> None: ...
 
     def forget(self) -> None:
@@ -27,6 +30,9 @@ class Original(Protocol):
 
     def store(self, start: int, nbytes: int) -> None:
         """These bytes of ``host`` are final."""
+
+    def deliver(self, start: int, source: Any) -> None:
+        """``source`` is final for the bytes from ``start``; it may go straight to where it belongs, not by way of ``host``."""
 
     def settle(self) -> None:
         """Nothing is on its way any more, in either direction."""

@@ -41,6 +41,10 @@ class Staged:
                 self._device.reach(self._marks[block])
                 self._there[block] = 1
 
+    def fetch_into(self, target: Any, start: int) -> None:
+        self.fetch(start, target.size)
+        target[:] = self.host[start : start + target.size]
+
     def fetch_all(self) -> None:
         self.fetch(0, self._array.nbytes)
 
@@ -66,6 +70,10 @@ class Staged:
 
     def restart(self, ranks: Sequence[int]) -> None:
         self._stored = 0
+
+    def deliver(self, start: int, source: Any) -> None:
+        self.host[start : start + source.size] = source
+        self.store(start, source.size)
 
     def settle(self) -> None:
         self._device.finish()

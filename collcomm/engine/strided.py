@@ -39,6 +39,9 @@ class Strided:
     def fetch(self, start: int, nbytes: int) -> None:
         self._tiles.pack(self.host, start, nbytes)
 
+    def fetch_into(self, target: Any, start: int) -> None:
+        self._tiles.pack_into(target, self.host, start)
+
     def fetch_all(self) -> None:
         self._tiles.pack(self.host, 0, self.host.size)
 
@@ -53,6 +56,9 @@ class Strided:
 
     def store(self, start: int, nbytes: int) -> None:
         self._tiles.unpack(self.host, start, nbytes)
+
+    def deliver(self, start: int, source: Any) -> None:
+        self._tiles.unpack_from(source, self.host, start)
 
     def settle(self) -> None:
         """Packing is done when it returns."""
@@ -90,6 +96,32 @@ class _Tiles:
                 if not self._packed[tile]:
                     self._packed[tile] = 1
                     self._cut[tile].pack(host[self._edges[tile] : self._edges[tile + 1]])
+
+    def pack_into(self, target: Any, host: Any, start: int) -> None:
+        """As `pack`, to ``target``: straight there what lies within it whole, and was not packed before."""
+        tiles, edges = self._tiles(), self._edges
+        end = start + target.size
+        for tile in self._among(start, target.size):
+            first, last = max(start, edges[tile]), min(end, edges[tile + 1])
+            there = self._packed is not None and (not self._packed or self._packed[tile])
+            if not there and last - first == edges[tile + 1] - edges[tile]:
+                tiles[tile].pack(target[first - start : last - start])
+            else:
+                self.pack(host, first, last - first)
+                target[first - start : last - start] = host[first:last]
+
+    def unpack_from(self, source: Any, host: Any, start: int) -> None:
+        """As `unpack`, from ``source``: straight from there what lies within it whole."""
+        tiles, edges = self._tiles(), self._edges
+        end = start + source.size
+        for tile in self._among(start, source.size):
+            first, last = max(start, edges[tile]), min(end, edges[tile + 1])
+            if last - first == edges[tile + 1] - edges[tile]:
+                tiles[tile].unpack(source[first - start : last - start])
+                self.awaited[tile] = 0
+            else:
+                host[first:last] = source[first - start : last - start]
+                self.unpack(host, first, last - first)
 
     def unpack(self, host: Any, start: int, nbytes: int) -> None:
         """These bytes have come; tiles that are whole now are unpacked."""

@@ -27,7 +27,8 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Move:
     """One step, or several that reduce one after the other into the same target. ``sources``: what is copied, or reduced from
-    left to right. ``nbytes`` of all blocks together; ``fresh``: it is the first to write this part of its target."""
+    left to right. ``nbytes`` of all blocks together; ``fresh``: it is the first to write this part of its target, ``final``:
+    and the last, a part of the result."""
 
     action: Action
     nbytes: int = 0
@@ -37,6 +38,7 @@ class Move:
     signals: int = 0  # that a wait waits for, from the start of its block
     lag: int = 0
     fresh: bool = False
+    final: bool = False
 
 
 @dataclass
@@ -78,7 +80,8 @@ def compile_windows(
     signals = sum(step.action is Action.SIGNAL for step in schedule.steps)
     moves: list[Move] = []
     written: set[Span] = set()
-    for step in schedule.steps:
+    last = {step.target: index for index, step in enumerate(schedule.steps)}
+    for index, step in enumerate(schedule.steps):
         private = next((span for span in (step.source, step.target, step.other) if span and span.owner < 0), None)
         edges = bounds[private.buffer] if private is not None else bounds["out" if "out" in bounds else "in"]
         moved = private or step.target  # within windows, the piece that has its cell's number
@@ -93,9 +96,10 @@ def compile_windows(
             step.count,
             step.lag,
             step.target is not None and step.target not in written,
+            step.target is not None and step.target.buffer == "out" and last[step.target] == index,
         )
         if moves and _goes_on(moves[-1], move):
-            moves[-1] = replace(moves[-1], sources=(*moves[-1].sources, *move.sources[1:]))
+            moves[-1] = replace(moves[-1], sources=(*moves[-1].sources, *move.sources[1:]), final=move.final)
         else:
             moves.append(move)
         if step.target is not None:

@@ -24,7 +24,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ from ..transports.base import Window
 from ..transports.window import BASE, CALL, COUNT, EPOCH, FROZEN
 from .attempt import Attempt, Mismatch
 from .memory import HOST, Memory
+from .original import Original
 from .progress import Halted
 from .undo import UndoLog
-from .windowplan import SLOTS, Move, Place, WindowPlan
+from .windowplan import SLOT_BYTES, SLOTS, Move, Place, WindowPlan
 
 _SEQ_MASK = 0xFFFF
 
@@ -71,6 +73,8 @@ class SharedWindows:
         self._slot = 0  # blocks so far: the next one takes the other half of the windows
         self._loose = False  # some rank may still read what the last operation left in the windows
         self._closing: tuple[int, int] | None = None  # (seq, signals) of the operation in hand, if its plan closes
+        self._incoming: Mapping[str, Original] = {}
+        self._outgoing: Original | None = None
         self._rest: tuple[Any, ...] | None = None  # what is left of it for this rank, all signals given
 
     def open(self, attempt: Attempt) -> None:
@@ -104,8 +108,11 @@ class SharedWindows:
         ufunc: np.ufunc | None,
         attempt: Attempt,
         undo: UndoLog | None = None,
+        incoming: Mapping[str, Original] = MappingProxyType({}),
+        outgoing: Original | None = None,
     ) -> None:
-        """The data phase. Raises Halted, Mismatch, LinkBroken."""
+        """The data phase; see `run_streaming` for its arguments. Raises Halted, Mismatch, LinkBroken."""
+        self._incoming, self._outgoing = incoming, outgoing
         last = plan.blocks - 1
         if plan.closing:
             half = (self._slot + last) % SLOTS * plan.slot
@@ -135,6 +142,33 @@ class SharedWindows:
         self._loose = True
         self._traffic["written"] += plan.bytes_written
         self._traffic["read"] += plan.bytes_read
+
+    # -- for what is no plan --------------------------------------------------------------------------------------------
+
+    @property
+    def others(self) -> Sequence[int]:
+        """The other ranks, in the order in which to look at them."""
+        return self._others
+
+    def cell(self, rank: int, block: int) -> Any:
+        """What the window of ``rank`` holds of a block of the operation in hand."""
+        first = (self._slot + block) % SLOTS * SLOT_BYTES
+        return self._windows[rank].data[first : first + SLOT_BYTES]
+
+    def signal(self) -> None:
+        """All that was written so far may be read."""
+        self._own.signal()
+
+    def wait(self, rank: int, signals: int, attempt: Attempt) -> None:
+        """Until ``rank`` has given so many signals for the operation in hand. Raises Halted, Mismatch, LinkBroken."""
+        self._wait(rank, self._done + signals, attempt)
+
+    def pass_over(self, blocks: int) -> None:
+        """So many blocks were written, with a signal each."""
+        self._done += blocks
+        self._slot += blocks
+
+    # -- the end --------------------------------------------------------------------------------------------------------
 
     def commit(self, attempt: Attempt) -> None:
         """At its end this rank knows that all others can come to their results, and will say so. Raises Halted, LinkBroken."""
@@ -194,8 +228,15 @@ class SharedWindows:
         undo: UndoLog | None,
     ) -> None:
         assert move.target is not None
+        if self._incoming and self._fetched(move, start, slot, nbytes, buffers):
+            return
         if undo is not None and move.fresh and move.target.buffer == "out":
             undo.save(move.target.start + start, nbytes)
+        if move.action is Action.COPY and move.final and self._outgoing is not None:
+            self._outgoing.deliver(
+                move.target.start + start, self._memory(move.sources[0], start, slot, nbytes, buffers)
+            )
+            return
         target = self._memory(move.target, start, slot, nbytes, buffers)
         if move.action is Action.COPY:
             self._copy(target, self._memory(move.sources[0], start, slot, nbytes, buffers))
@@ -203,6 +244,21 @@ class SharedWindows:
             assert ufunc is not None
             parts = [self._memory(place, start, slot, nbytes, buffers) for place in move.sources]
             self._reduce(ufunc, dtype, parts, target)
+        if move.final and self._outgoing is not None:
+            self._outgoing.store(move.target.start + start, nbytes)
+
+    def _fetched(self, move: Move, start: int, slot: int, nbytes: int, buffers: Mapping[str, Any]) -> bool:
+        """Fetch what is to be moved and is not there yet; whether that was all, as it went straight to a window."""
+        assert move.target is not None
+        source = move.sources[0]
+        if move.action is Action.COPY and move.target.owner >= 0 and source.buffer in self._incoming:
+            target = self._memory(move.target, start, slot, nbytes, buffers)
+            self._incoming[source.buffer].fetch_into(target, source.start + start)
+            return True
+        for place in (*move.sources, move.target):
+            if place.owner < 0 and place.buffer in self._incoming:
+                self._incoming[place.buffer].fetch(place.start + start, nbytes)
+        return False
 
     def _memory(self, place: Place, start: int, slot: int, nbytes: int, buffers: Mapping[str, Any]) -> Any:
         if place.owner < 0:

@@ -71,7 +71,10 @@ def _one_turn(peer: SimPeer, comm: Communicator, turn: int, state: Array, revisi
     if kind == "split":
         _split(peer, comm, turn)
         return revision
-    state += _collective(peer, comm, kind, turn, rng)
+    if kind == "all_to_all" and turn % 2:
+        state += _exchange(peer, comm, turn, rng.choice(ROWS))
+    else:
+        state += _collective(peer, comm, kind, turn, rng)
     return turn
 
 
@@ -100,6 +103,10 @@ def _collective(peer: SimPeer, comm: Communicator, kind: str, turn: int, rng: ra
         return given(member)[rank * rows : (rank + 1) * rows]
 
     mine = given(me).copy()
+    if turn % 3 == 0:  # in a table, as one of its columns
+        table = np.zeros((mine.size, 3), mine.dtype)
+        table[:, 1] = mine
+        mine = table[:, 1]
     if peer.odd:
         peer.odd, mine = False, mine.astype(np.float32)
     kept = mine.copy()
@@ -128,6 +135,31 @@ def _collective(peer: SimPeer, comm: Communicator, kind: str, turn: int, rng: ra
         assert np.array_equal(result, expected), f"turn {turn}: {kind} in view {comm.view.epoch} {there} is wrong"
     if not in_place:
         assert np.array_equal(mine, kept), f"turn {turn}: a {kind} has changed its input"
+    return sum(there) + turn
+
+
+def _exchange(peer: SimPeer, comm: Communicator, turn: int, rows: int) -> int:
+    """As `_collective`, with arrays of different sizes and strides for each peer."""
+    before = comm.view
+    me = before.ids[comm.rank]
+
+    def given(sender: int, receiver: int) -> Array:
+        return _data(sender + 7 * receiver, turn, (sender * 3 + receiver * 5 + turn) % 4 * rows)
+
+    x = [np.repeat(given(me, other), 1 + rank % 2)[:: 1 + rank % 2] for rank, other in enumerate(before.ids)]
+    out = [np.full((given(other, me).size, 2), -1) for other in before.ids]
+    try:
+        comm.all_to_all(x, out=[table[:, 1] for table in out])
+    except UNIFORM as error:
+        peer.ended(turn, 1, type(error).__name__)
+        raise
+    there = comm.view.ids
+    peer.ended(turn, 1, (comm.view.epoch, there))
+    for other, sent, table in zip(before.ids, x, out, strict=True):
+        assert np.array_equal(sent, given(me, other)), f"turn {turn}: an exchange has changed its input"
+        expected = given(other, me) if other in there else -1
+        assert (table[:, 1] == expected).all(), f"turn {turn}: what {other} has sent is wrong"
+        assert (table[:, 0] == -1).all(), f"turn {turn}: an exchange has written beside its arrays"
     return sum(there) + turn
 
 

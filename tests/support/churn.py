@@ -33,8 +33,10 @@ KINDS = (
     "reduce",
     "gather",
     "scatter",
+    "exchange",
 )
 ROWS = (1, 3, 500, 20_000, 150_000)
+UNTOUCHED = -1.0
 
 
 def data_of(member: int, turn: int, rows: int) -> np.ndarray:
@@ -42,10 +44,40 @@ def data_of(member: int, turn: int, rows: int) -> np.ndarray:
     return ((np.arange(rows, dtype=np.int64) * 7 + member * 31 + turn) % 1000).astype(np.float32)
 
 
+def column_of(table: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """A column of ``table``, three wide, with ``data`` in it."""
+    table[:, 1] = data
+    return table[:, 1]
+
+
+def exchange(comm: collcomm.Communicator, turn: int, rows: int) -> str:
+    """An all_to_all with a layout for each peer: some nothing, some every other element."""
+    before = comm.view
+    me = before.ids[comm.rank]
+
+    def given(sender: int, receiver: int) -> np.ndarray:
+        return data_of(sender + 7 * receiver, turn, (sender * 3 + receiver * 5 + turn) % 4 * rows)
+
+    pieces = [given(me, other) for other in before.ids]
+    x = [piece if rank % 2 else np.repeat(piece, 2)[::2] for rank, piece in enumerate(pieces)]
+    out = [np.full((given(other, me).size, 2), UNTOUCHED, np.float32) for other in before.ids]
+    assert comm.all_to_all(x, out=[table[:, 1] for table in out]) is not None
+    there = comm.view.ids
+    for member, sent, piece, table in zip(before.ids, x, pieces, out, strict=True):
+        np.testing.assert_array_equal(sent, piece)
+        np.testing.assert_array_equal(table[:, 1], given(member, me) if member in there else UNTOUCHED)
+        assert (table[:, 0] == UNTOUCHED).all()
+    return "exchange"
+
+
 def one_turn(comm: collcomm.Communicator, turn: int) -> str:
     """Run the collective of ``turn`` and compare its result with what numpy makes of the contributors' data."""
     rng = random.Random(turn)
     kind, rows = rng.choice(KINDS), rng.choice(ROWS)
+    if kind == "exchange":
+        if isinstance(comm, collcomm.Communicator):
+            return exchange(comm, turn, rows)
+        kind = "all_to_all"  # on devices
     before = comm.view
     me = before.ids[comm.rank]
     root = rng.randrange(1000) % before.size
@@ -60,6 +92,8 @@ def one_turn(comm: collcomm.Communicator, turn: int) -> str:
         return given(member)[rank * rows : (rank + 1) * rows]
 
     mine = given(me)
+    if turn % 3 == 0:
+        mine = column_of(np.zeros((mine.size, 3), np.float32), mine)
     kept = mine.copy()
     in_place = kind == "all_reduce" and turn % 2 == 0
     try:
