@@ -45,6 +45,7 @@ def strided_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
             chosen = [tuning.method(nbytes, nbytes // run, direction).value for direction in Direction]
             halves = {name: [took / 2 for took in found] for name, found in times.items()}
             emit(event="times", nbytes=nbytes, run=run, chosen=chosen, times=halves)
+    comm.barrier()
     comm.leave()
 
 
