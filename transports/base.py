@@ -55,7 +55,7 @@ class Stream(Protocol):
         """Read up to ``len(target)`` bytes; waits a few milliseconds at most; 0 when nothing came."""
 
     def receive_several(self, targets: Sequence[memoryview]) -> int:
-        """As `receive`, into one after the other, `MAX_BUFFERS` of them at most; perhaps into the first only."""
+        """As `receive`, into one after the other, `MAX_BUFFERS` of them at most, none empty; perhaps into the first only."""
 
     def try_receive(self, target: memoryview) -> int:
         """Read what is there; 0 when nothing is. Raises LinkBroken at the end of the stream."""

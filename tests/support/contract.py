@@ -16,7 +16,7 @@ import numpy as np
 
 import collcomm
 from tests.support.samples import DTYPES, ops_for, reduced, sample
-from tests.support.strided import items, lists, strides
+from tests.support.strided import items, lists, messages, strides
 
 Comm = collcomm.Communicator
 equal = np.testing.assert_array_equal
@@ -319,6 +319,7 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
         strides,
         items,
         lists,
+        messages,
         asynchronous,
         objects,
         point_to_point,
@@ -330,4 +331,6 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
     )
 }
 ALONE = ("reductions", "kinds", "large", "bits", "strides", "asynchronous")  # those that need no second rank
-ON_DEVICES = tuple(name for name in CONTRACT if name not in ("items", "lists"))  # datatypes there are to come
+ON_DEVICES = tuple(
+    name for name in CONTRACT if name not in ("items", "lists", "messages")
+)  # datatypes there are to come
