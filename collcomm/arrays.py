@@ -37,7 +37,7 @@ class HostArray:
         if type(value) is TypedBuffer:
             self._items = value
             self.dtype, self.writable = value.dtype, value.writable
-            self.shape: tuple[int, ...] = (value.count, value.datatype.size // value.dtype.itemsize)
+            self.shape: tuple[int, ...] = value.shape
             self._take(value.packing)
             return
         array = value if type(value) is np.ndarray else as_numpy(value, what)
@@ -66,8 +66,9 @@ class HostArray:
         return self.shape if self._items is None or self._items.count != 1 else self.shape[1:]
 
     def require_elements(self, what: str) -> None:
-        if self._items is not None and self._items.datatype.element is None:
-            raise TypeError(f"{what}: {self._items.datatype} has elements of several dtypes, which cannot be reduced")
+        """Raises TypeError where there is nothing to be reduced elementwise."""
+        if self._items is not None:
+            self._items.require_elements(what)
 
     @property
     def packing(self) -> HostPacking | ElementPacking:

@@ -10,7 +10,8 @@ import numpy as np
 
 from .blocks import checked_counts, elements, items_of_block, items_of_whole, rows_of_block, rows_of_whole
 from .datatypes import Datatype
-from .devicearrays import AnyArray, DeviceArray, array_of
+from .devicearrays import AnyArray, DeviceArray, array_of, is_on_device
+from .deviceparts import DeviceParts
 from .engine import AnyGroup, AnySession, Operation, Request, request
 from .errors import CommunicatorClosed
 from .invocation import conclude, operation_of, target_of
@@ -255,11 +256,18 @@ class Communicator(Participant):
     def _all_to_all_parts(self, x: Sequence[Any], out: Any, async_op: bool, timeout: float | None) -> Any:
         if not isinstance(out, list | tuple):
             raise ValueError("all_to_all of a list of arrays needs a list of arrays, one per rank, for out")
-        given, target = HostParts(x, "x", self.size), HostParts(out, "out", self.size)
+        given, target = self._parts(x, "x"), self._parts(out, "out")
         target.require_writable("out")
-        given.part_from(target)
+        if isinstance(given, HostParts) != isinstance(target, HostParts):
+            raise TypeError("all_to_all: x and out must lie both in host memory, or both on the device")
+        given.part_from(target)  # type: ignore[arg-type]
         asked = request("all_to_all", given.dtype, sends=given.sizes, receives=target.sizes)
         return self._run(asked, given, target, target.shape, async_op, timeout)
+
+    def _parts(self, values: Sequence[Any], what: str) -> HostParts | DeviceParts:
+        if any(is_on_device(value) for value in values):
+            return DeviceParts(values, what, self.size, self._session.device, gives=what == "x")
+        return HostParts(values, what, self.size)
 
     def broadcast(
         self,
@@ -330,7 +338,7 @@ class Communicator(Participant):
                 raise error
             if isinstance(target, DeviceArray):
                 target.stage().conclude(target.flat.nbytes)
-                target.write_back()
+                target.write_back(())
             return out
 
         return self._point.receive(target, src, tag, async_op, self._seconds(timeout), arrived)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .arrays import HostArray
 from .datatypes import Datatype, TypedBuffer
+from .datatypes.devicepacking import packer_for
+from .datatypes.layout import Run
+from .datatypes.overlap import has_overlap
+from .datatypes.packing import check_reach
 from .engine import Staged
 from .engine.reduction import is_supported
 from .errors import UnsupportedTransport
@@ -38,7 +43,7 @@ class DeviceArray:
         return self.shape
 
     def require_elements(self, what: str) -> None:
-        """It has."""
+        """Raises TypeError where there is nothing to be reduced elementwise."""
 
     def stage(self) -> Staged:
         """From now on, ``flat`` is a copy in host memory, to be fetched and stored."""
@@ -60,8 +65,8 @@ class DeviceArray:
             self.device.finish()
             self.flat = self._memory = copy
 
-    def write_back(self) -> None:
-        """Copy the elements to where the caller's non-contiguous array lies."""
+    def write_back(self, ranks: Sequence[int]) -> None:
+        """Copy the elements to where the caller's non-contiguous array lies. ``ranks``: whose blocks have come."""
         if self.is_copy:
             self.device.assign(self._array, self._memory)
             self.device.finish()
@@ -75,7 +80,73 @@ class DeviceArray:
         return DeviceArray(self.device.blank(self.value, shape, self.dtype), "out", self.device)
 
 
+class DeviceItems(DeviceArray):
+    """Items of a datatype in a buffer on a device: packed there when this is made, unpacked by `write_back`."""
+
+    def __init__(self, items: TypedBuffer, what: str, device: Device):
+        self.value: Any = items
+        self.device = device
+        self.original = None
+        self._items = items
+        buffer = device.accept(items.buffer, what)
+        if buffer.copied:
+            raise ValueError(
+                f"{what}: the buffer of a datatype must be contiguous: its bytes are what the datatype counts"
+            )
+        self._same = buffer.dtype == items.dtype
+        self._writable = buffer.writable
+        self._strided = buffer.flat.view(np.uint8)
+        self.dtype, self.shape, self.ready = items.dtype, items.shape, buffer.ready
+        layout = items.layout
+        check_reach(layout, items.offset, self._strided.nbytes)
+        self.is_copy = layout.size > 0 and not isinstance(layout, Run)
+        if self.is_copy:
+            packed = device.empty(layout.size, np.dtype(np.uint8))
+            device.follow(self.ready)
+            device.run(
+                lambda module, stream: packer_for(module, stream).pack(layout, self._strided, packed, items.offset)
+            )
+            self.ready = device.mark()
+        else:
+            packed = self._strided[items.offset + layout.low : items.offset + layout.high]
+        self.flat = self._memory = packed.view(self.dtype)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        return self.shape if self.shape[0] != 1 else self.shape[1:]
+
+    def require_elements(self, what: str) -> None:
+        self._items.require_elements(what)
+
+    def require_writable(self, what: str) -> None:
+        super().require_writable(what)
+        if has_overlap(self._items.layout):
+            raise ValueError(f"{what} has some of its bytes twice, so that nothing can be received there")
+
+    def write_back(self, ranks: Sequence[int]) -> None:
+        if self.is_copy:
+            items, packed = self._items, self._memory.view(np.uint8)
+            self.device.run(
+                lambda module, stream: packer_for(module, stream).unpack(
+                    items.layout, packed, self._strided, items.offset
+                )
+            )
+            self.device.finish()
+
+    def like(self, flat: Any, shape: tuple[int, ...]) -> Any:
+        array = self._memory[: flat.size].reshape(shape)
+        return self.device.present(array, self._items.buffer) if self._same else array
+
+    def blank(self, shape: tuple[int, ...]) -> DeviceArray:
+        return DeviceArray(self.device.blank(self._items.buffer, shape, self.dtype), "out", self.device)
+
+
 AnyArray = HostArray | DeviceArray
+
+
+def is_on_device(value: Any) -> bool:
+    """Whether an argument, array or typed buffer, lies on a device."""
+    return type(value) is not np.ndarray and lies_on_device(value.buffer if type(value) is TypedBuffer else value)
 
 
 def array_of(
@@ -83,7 +154,7 @@ def array_of(
 ) -> AnyArray:
     """An array argument, or ``items`` of ``datatype`` in it. Raises TypeError for what is none, ValueError for a buffer that
     does not hold so many, UnsupportedTransport where there is no way to its memory."""
-    if type(value) is not np.ndarray and lies_on_device(value.buffer if type(value) is TypedBuffer else value):
+    if is_on_device(value):
         return _on_device(value, what, device, datatype, items)
     return HostArray(value, what) if datatype is None else HostArray.of_items(datatype, value, items, what)
 
@@ -96,6 +167,10 @@ def _on_device(value: Any, what: str, device: Device | None, datatype: Datatype 
             raise UnsupportedTransport(
                 f"{what} lies in device memory: {error}; or pass a copy in host memory"
             ) from None
-    if datatype is not None or type(value) is TypedBuffer:
-        raise UnsupportedTransport(f"{what} is a buffer of a datatype in device memory: pass a view with strides")
-    return DeviceArray(value, what, device)
+    if type(value) is TypedBuffer:
+        return DeviceItems(value, what, device)
+    if datatype is None:
+        return DeviceArray(value, what, device)
+    array = DeviceItems(datatype.over(value, items), what, device)
+    array.value = value
+    return array

@@ -102,7 +102,7 @@ def conclude(
         return None
     if target is not None:
         if isinstance(target, DeviceArray):
-            target.write_back()
+            target.write_back(operation.alive(operation.view))
         whole = flat.size == target.flat.size
         return target.value if whole else target.like(target.flat[: flat.size], (-1, *shape[1:]))
     assert given is not None

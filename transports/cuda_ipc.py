@@ -150,7 +150,7 @@ class CudaDevice:
     def blank(self, template: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Of the pool of its framework, on the stream that is current there."""
         if is_tensor(template):
-            return template.new_empty(shape)
+            return template.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype.name))
         with self._reported(), self._device:
             return self._cupy.empty(shape, dtype)
 
@@ -231,6 +231,14 @@ class CudaDevice:
     def divide(self, target: Memory, divisor: int) -> None:
         with self._queue():
             self._cupy.divide(target, target.dtype.type(divisor), out=target)
+
+    def run(self, work: Callable[[Any, Any], None]) -> None:
+        with self._queue():
+            try:
+                work(self._cupy, self._stream)
+            except self._cupy.cuda.compiler.CompileException as error:
+                self._failure = DeviceFailed(f"the GPU {self.name} has no kernel for this: {error}")
+                raise self._failure from None
 
     # -- order ----------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ Counts, and what tells the others how to open the memory (the *letter*), lie in 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -98,6 +98,9 @@ class Device(Protocol):
     def reduce(self, ufunc: np.ufunc, dtype: np.dtype[Any], parts: Sequence[Memory], target: Memory) -> None: ...
 
     def divide(self, target: Memory, divisor: int) -> None: ...
+
+    def run(self, work: Callable[[Any, Any], None]) -> None:
+        """Other work, put in the queue: ``work(module, stream)`` with the module whose arrays the device's are."""
 
     def follow(self, mark: Mark) -> None:
         """What is asked for from now on comes after ``mark``."""

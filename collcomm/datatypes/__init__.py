@@ -14,6 +14,7 @@ from .constructors import (
     vector,
 )
 from .datatype import Datatype
+from .mpi import from_mpi, to_mpi
 from .strided import Dim, StridedBlock
 from .strides import of_array, of_strides
 from .typedbuffer import TypedBuffer
@@ -25,6 +26,7 @@ __all__ = [
     "TypedBuffer",
     "as_datatype",
     "contiguous",
+    "from_mpi",
     "hindexed",
     "hindexed_block",
     "hvector",
@@ -35,5 +37,6 @@ __all__ = [
     "resized",
     "struct",
     "subarray",
+    "to_mpi",
     "vector",
 ]

@@ -58,10 +58,29 @@ def layout_of(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -
 
 def concatenate(layouts: Iterable[Layout]) -> Layout:
     """One after the other. Raises ValueError where that has too many pieces."""
-    parts = [layout for layout in layouts if layout.size]
+    parts = list[Layout]()
+    for layout in layouts:
+        if not layout.size:
+            continue
+        continued = _continued(parts[-1], layout) if parts else None
+        if continued is None:
+            parts.append(layout)
+        else:
+            parts[-1] = continued
     if len(parts) <= 1:
         return parts[0] if parts else EMPTY
     return of_runs(*all_runs(Several(tuple(parts))))
+
+
+def _continued(layout: Layout, more: Layout) -> Layout | None:
+    """Both as one, if ``more`` is what comes next when ``layout`` goes on repeating: so that many repetitions can be given in
+    parts."""
+    if not isinstance(layout, Repeat):
+        return None
+    times, body = (more.count, more.body) if isinstance(more, Repeat) and more.stride == layout.stride else (1, more)
+    if body != layout.body.shifted(layout.count * layout.stride):
+        return None
+    return Repeat(layout.count + times, layout.stride, layout.body)
 
 
 def of_runs(starts: Offsets, sizes: Offsets) -> Layout:

@@ -2,19 +2,25 @@
 the old type. Wherever a datatype is expected, a numpy dtype (or its name, or a scalar type) does as well; one with fields is a
 struct.
 
-Errors: ValueError for negative counts, lists of unequal length, and layouts without a regular form in too many pieces.
+Errors: ValueError for negative counts, lists of unequal length, offsets beyond 2**62 bytes, and layouts without a regular form
+in too many pieces; TypeError for what is no whole number, or no dtype.
+
+Bounds are those of the standard: of the type map itself, padded to the alignment of its elements, or, where parts of it have
+been resized, the outermost bounds of these parts alone. (Open MPI 5 takes bounds of the parts in any case: it counts the padding
+of an inner type to the elements of the outer one, and the origin of parts that are empty.)
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .canonical import concatenate, of_runs, repeat
-from .datatype import Datatype
+from .datatype import MAX_BYTES, Datatype, check_reach
 from .layout import EMPTY, Layout, Run, all_runs, check_runs
 
 Old = Datatype | Any  # a datatype, or what numpy takes for a dtype
@@ -25,6 +31,8 @@ def as_datatype(old: Old) -> Datatype:
     """``old`` itself, or the datatype of one numpy element."""
     if isinstance(old, Datatype):
         return old
+    if old is None:  # numpy would read it as float64
+        raise TypeError("None is no datatype; name the dtype of the elements")
     dtype = np.dtype(old)
     if dtype.hasobject:
         raise TypeError(f"{dtype} holds Python objects, which have no bytes to send")
@@ -53,45 +61,46 @@ def hvector(count: int, blocklength: int, stride: int, old: Old) -> Datatype:
     """``count`` blocks of ``blocklength`` items, ``stride`` bytes apart."""
     old = as_datatype(old)
     count, blocklength = _count(count, "count"), _count(blocklength, "blocklength")
-    block = repeat(old.layout, blocklength, old.extent)
-    corners = [
-        row * stride + item * old.extent
-        for row in {0, max(0, count - 1)}
-        for item in {0, max(0, blocklength - 1)}
-        if count and blocklength
-    ]
-    return _built(repeat(block, count, stride), old, corners, corners)
+    stride = _whole(stride, "stride")
+    layout = repeat(repeat(old.layout, blocklength, old.extent), count, stride)
+    if not (count and blocklength):
+        return _built(layout, old, [])
+    down, across = (count - 1) * stride, (blocklength - 1) * old.extent
+    return _built(layout, old, [0, down, across, down + across])
 
 
 def indexed(blocklengths: Numbers, displacements: Numbers, old: Old) -> Datatype:
     """Blocks of so many items, so many extents from the origin."""
     old = as_datatype(old)
-    return hindexed(blocklengths, _numbers(displacements, "displacements") * old.extent, old)
+    starts = _numbers(displacements, "displacements", abs(old.extent))
+    return hindexed(blocklengths, starts * old.extent, old)
 
 
 def hindexed(blocklengths: Numbers, displacements: Numbers, old: Old) -> Datatype:
     """Blocks of so many items, so many bytes from the origin."""
     old = as_datatype(old)
-    lengths, starts = _numbers(blocklengths, "blocklengths"), _numbers(displacements, "displacements")
+    lengths = _numbers(blocklengths, "blocklengths", abs(old.extent))
+    starts = _numbers(displacements, "displacements")
     if len(lengths) != len(starts):
         raise ValueError(f"there are {len(lengths)} blocklengths and {len(starts)} displacements; give as many of both")
     if len(lengths) and lengths.min() < 0:
         raise ValueError(f"blocklengths must not be negative, as {lengths.min()} is")
     starts, lengths = starts[lengths > 0], lengths[lengths > 0]
+    if not len(starts):
+        return _built(EMPTY, old, [])
     ends = starts + (lengths - 1) * old.extent
-    first, last = (starts, ends) if old.extent >= 0 else (ends, starts)
-    corners = [int(first.min()), int(last.max())] if len(starts) else []
-    return _built(_blocks(lengths, starts, old), old, corners, corners)
+    corners = [int(starts.min()), int(starts.max()), int(ends.min()), int(ends.max())]
+    return _built(_blocks(lengths, starts, old), old, corners)
 
 
 def indexed_block(blocklength: int, displacements: Numbers, old: Old) -> Datatype:
     """Blocks of ``blocklength`` items each, so many extents from the origin."""
-    return indexed([blocklength] * len(displacements), displacements, old)
+    return indexed([_count(blocklength, "blocklength")] * len(displacements), displacements, old)
 
 
 def hindexed_block(blocklength: int, displacements: Numbers, old: Old) -> Datatype:
     """Blocks of ``blocklength`` items each, so many bytes from the origin."""
-    return hindexed([blocklength] * len(displacements), displacements, old)
+    return hindexed([_count(blocklength, "blocklength")] * len(displacements), displacements, old)
 
 
 def struct(blocklengths: Sequence[int], displacements: Sequence[int], olds: Sequence[Old]) -> Datatype:
@@ -102,17 +111,19 @@ def struct(blocklengths: Sequence[int], displacements: Sequence[int], olds: Sequ
             f"datatypes; give as many of each"
         )
     parts = []
-    for length, start, given in zip(blocklengths, displacements, olds, strict=True):
-        old = as_datatype(given)
+    for length, given_start, given in zip(blocklengths, displacements, olds, strict=True):
+        start, old = _whole(given_start, "displacement"), as_datatype(given)
         if _count(length, "blocklength"):
-            parts.append((contiguous(length, old), int(start)))
+            parts.append((contiguous(length, old), start))
+    there = [(part.layout.low + start, part.layout.high + start) for part, start in parts if part.size]
+    if there:
+        check_reach(min(low for low, _ in there), max(high for _, high in there))
     layout = concatenate(part.layout.shifted(start) for part, start in parts)
     elements = {part.element for part, _ in parts if part.size}
     alignment = max((part.alignment for part, _ in parts), default=1)
     element = elements.pop() if len(elements) == 1 else None
-    lower = [(part.lb + start, part.lb_given) for part, start in parts]
-    upper = [(part.ub + start, part.ub_given) for part, start in parts]
-    return _bounded(layout, element, alignment, lower, upper)
+    given_bounds = [(part.lb + start, part.ub + start) for part, start in parts if part.bounds_given]
+    return _bounded(layout, element, alignment, given_bounds)
 
 
 def subarray(
@@ -125,34 +136,42 @@ def subarray(
         raise ValueError(
             f"sizes, subsizes and starts must be equally long, and not empty: {sizes}, {subsizes}, {starts}"
         )
-    for size, subsize, start in zip(sizes, subsizes, starts, strict=True):
+    dims = [
+        tuple(_whole(value, "a size or start") for value in dim) for dim in zip(sizes, subsizes, starts, strict=True)
+    ]
+    for size, subsize, start in dims:
         if not (0 < subsize <= size and 0 <= start <= size - subsize):
             raise ValueError(f"{subsize} items from {start} on are not within a dimension of {size}")
     if order not in ("C", "F"):
         raise ValueError(f"order must be 'C' or 'F', not {order!r}")
     layout, pitch, offset = old.layout, old.extent, 0
-    dims = list(zip(sizes, subsizes, starts, strict=True))
     for size, subsize, start in dims if order == "F" else reversed(dims):
         layout = repeat(layout, subsize, pitch)
         offset += start * pitch
         pitch *= size
-    return Datatype(layout.shifted(offset), 0, pitch, old.element, old.alignment, True, True)
+    return Datatype(layout.shifted(offset), 0, pitch, old.element, old.alignment, True)
 
 
 def resized(old: Old, lb: int, extent: int) -> Datatype:
     """The same item with other bounds."""
     old = as_datatype(old)
-    return Datatype(old.layout, int(lb), int(extent), old.element, old.alignment, True, True)
+    return Datatype(old.layout, _whole(lb, "lb"), _whole(extent, "extent"), old.element, old.alignment, True)
 
 
 def _blocks(lengths: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], old: Datatype) -> Layout:
     """``lengths`` items of ``old`` at ``starts``."""
-    if not len(starts):
+    if not old.size:
         return EMPTY
+    ends = starts + (lengths - 1) * old.extent
+    check_reach(
+        min(int(starts.min()), int(ends.min())) + old.layout.low,
+        max(int(starts.max()), int(ends.max())) + old.layout.high,
+    )
     if old.layout == Run(0, old.extent):
         return of_runs(starts, lengths * old.extent)
     if len(starts) == 1:
         return repeat(old.layout, int(lengths[0]), old.extent).shifted(int(starts[0]))
+    check_runs(int(lengths.max()))  # so that the sum is one of 64 bits
     check_runs(int(lengths.sum()) * old.layout.runs)
     before = np.repeat(np.cumsum(lengths) - lengths, lengths)
     items = np.repeat(starts, lengths) + (np.arange(len(before)) - before) * old.extent
@@ -160,43 +179,50 @@ def _blocks(lengths: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], old: Da
     return of_runs((items[:, None] + inner).reshape(-1), np.tile(sizes, len(items)))
 
 
-def _built(layout: Layout, old: Datatype, lower: list[int], upper: list[int]) -> Datatype:
+def _built(layout: Layout, old: Datatype, corners: list[int]) -> Datatype:
     """Of copies of ``old``, the outermost at these offsets."""
-    return _bounded(
-        layout,
-        old.element,
-        old.alignment,
-        [(old.lb + offset, old.lb_given) for offset in lower],
-        [(old.ub + offset, old.ub_given) for offset in upper],
-    )
+    given_bounds = [(old.lb + offset, old.ub + offset) for offset in corners if old.bounds_given]
+    return _bounded(layout, old.element, old.alignment, given_bounds)
 
 
 def _bounded(
-    layout: Layout,
-    element: np.dtype[Any] | None,
-    alignment: int,
-    lower: list[tuple[int, bool]],
-    upper: list[tuple[int, bool]],
+    layout: Layout, element: np.dtype[Any] | None, alignment: int, given_bounds: list[tuple[int, int]]
 ) -> Datatype:
-    """With MPI's bounds: where one of the parts was resized, only the resized ones count; else the extent is padded to what
-    the elements' alignment asks for."""
-    lb_given, ub_given = any(given for _, given in lower), any(given for _, given in upper)
-    lb = min((bound for bound, given in lower if given or not lb_given), default=0)
-    ub = max((bound for bound, given in upper if given or not ub_given), default=0)
-    if not ub_given:
-        ub += -(ub - lb) % alignment
-    return Datatype(layout, lb, ub - lb, element, alignment, lb_given, ub_given)
+    """With MPI's bounds. ``given_bounds``: lower and upper ones of parts that have been resized."""
+    if given_bounds:
+        lb = min(lower for lower, _ in given_bounds)
+        ub = max(upper for _, upper in given_bounds)
+        return Datatype(layout, lb, ub - lb, element, alignment, True)
+    if not layout.size:
+        return Datatype(layout, 0, 0, element)
+    span = layout.high - layout.low
+    return Datatype(layout, layout.low, span + -span % alignment, element, alignment)
+
+
+def _whole(value: int, what: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be a whole number, not {value!r}") from None
 
 
 def _count(value: int, what: str) -> int:
-    number = int(value)
-    if number < 0 or number != value:
-        raise ValueError(f"{what} must be a number from 0, not {value!r}")
+    number = _whole(value, what)
+    if number < 0:
+        raise ValueError(f"{what} must not be negative, as {value} is")
     return number
 
 
-def _numbers(values: Numbers, what: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _numbers(values: Numbers, what: str, extent: int = 1) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """As an array of 64 bits, in which multiples of ``extent`` will find room, too."""
     array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"{what} must be a list of whole numbers, not {values!r}")
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuO"):
+        raise TypeError(f"{what} must be a list of whole numbers, not {values!r}")
+    if not array.size:
+        return np.empty(0, np.int64)
+    if array.dtype.kind == "O":  # for one, numbers that numpy has no room for
+        array = np.array([_whole(value, what) for value in array], object)
+    low, high = int(array.min()), int(array.max())
+    if max(-low, high) * max(1, extent) > MAX_BYTES:
+        raise ValueError(f"{what} may reach over {MAX_BYTES} bytes at most, not from {low} to {high} times {extent}")
     return array.astype(np.int64)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .typedbuffer import TypedBuffer
 
 MAX_BYTES = 1 << 62  # so that no sum of offsets leaves 64 bits
-MAX_DEPTH = 32  # dimensions of one box
+MAX_DEPTH = 30  # dimensions of one box: numpy 1 has 32, and items in a row and elements in a run take one each
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,10 @@ class Datatype:
     extent: int
     element: np.dtype[Any] | None
     alignment: int = field(default=1, compare=False)  # of the elements, to which MPI pads extents
-    lb_given: bool = field(default=False, compare=False)  # by resized: bounds of what is built of it come from it alone
-    ub_given: bool = field(default=False, compare=False)
+    bounds_given: bool = field(default=False, compare=False)  # those of what is built of it come from its own alone
 
     def __post_init__(self) -> None:
-        reach = (self.layout.low, self.layout.high, self.lb, self.ub, self.layout.size)
-        if max(map(abs, reach)) > MAX_BYTES:
-            raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {max(map(abs, reach))}")
+        check_reach(self.layout.low, self.layout.high, self.lb, self.ub, self.extent, self.layout.size)
         if self.layout.depth > MAX_DEPTH:
             raise ValueError(f"a datatype may have {MAX_DEPTH} nested dimensions at most, not {self.layout.depth}")
 
@@ -82,7 +79,9 @@ class Datatype:
 
     def items(self, count: int) -> Layout:
         """The layout of ``count`` items in a row."""
-        return repeat(self.layout, count, self.extent)
+        layout = repeat(self.layout, count, self.extent)
+        check_reach(layout.low, layout.high, layout.size)
+        return layout
 
     def over(self, buffer: Any, count: int = 1, offset: int = 0) -> TypedBuffer:
         """``count`` items in ``buffer``, the first with its origin at byte ``offset``: stands where an array can."""
@@ -96,3 +95,10 @@ class Datatype:
 
 
 _BYTE = np.dtype(np.uint8)
+
+
+def check_reach(low: int, high: int, *others: int) -> None:
+    """Raises ValueError where something is more than `MAX_BYTES` away: from the origin, or one end from the other."""
+    furthest = max(map(abs, (low, high, high - low, *others)))
+    if furthest > MAX_BYTES:
+        raise ValueError(f"a datatype may reach over {MAX_BYTES} bytes at most, not {furthest}")

@@ -9,6 +9,7 @@ and pieces without order. A second thread was tried, too: it gains on an idle ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -118,7 +119,8 @@ def _indexed(layout: Layout) -> Iterator[IndexedCopy]:
 
 def _strided(block: StridedBlock) -> Iterator[StridedCopy]:
     if block.nbytes > MAX_VOID:
-        block = block._replace(nbytes=1, dims=(*block.dims, Dim(block.nbytes, 1, 1)))
+        word = math.gcd(block.nbytes, max(_WORDS))  # holds whole elements, whatever they are
+        block = block._replace(nbytes=word, dims=(*block.dims, Dim(block.nbytes // word, word, word)))
     copy = StridedCopy(
         _unit(block.nbytes),
         tuple(dim.count for dim in block.dims),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
-from .layout import MAX_RUNS, Layout, Offsets, all_runs, strided_blocks
-from .strided import StridedBlock
+from .layout import MAX_RUNS, Layout, Offsets, Repeat, Run, all_runs
 
 Placed = tuple[int, Layout]  # the address of the origin
 
@@ -16,29 +16,51 @@ Placed = tuple[int, Layout]  # the address of the origin
 @lru_cache(maxsize=1024)
 def has_overlap(layout: Layout) -> bool:
     """Whether a byte occurs twice. Raises ValueError where that cannot be found out."""
-    blocks = strided_blocks(layout)
-    if len(blocks) == 1 and _nests(blocks[0]):
+    if isinstance(layout, Run):
         return False
     if layout.size > layout.high - layout.low:
         return True
+    if isinstance(layout, Repeat):
+        entangled = _entangled(layout)
+        if entangled is not layout:
+            return has_overlap(entangled)
+    elif _apart(layout.parts):
+        return any(has_overlap(part) for part in layout.parts)
     starts, sizes = all_runs(layout)
     order = np.argsort(starts, kind="stable")
     starts, sizes = starts[order], sizes[order]
     return bool(np.any(starts[:-1] + sizes[:-1] > starts[1:]))
 
 
-def _nests(block: StridedBlock) -> bool:
-    """Whether each dimension steps over all that the smaller ones reach."""
-    reach = block.nbytes
-    for dim in sorted(block.dims, key=lambda dim: abs(dim.stride)):
+def _entangled(layout: Layout) -> Layout:
+    """Without the dimensions that step over all that the smaller ones reach."""
+    dims = list[Repeat]()
+    core = layout
+    while isinstance(core, Repeat):
+        dims.append(core)
+        core = core.body
+    dims.sort(key=lambda dim: abs(dim.stride))
+    reach, needed = core.high - core.low, 0
+    for number, dim in enumerate(dims, 1):
         if abs(dim.stride) < reach:
-            return False
+            needed = number
         reach += abs(dim.stride) * (dim.count - 1)
-    return True
+    if needed == len(dims):
+        return layout
+    for dim in dims[:needed]:
+        core = Repeat(dim.count, dim.stride, core)
+    return core
+
+
+def _apart(parts: tuple[Layout, ...]) -> bool:
+    """Whether each reaches less far than the next begins."""
+    inorder = sorted(parts, key=lambda part: part.low)
+    return all(one.high <= other.low for one, other in pairwise(inorder))
 
 
 def are_apart(ones: Sequence[Placed], others: Sequence[Placed]) -> bool:
     """Whether no byte belongs to one of ``ones`` and to one of ``others``. False where that would take too long to find out."""
+    ones, others = ([one for one in side if one[1].size] for side in (ones, others))
     if not ones or not others:
         return True
     if max(a + one.high for a, one in ones) <= min(a + other.low for a, other in others):

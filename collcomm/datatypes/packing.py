@@ -14,6 +14,15 @@ from .layout import Layout, Run, tiles
 from .overlap import Placed, has_overlap
 
 
+def check_reach(layout: Layout, origin: int, nbytes: int) -> None:
+    """Raises ValueError where a layout with its origin at byte ``origin`` reaches out of a memory of ``nbytes``."""
+    if layout.size and not (origin + layout.low >= 0 and origin + layout.high <= nbytes):
+        raise ValueError(
+            f"the datatype reaches from byte {origin + layout.low} to {origin + layout.high} of a buffer of "
+            f"{nbytes} bytes; give a larger buffer, fewer items, or another offset"
+        )
+
+
 class HostPacking:
     """A layout in memory of this process, to be packed and unpacked as often as you like.
 
@@ -24,11 +33,7 @@ class HostPacking:
     __slots__ = ("_address", "_copies", "in_place", "layout", "memory", "origin")
 
     def __init__(self, layout: Layout, memory: Bytes, origin: int = 0):
-        if layout.size and not (origin + layout.low >= 0 and origin + layout.high <= memory.size):
-            raise ValueError(
-                f"the datatype reaches from byte {origin + layout.low} to {origin + layout.high} of a buffer of "
-                f"{memory.size} bytes; give a larger buffer, fewer items, or another offset"
-            )
+        check_reach(layout, origin, memory.size)
         self.layout, self.memory, self.origin = layout, memory, origin
         self.in_place: Bytes | None = None
         if isinstance(layout, Run) or not layout.size:

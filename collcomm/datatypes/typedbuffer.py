@@ -10,6 +10,7 @@ import numpy as np
 from ..hostviews import as_numpy
 from .datatype import Datatype
 from .hostcopies import Bytes
+from .layout import Layout
 from .packing import HostPacking
 
 
@@ -38,10 +39,25 @@ class TypedBuffer:
         """Of the packed elements."""
         return self.datatype.wire_dtype
 
+    @property
+    def layout(self) -> Layout:
+        """Of all items."""
+        return self.datatype.items(self.count)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Items, and packed elements of each."""
+        return self.count, self.datatype.size // self.dtype.itemsize
+
+    def require_elements(self, what: str) -> None:
+        """Raises TypeError where there is nothing to be combined elementwise."""
+        if self.datatype.element is None:
+            raise TypeError(f"{what}: {self.datatype} has elements of several dtypes, which cannot be reduced")
+
     @cached_property
     def packing(self) -> HostPacking:
         """For a buffer in host memory. Raises TypeError, ValueError (not contiguous, too small)."""
-        return HostPacking(self.datatype.items(self.count), bytes_of(self.buffer), self.offset)
+        return HostPacking(self.layout, bytes_of(self.buffer), self.offset)
 
     @property
     def writable(self) -> bool:
@@ -66,10 +82,9 @@ class TypedBuffer:
             raise ValueError(f"{self.datatype} names some bytes twice, so that nothing can be put there")
         if ufunc is None:
             self.packing.unpack(self._row(data))
-        elif self.datatype.element is None:
-            raise TypeError(f"{self.datatype} has elements of several dtypes, which cannot be combined")
         else:
-            self.packing.unpack_reduce(self._row(data), ufunc, self.datatype.element)
+            self.require_elements("unpack")
+            self.packing.unpack_reduce(self._row(data), ufunc, self.dtype)
 
     def _row(self, data: Any) -> Bytes:
         row = bytes_of(data)

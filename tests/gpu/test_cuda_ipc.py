@@ -11,7 +11,7 @@ import pytest
 import collcomm
 from collcomm.bench.launch import Peers
 from tests.support.churn import Churn
-from tests.support.contract import CONTRACT, ON_DEVICES
+from tests.support.contract import CONTRACT
 from tests.support.cupyarrays import on_gpu
 from tests.support.peers import run_peers
 
@@ -30,7 +30,7 @@ def test_processes_that_share_a_gpu_keep_the_contract(n: int, transports: Any) -
         case = {"address": coordinator.address, "n": n, "transports": transports}
         for index in range(n):
             peers.start(index, case)
-        wanted = {(name, rank) for name in ON_DEVICES for rank in range(n)}
+        wanted = {(name, rank) for name in CONTRACT for rank in range(n)}
         for event in peers.events(SECONDS):
             if event["event"] == "done":
                 wanted.discard((event["case"], event["rank"]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import collcomm
-from tests.support.contract import ALONE, CONTRACT, ON_DEVICES, large
+from tests.support.contract import ALONE, CONTRACT, large
 from tests.support.peers import run_peers, run_peers_at
 
 GROUPS = {
@@ -26,7 +26,7 @@ def test_contract(name: str, n: int) -> None:
 
 
 @pytest.mark.usefixtures("each_way_of_devices")
-@pytest.mark.parametrize("name", ON_DEVICES)
+@pytest.mark.parametrize("name", CONTRACT)
 def test_contract_on_devices(name: str) -> None:
     run_peers(3, CONTRACT[name])
 

@@ -75,9 +75,7 @@ def one_turn(comm: collcomm.Communicator, turn: int) -> str:
     rng = random.Random(turn)
     kind, rows = rng.choice(KINDS), rng.choice(ROWS)
     if kind == "exchange":
-        if isinstance(comm, collcomm.Communicator):
-            return exchange(comm, turn, rows)
-        kind = "all_to_all"  # on devices
+        return exchange(comm, turn, rows)
     before = comm.view
     me = before.ids[comm.rank]
     root = rng.randrange(1000) % before.size

@@ -331,6 +331,3 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
     )
 }
 ALONE = ("reductions", "kinds", "large", "bits", "strides", "asynchronous")  # those that need no second rank
-ON_DEVICES = tuple(
-    name for name in CONTRACT if name not in ("items", "lists", "messages")
-)  # datatypes there are to come

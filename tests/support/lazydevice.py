@@ -129,6 +129,9 @@ class LazyDevice:
     def divide(self, target: Any, divisor: int) -> None:
         self._ask(lambda: np.divide(target, target.dtype.type(divisor), out=target))
 
+    def run(self, work: Callable[[Any, Any], None]) -> None:
+        self._ask(lambda: work(np, None))
+
     # -- order ----------------------------------------------------------------------------------------------------------
 
     def follow(self, mark: threading.Event) -> None:

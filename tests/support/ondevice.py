@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from collcomm.datatypes import TypedBuffer
+
 from .lazydevice import lazy
 
 COLLECTIVES = (
@@ -33,6 +35,10 @@ class OnDevice:
             there: dict[int, tuple[Any, Any]] = {}
 
             def put(value: Any) -> Any:
+                if type(value) is TypedBuffer:
+                    return value.datatype.over(put(value.buffer), value.count, value.offset)
+                if type(value) is list:
+                    return [put(part) for part in value]
                 if type(value) is not np.ndarray:
                     return value
                 return there.setdefault(id(value), (value, self._put(value)))[1]
@@ -40,12 +46,21 @@ class OnDevice:
             result = found(*map(put, args), **{key: put(value) for key, value in options.items()})
             if options.get("async_op"):
                 return result
+            if type(options.get("out")) is list:
+                for part in options["out"]:
+                    if type(part) is np.ndarray:
+                        part[...] = self._take(put(part))
+                return options["out"]
             for given, array in there.values():
                 if result is array and array is not given:
                     given[...] = self._take(array)
                     return given
-            if type(options.get("out")) is np.ndarray and put(options["out"]) is not options["out"]:
-                options["out"][...] = self._take(put(options["out"]))  # the result is a part of it, or at other ranks
+            out = options.get("out")
+            whole = out.buffer if type(out) is TypedBuffer else out
+            if type(whole) is np.ndarray and put(whole) is not whole:
+                whole[...] = self._take(put(whole))  # the result is a part of it, or at other ranks
+            if type(result) is TypedBuffer:
+                return out
             return self._take(result) if hasattr(result, "__cuda_array_interface__") else result
 
         return call

@@ -17,6 +17,7 @@ CORE = {
     "communicator",
     "participant",
     "parts",
+    "deviceparts",
     "joining",
     "arrays",
     "devicearrays",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from collcomm.datatypes.canonical import concatenate, repeat
-from collcomm.datatypes.layout import Layout, Run, all_runs
+from collcomm.datatypes.layout import EMPTY, Layout, Run, all_runs
 from collcomm.datatypes.overlap import are_apart, has_overlap
 
 
@@ -38,3 +38,11 @@ def test_overlap_within_and_between() -> None:
         found.add((has_overlap(one), apart))
     assert len(found) == 4
     assert are_apart([], [(0, Run(0, 1))])
+
+
+def test_what_is_empty_shares_nothing() -> None:
+    row = (100, Run(0, 8))
+    for address in (0, 100, 104, 200):
+        nothing = (address, EMPTY)
+        assert are_apart([nothing], [row]) and are_apart([row], [nothing, nothing]) and are_apart([nothing], [nothing])
+        assert not are_apart([row, nothing], [nothing, row])
