@@ -162,5 +162,5 @@ def _bytes(rank: int, *shape: int) -> np.ndarray[Any, Any]:
 def _pass_on(comm: collcomm.Communicator, x: Any, out: Any, tag: int) -> None:
     """``x`` to the next rank, what the one before sends to ``out``."""
     handle = comm.send(x, (comm.rank + 1) % comm.size, tag=tag, async_op=True)
-    comm.recv(out, (comm.rank - 1) % comm.size, tag=tag)
+    assert comm.recv(out=out, src=(comm.rank - 1) % comm.size, tag=tag) is out
     handle.result(WAIT_SECONDS)
