@@ -29,6 +29,7 @@ from .carriage import Carriage, Packed, Row, Runs
 from .datatypes.model import Direction, Method, Model, Sample, fit
 from .datatypes.packing import HostPacking
 from .datatypes.strides import packing_of
+from .transports.base import LinkBroken
 from .transports.stream import SocketStream, TcpStream
 
 FORMAT = 1  # of the file
@@ -42,6 +43,7 @@ SIZES = (
 )  # bytes of a measured message: in the smallest cache, in the next one, and in neither
 RUN_BYTES = (512, 2048, 8192)
 REPETITIONS = 12  # of which the fastest counts: what else runs here only adds
+FEWER = 5  # of the largest
 MEASURE_SECONDS = 1.0  # no measurement takes longer
 ON_THE_WAY = 1 << 17  # bytes that are sent before they are received
 BUFFER_BYTES = 4 * ON_THE_WAY
@@ -75,19 +77,19 @@ def model() -> Model:
     return _model
 
 
-def refresh() -> Model:
-    """Measure anew."""
+def refresh() -> tuple[Model, Path | None]:
+    """Measure anew; also says where that is kept, None if nowhere. Raises what `measure` raises."""
     global _model
     with _lock:
-        _model = _measured_and_kept()
+        _model = measure()
         method.cache_clear()
-    return _model
+        return _model, _save(_model)
 
 
 def _measured_and_kept() -> Model:
     try:
         found = measure()
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, LinkBroken) as error:
         _log.warning("transfers could not be measured (%s): going by what another machine was like", error)
         return DEFAULT
     _save(found)
@@ -98,7 +100,7 @@ def _measured_and_kept() -> Model:
 
 
 def measure() -> Model:
-    """Raises OSError where there is no loopback, TimeoutError, ValueError where times make no sense."""
+    """Raises OSError, LinkBroken where there is no loopback, TimeoutError, ValueError where times make no sense."""
     deadline = time.monotonic() + MEASURE_SECONDS
     samples: dict[tuple[Direction, Method], list[Sample]] = {}
     near, far = _pair()
@@ -113,7 +115,8 @@ def measure() -> Model:
                     (Method.PACK, size // length, Packed, source, target),
                 ]
             for way, runs, carriage, source, target in ways:
-                turns = [_transfer(near, far, carriage, source, target, size, deadline) for _ in range(REPETITIONS)]
+                count = REPETITIONS if size < SIZES[-1] else FEWER
+                turns = [_transfer(near, far, carriage, source, target, size, deadline) for _ in range(count)]
                 for direction, took in zip(Direction, zip(*turns, strict=True), strict=True):
                     samples.setdefault((direction, way), []).append(Sample(size, runs, min(took)))
     finally:
@@ -143,7 +146,10 @@ def _pair() -> tuple[SocketStream, SocketStream]:
             near.settimeout(MEASURE_SECONDS)
             near.connect(server.getsockname())
             server.settimeout(MEASURE_SECONDS)
-            far, _ = server.accept()
+            far, address = server.accept()
+            if address != near.getsockname():
+                far.close()
+                raise ConnectionError("somebody else came in")
         except BaseException:
             near.close()
             raise
@@ -178,12 +184,14 @@ def _transfer(
         while received < sent:
             room = incoming.incoming(received, sent - received)
             count = far.receive(room[0]) if len(room) == 1 else far.receive_several(room)
+            if not count:
+                break
             incoming.arrived(received, count)
             received += count
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not done within {MEASURE_SECONDS} s")
         sending += middle - began
         receiving += time.perf_counter() - middle
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not done within {MEASURE_SECONDS} s")
     return sending, receiving
 
 
@@ -231,8 +239,8 @@ def _load() -> Model | None:
         return None  # none, or not what was written: measured again
 
 
-def _save(found: Model) -> None:
-    """In one step, so that nobody reads half a file."""
+def _save(found: Model) -> Path | None:
+    """In one step, so that nobody reads half a file. Returns where, None if nowhere."""
     try:
         path = cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,8 +252,10 @@ def _save(found: Model) -> None:
         except BaseException:
             os.unlink(name)
             raise
+        return path
     except (OSError, RuntimeError) as error:
         _log.info("what transfers cost is not kept: %s", error)
+        return None
 
 
 # -- the command -----------------------------------------------------------------------------------------------------------
@@ -254,9 +264,15 @@ def _save(found: Model) -> None:
 def run(_options: argparse.Namespace) -> int:
     """`collcomm tune`: measure, keep, and print."""
     began = time.perf_counter()
-    found = refresh()
+    try:
+        found, path = refresh()
+    except (OSError, ValueError, LinkBroken) as error:
+        print(f"transfers cannot be measured here: {error}; messages go by defaults")
+        return 2
     took = time.perf_counter() - began
-    print(f"measured in {took * 1e3:.0f} ms; kept in {cache_file()}")
+    print(
+        f"measured in {took * 1e3:.0f} ms; {f'kept in {path}' if path else 'not kept: there is no cache to write to'}"
+    )
     print("\n".join(_lines(found)))
     return 0
 

@@ -21,6 +21,7 @@ from collcomm.datatypes.model import Cost, Direction, Method, Model, Sample, fit
 
 SEND, RECEIVE = Direction.SEND, Direction.RECEIVE
 GATHER, PACK, DIRECT = Method.GATHER, Method.PACK, Method.DIRECT
+MEASURE = tuning.measure
 
 
 def model_of(gather_run: float, pack_byte: float) -> Model:
@@ -251,6 +252,18 @@ def test_the_command_measures_anew_and_says_what_it_found(
     said = capsys.readouterr().out
     assert str(fresh) in said
     assert said.count("gather") >= 2 and "1 MiB: gather to send runs from 1024 B on" in said
+
+
+def test_the_command_says_where_nothing_can_be_kept_or_measured(
+    fresh: Path, measured: list[Model], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tuning, "cache_file", lambda: Path("/proc/collcomm/x.json"))
+    assert main(["tune"]) == 0 and "not kept" in capsys.readouterr().out
+    monkeypatch.setattr(tuning, "MEASURE_SECONDS", 0.0)
+    monkeypatch.setattr(tuning, "measure", MEASURE)
+    assert main(["tune"]) == 2 and "cannot be measured" in capsys.readouterr().out
+    forget()
+    assert tuning.model() is tuning.DEFAULT
 
 
 def test_nothing_is_left_open() -> None:
