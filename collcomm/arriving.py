@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .arrays import Array
+from .carriage import Carriage
 from .errors import CollcommError
 from .transports.base import LinkBroken, Stream
 from .transports.frames import HEADER_BYTES, BadFrame, Header, Kind, pack, unpack
@@ -38,15 +38,18 @@ class Arriving:
             )
         self._frames += 1
 
-    def fill(self, data: Array, check: Check) -> None:
-        """Read it into ``data``, of its size; once more after an interruption goes on where that was."""
-        view, stream = data.data, self.stream
+    def fill(self, target: Carriage, check: Check) -> None:
+        """Read it into ``target``, of its size; once more after an interruption goes on where that was."""
+        stream = self.stream
         while self._got < self.size:
             if self._got == self._frames * FRAME_BYTES:
                 self._enter(_read_header(stream, check))
-            count = stream.receive(view[self._got : self._frames * FRAME_BYTES])
-            self._got += count
-            if not count:
+            room = target.incoming(self._got, min(self.size, self._frames * FRAME_BYTES) - self._got)
+            count = stream.receive(room[0]) if len(room) == 1 else stream.receive_several(room)
+            if count:
+                target.arrived(self._got, count)
+                self._got += count
+            else:
                 check()
 
     def give_up(self) -> None:

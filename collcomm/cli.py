@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import __version__, keys
+from . import __version__, keys, tuning
 from .bench import command as bench
 from .chaos import command as chaos
 from .errors import CollcommError
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     coordinator.set_defaults(run=_coordinator)
     keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
+    tune = commands.add_parser("tune", help="measure what strided transfers cost on this machine, and remember it")
+    tune.set_defaults(run=tuning.run)
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
     chaos.add_arguments(
         commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")

@@ -316,7 +316,7 @@ class Communicator(Participant):
         given = self._array(x, "x", datatype)
         if isinstance(given, DeviceArray):
             given.stage()
-        return self._point.send(given.flat, dst, tag, async_op, self._seconds(timeout), given.original)
+        return self._point.send(given, dst, tag, async_op, self._seconds(timeout))
 
     def recv(
         self,
@@ -336,13 +336,12 @@ class Communicator(Participant):
         def arrived(_: Any, error: BaseException | None) -> Any:
             if error is not None:
                 raise error
-            if target.original is not None:
-                target.original.conclude(target.flat.nbytes)
             if isinstance(target, DeviceArray):
+                target.stage().conclude(target.flat.nbytes)
                 target.write_back(())
             return out
 
-        return self._point.receive(target.flat, src, tag, async_op, self._seconds(timeout), arrived)
+        return self._point.receive(target, src, tag, async_op, self._seconds(timeout), arrived)
 
     # -- shared state ---------------------------------------------------------------------------------------------------
 

@@ -6,19 +6,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import xxhash
 
 from .arriving import FRAME_BYTES, Arriving, Check
-from .engine import AnyGroup, AnySession, Original
+from .carriage import Carriage, Copied, Packed, Row, Runs
+from .datatypes.model import Direction, Method
+from .datatypes.packing import HostPacking
+from .devicearrays import AnyArray, DeviceArray
+from .engine import AnyGroup, AnySession
 from .engine.handle import Conclusion, Handle
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
 from .hostviews import Array
 from .transports.base import Link, LinkBroken, Stream
 from .transports.frames import HEADER_BYTES, Kind, pack
+from .tuning import Choose, method
 from .types import Member
 
 POINT_LINKS = 1  # purpose of a link, as in a greeting
@@ -26,26 +32,31 @@ MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
 
 
 class PointToPoint:
-    """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent."""
+    """Messages carry their tag, dtype and length; those with the same tag arrive in the order in which they were sent.
+
+    ``choose``: how what does not lie in one row is sent or received.
+    """
 
     def __init__(self, session: AnySession, group: AnyGroup):
         self._session = session
         self._group = group
+        self.choose: Choose = method
         self._lanes: dict[tuple[str, int], OperationQueue] = {}
         self._stashed: dict[int, deque[tuple[int, int, Array]]] = {}  # tag, dtype, data
         self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
         self._lock = threading.Lock()
 
-    def send(self, flat: Array, dst: int, tag: int, async_op: bool, timeout: float, original: Original | None) -> Any:
-        """``original``: what ``flat`` is to be fetched from, if it is not there."""
+    def send(self, array: AnyArray, dst: int, tag: int, async_op: bool, timeout: float) -> Any:
+        """``array``: staged, if it lies on a device."""
         member = self._member(dst, tag)
         deadline = time.monotonic() + timeout
-        return self._go("send", member, async_op, lambda: self._send(flat, member, tag, deadline, original), None)
+        return self._go("send", member, async_op, lambda: self._send(array, member, tag, deadline), None)
 
-    def receive(self, flat: Array, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
+    def receive(self, array: AnyArray, src: int, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
+        """As `send`. ``arrived``: makes the call's result; it brings what is staged to the device."""
         member = self._member(src, tag)
         deadline = time.monotonic() + timeout
-        return self._go("recv", member, async_op, lambda: self._receive(flat, member, tag, deadline), arrived)
+        return self._go("recv", member, async_op, lambda: self._receive(array, member, tag, deadline), arrived)
 
     def close(self) -> None:
         with self._lock:
@@ -85,21 +96,21 @@ class PointToPoint:
 
     # -- on the lane's thread ------------------------------------------------------------------------------------------
 
-    def _send(self, flat: Array, member: Member, tag: int, deadline: float, original: Original | None) -> None:
-        data = flat.view(np.uint8)
-        kind = _dtype_code(flat)
+    def _send(self, array: AnyArray, member: Member, tag: int, deadline: float) -> None:
+        size, kind = array.flat.nbytes, _dtype_code(array.dtype)
         check = _Watch(self._session, self._group, member, "send to", deadline).check
         begun = False
         try:
             stream = self._stream(member, check)
-            for offset in range(0, max(1, data.size), FRAME_BYTES):
-                part = data[offset : offset + FRAME_BYTES]
-                if original is not None:
-                    original.fetch(offset, part.size)
-                header = pack(Kind.DATA, 0, tag, kind, data.size, part.size, offset // FRAME_BYTES)
-                sent = 0
-                while sent < HEADER_BYTES + part.size:
-                    taken = stream.send(header[sent:], part[max(0, sent - HEADER_BYTES) :])
+            source = self._carriage(array, stream, Direction.SEND)
+            for offset in range(0, max(1, size), FRAME_BYTES):
+                length = min(FRAME_BYTES, size - offset)
+                header = pack(Kind.DATA, 0, tag, kind, size, length, offset // FRAME_BYTES)
+                sent = -HEADER_BYTES  # of the payload
+                while sent < length:
+                    part = max(0, sent)
+                    views = source.outgoing(offset + part, length - part)
+                    taken = stream.send_several((header[sent:], *views) if sent < 0 else views)
                     sent += taken
                     begun = begun or taken > 0
                     if not taken:
@@ -111,13 +122,12 @@ class PointToPoint:
                 self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
             raise
 
-    def _receive(self, flat: Array, member: Member, tag: int, deadline: float) -> None:
-        kind = _dtype_code(flat)
-        target = flat.view(np.uint8)
+    def _receive(self, array: AnyArray, member: Member, tag: int, deadline: float) -> None:
+        size, kind = array.flat.nbytes, _dtype_code(array.dtype)
         check = _Watch(self._session, self._group, member, "recv from", deadline).check
         try:
             while True:
-                if self._unstash(member, tag, target, kind):
+                if self._unstash(member, tag, array, kind):
                     return
                 stream = self._stream(member, check)
                 if self._stash_rest(member, stream, check):
@@ -127,8 +137,8 @@ class PointToPoint:
                     break
                 self._stash(member, message)
             try:
-                _fits(member, target.size, kind, message.size, message.kind)
-                message.fill(target, check)
+                _fits(member, size, kind, message.size, message.kind)
+                message.fill(self._carriage(array, stream, Direction.RECEIVE), check)
             except CollectiveMismatch:
                 message.discard(check)
                 raise
@@ -140,12 +150,12 @@ class PointToPoint:
 
     # -- messages with another tag than was asked for ------------------------------------------------------------------
 
-    def _unstash(self, member: Member, tag: int, target: Array, kind: int) -> bool:
+    def _unstash(self, member: Member, tag: int, array: AnyArray, kind: int) -> bool:
         for index, (found, found_kind, data) in enumerate(self._stashed.get(member.id, ())):
             if found == tag:
                 del self._stashed[member.id][index]
-                _fits(member, target.size, kind, data.size, found_kind)
-                target[:] = data
+                _fits(member, array.flat.nbytes, kind, data.size, found_kind)
+                self._carriage(array, None, Direction.RECEIVE).put(data)
                 return True
         return False
 
@@ -166,7 +176,7 @@ class PointToPoint:
         if message is None or data is None:
             return False
         if message.stream is stream:  # else its connection has closed
-            message.fill(data, check)
+            message.fill(Row(data), check)
             self._stashed[member.id].append((message.tag, message.kind, data))
         del self._half[member.id]
         return True
@@ -174,6 +184,19 @@ class PointToPoint:
     def _stream(self, member: Member, check: Check) -> Stream:
         link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, check)
         return link.streams[0]
+
+    def _carriage(self, array: AnyArray, stream: Stream | None, direction: Direction) -> Carriage:
+        """How the bytes of ``array`` go to or come from ``stream``."""
+        if array.original is None:
+            return Row(array.flat)
+        if isinstance(array, DeviceArray):
+            return Copied(array.flat, array.original)
+        packing = array.packing
+        if stream is None or not stream.gathers or not isinstance(packing, HostPacking):
+            return Packed(packing)
+        if self.choose(packing.nbytes, packing.layout.runs, direction) is Method.GATHER:
+            return Runs(packing)
+        return Packed(packing)
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
         self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
@@ -198,8 +221,9 @@ class _Watch:
             raise CollectiveTimeout(f"{self._what} {self._member} did not finish in time")
 
 
-def _dtype_code(flat: Array) -> int:
-    return xxhash.xxh32_intdigest(flat.dtype.name.encode())
+@lru_cache(maxsize=64)
+def _dtype_code(dtype: np.dtype[Any]) -> int:
+    return xxhash.xxh32_intdigest(dtype.name.encode())
 
 
 def _fits(member: Member, size: int, kind: int, found_size: int, found_kind: int) -> None:

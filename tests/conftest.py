@@ -56,6 +56,12 @@ def _everything() -> set[str]:
     return _children() | _threads() | _namespaces() | _shared_memory()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is measured while tests run stays theirs, also in processes that they start."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers of this test use TCP, although they share a host."""

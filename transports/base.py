@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ..errors import CollcommError
 
 Buffer = Any  # anything with the buffer protocol: bytes, memoryview, a numpy array of bytes
+MAX_BUFFERS = 1024  # in one call; what Linux, macOS and the BSDs take (IOV_MAX)
 
 
 class LinkBroken(Exception):
@@ -35,16 +36,26 @@ class Stream(Protocol):
 
     member: int
 
+    @property
+    def gathers(self) -> bool:
+        """Whether many buffers go out, and come in, in one call and without being joined first."""
+
     def fileno(self) -> int: ...
 
     def send(self, header: Buffer, payload: Buffer | None = None) -> int:
         """Hand over a whole frame; waits a few milliseconds at most. Returns the bytes that were taken."""
+
+    def send_several(self, buffers: Sequence[Buffer]) -> int:
+        """As `send`, one buffer behind the other, `MAX_BUFFERS` of them at most."""
 
     def try_send(self, header: Buffer, payload: Buffer) -> int:
         """Hand over what is taken at once; 0 when nothing is."""
 
     def receive(self, target: memoryview) -> int:
         """Read up to ``len(target)`` bytes; waits a few milliseconds at most; 0 when nothing came."""
+
+    def receive_several(self, targets: Sequence[memoryview]) -> int:
+        """As `receive`, into one after the other, `MAX_BUFFERS` of them at most, none empty; perhaps into the first only."""
 
     def try_receive(self, target: memoryview) -> int:
         """Read what is there; 0 when nothing is. Raises LinkBroken at the end of the stream."""

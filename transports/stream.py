@@ -17,7 +17,8 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .base import Buffer, LinkBroken
 
@@ -40,6 +41,7 @@ class SocketStream:
     __slots__ = (
         "_debt",
         "_recv",
+        "_recv_several",
         "_residue",
         "_send",
         "_send_one",
@@ -64,6 +66,7 @@ class SocketStream:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
         self._recv: Callable[..., int] = sock.recv_into
+        self._recv_several: Callable[..., Any] | None = getattr(sock, "recvmsg_into", None)
         self._send: Callable[..., int] = sock.sendmsg
         self._send_one: Callable[..., int] = sock.send
 
@@ -75,6 +78,22 @@ class SocketStream:
             return 0
         try:
             sent = self._send((header, payload), (), _flags) if payload is not None else self._send_one(header, _flags)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._broken(error) from None
+        self.bytes_sent += sent
+        return sent
+
+    @property
+    def gathers(self) -> bool:
+        return self._recv_several is not None
+
+    def send_several(self, buffers: Sequence[Buffer]) -> int:
+        if self._debt and not self._pay(_NOSIGNAL):
+            return 0
+        try:
+            sent = self._send(buffers, (), _NOSIGNAL)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -120,6 +139,19 @@ class SocketStream:
             raise LinkBroken(self.member, "closed", "the connection was closed by the other side")
         self.bytes_received += count
         return count
+
+    def receive_several(self, targets: Sequence[memoryview]) -> int:
+        if self._recv_several is not None and not self._skip and not self._residue:
+            try:
+                count = int(self._recv_several(targets, 0, socket.MSG_DONTWAIT)[0])
+            except BlockingIOError:
+                count = 0  # waited for below; many buffers are not looked through at each look
+            except OSError as error:
+                raise self._broken(error) from None
+            if count:
+                self.bytes_received += count
+                return count
+        return self.receive(targets[0])
 
     def unread(self, data: bytes | bytearray | memoryview) -> None:
         """Put back bytes; the next receive gets them first."""

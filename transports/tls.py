@@ -205,6 +205,7 @@ class TlsStream(TcpStream):
         line.widen()
         self._line = line
         self._recv = line.recv_into
+        self._recv_several = None
         self._send = line.sendmsg
         self._send_one = line.send
 

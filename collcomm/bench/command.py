@@ -13,12 +13,12 @@ from typing import Any
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
 from .crowd import bench_crowd
 from .gpu import why_no_gpu
-from .gpupack import SIZES, bench_gpu_packing, cells
 from .hosts import bench_hosts
 from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
-from .report import print_rows, print_table
+from .report import print_rows
+from .strided import STRIDED, run_strided
 from .succession import bench_succession
 from .workload import DTYPES
 
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts", "pack-gpu"],
+        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts", *STRIDED],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
-        "several peers per host or one (root); packing on this machine's GPU",
+        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -81,8 +81,9 @@ def _rivals(text: str) -> tuple[str, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.case == "pack-gpu":
-        return _run_gpu_packing(options)
+    if options.case in STRIDED:
+        found = run_strided(options)
+        return 2 if found is None else _written(options, found)
     if "gloo" in options.against:
         try:
             import torch  # noqa: F401
@@ -117,17 +118,6 @@ def _written(options: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
     if options.json:
         options.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
     return 0
-
-
-def _run_gpu_packing(options: argparse.Namespace) -> int:
-    if why := why_no_gpu():
-        print(f"there is no GPU to pack on: {why}")
-        return 2
-    rows = bench_gpu_packing([parse_size(text) for text in options.sizes or ()] or SIZES, options.rounds)
-    title = f"collcomm bench pack-gpu on {rows[0]['gpu']}"
-    print_table(title, [cells(row) for row in rows if "copies" not in row])
-    print_table(f"{title}, against one copy for each block", [cells(row) for row in rows if "copies" in row])
-    return _written(options, rows)
 
 
 def _rows(options: argparse.Namespace, n: int) -> list[dict[str, Any]]:

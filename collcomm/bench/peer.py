@@ -19,6 +19,7 @@ from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
 from .statepeer import donor, newcomer
+from .stridedpeer import strided_peer
 from .workload import Call, gloo_call, our_call
 
 JOIN_SECONDS = 60.0
@@ -146,6 +147,7 @@ CASES = {
     "stepper": stepper,
     "joiner": joiner,
     "host_peer": lambda case: host_peer(case, emit),
+    "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "newcomer": lambda case: newcomer(case, emit),
 }

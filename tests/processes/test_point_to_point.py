@@ -11,6 +11,7 @@ from collcomm.transports import sockets
 
 import collcomm
 from collcomm import pointtopoint
+from collcomm.datatypes.model import Method
 from tests.support.contract import equal, raises
 from tests.support.peers import run_peers
 
@@ -108,12 +109,98 @@ def test_too_much_that_nobody_asks_for_stays_with_its_sender(monkeypatch: pytest
     run_peers(2, body, op_timeout=10.0)
 
 
+WAYS = {"gathered": lambda *_: Method.GATHER, "packed": lambda *_: Method.PACK}
+
+
+def columns_of(nbytes: int) -> Any:
+    """Nothing yet, in runs of 4000 bytes."""
+    return np.zeros((nbytes // 4000, 512), np.int64)[:, 5:505]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("cut", [33, 5000, (1 << 20) + 40, -1])
+def test_a_strided_receive_that_timed_out_leaves_the_next_message_whole(cut: int, way: str) -> None:
+    """The same as above: what had come may lie in the array, between whose runs nothing changes."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        comm._point.choose = WAYS[way]
+        expected = np.arange(columns_of(BIG).size).reshape(-1, 500)
+        if comm.rank == 0:
+            wire = wire_of(expected.reshape(-1), tag=0)
+            in_turn(comm)
+            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            push(link.streams[0], wire[:cut])
+            in_turn(comm)
+            push(link.streams[0], wire[cut:])
+            comm.send(expected, 1, tag=5)
+        else:
+            columns = columns_of(BIG)
+            in_turn(comm)
+            raises(collcomm.CollectiveTimeout, lambda: comm.recv(columns, 0, timeout=SOON), "in time")
+            assert ((columns == expected) | (columns == 0) | (cut % 8 > 0)).all()
+            in_turn(comm)
+            assert comm.recv(columns, 0, tag=5) is columns
+            equal(columns, expected)
+            assert not columns.base[:, :5].any() and not columns.base[:, 505:].any()
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_strided_send_that_timed_out_in_the_middle_is_told_to_the_receiver(way: str) -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        comm._point.choose = WAYS[way]
+        huge = columns_of(8 * BIG)
+        if comm.rank == 0:
+            comm.send(huge[:1], 1)
+            raises(collcomm.CollectiveTimeout, lambda: comm.send(huge, 1, timeout=SOON), "in time")
+            in_turn(comm)
+            in_turn(comm)
+            huge[:] = 7
+            comm.send(huge, 1)
+        else:
+            comm.recv(huge[:1], 0)
+            in_turn(comm)
+            raises(collcomm.PeerLost, lambda: comm.recv(huge, 0), "was lost")
+            in_turn(comm)
+            assert (comm.recv(huge, 0) == 7).all()
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_strided_misfit_is_thrown_away_whole_and_other_tags_wait(way: str) -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        comm._point.choose = WAYS[way]
+        columns, wrong = columns_of(BIG), collcomm.CollectiveMismatch
+        if comm.rank == 0:
+            columns[:] = 3
+            comm.send(columns, 1, tag=1)
+            comm.send(columns[1:], 1, tag=2)
+            comm.send(columns.astype(np.int32), 1, tag=2)
+            comm.send(columns, 1, tag=2)
+        else:
+            size = f"sent {columns.nbytes - 4000} bytes"
+            raises(wrong, lambda: comm.recv(columns, 0, tag=2), size, f"expects {columns.nbytes}")
+            raises(wrong, lambda: comm.recv(columns, 0, tag=2), "of another dtype")
+            assert not columns.any()
+            assert (comm.recv(columns, 0, tag=2) == 3).all()
+            other = columns_of(BIG)[::-1]
+            assert (comm.recv(other, 0, tag=1) == 3).all()
+            assert not columns.base[:, :5].any() and not columns.base[:, 505:].any()
+        comm.barrier()
+
+    run_peers(2, body, op_timeout=10.0)
+
+
 def wire_of(x: np.ndarray, tag: int) -> bytes:
     """The bytes of a message as `send` puts them on a connection."""
     frame, data, parts = pointtopoint.FRAME_BYTES, x.tobytes(), []
     for number in range(0, -(-len(data) // frame)):
         part = data[number * frame : (number + 1) * frame]
-        code = pointtopoint._dtype_code(x)
+        code = pointtopoint._dtype_code(x.dtype)
         parts += [pointtopoint.pack(pointtopoint.Kind.DATA, 0, tag, code, len(data), len(part), number), part]
     return b"".join(parts)
 

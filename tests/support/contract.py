@@ -16,7 +16,7 @@ import numpy as np
 
 import collcomm
 from tests.support.samples import DTYPES, ops_for, reduced, sample
-from tests.support.strided import items, lists, strides
+from tests.support.strided import items, lists, messages, strides
 
 Comm = collcomm.Communicator
 equal = np.testing.assert_array_equal
@@ -319,6 +319,7 @@ CONTRACT: dict[str, Callable[[Comm], None]] = {
         strides,
         items,
         lists,
+        messages,
         asynchronous,
         objects,
         point_to_point,

@@ -9,6 +9,7 @@ import numpy as np
 
 import collcomm
 from collcomm import datatypes
+from collcomm.datatypes.model import Method
 
 equal = np.testing.assert_array_equal
 WAIT_SECONDS = 30.0
@@ -120,3 +121,46 @@ def lists(comm: collcomm.Communicator) -> None:
     for rank in range(n):
         first = me + 1000 * rank
         equal(came[rank], [0, 0] if rank == me else [first, first + 8 * n])
+
+
+# rows, bytes of a run, bytes between
+RUNS = ((1300, 1, 3), (700, 40, 1), (9, 700, 8), (300, 1000, 24), (700, 2048, 16), (40, 5001, 7), (3, 1 << 20, 4096))
+
+
+def messages(comm: collcomm.Communicator) -> None:
+    """send and recv of runs from a byte to a mebibyte, forwards, backwards and in no order; each end gathers, packs, or does what
+    it finds best."""
+    n, me, point = comm.size, comm.rank, comm._point
+    ways = (lambda *_: Method.GATHER, lambda *_: Method.PACK, point.choose)
+    for turn, (count, run, gap) in enumerate(RUNS):
+        sent, came = (_bytes((me - back) % n, count, run + gap) for back in (0, 1))
+        kept, shuffled = sent.copy(), np.random.default_rng(run).permutation(count)
+        pieces = datatypes.hindexed_block(run, (shuffled * (run + gap)).tolist(), np.uint8)
+        for number in range(len(ways)):
+            point.choose = ways[(number + me * turn) % len(ways)]  # not the same at all ends
+            table = np.zeros((count, run + gap), np.uint8)
+            _pass_on(comm, sent[:, :run], table[:, gap:], number)
+            equal(table[:, gap:], came[:, :run])
+            _pass_on(comm, sent[::-1, :run], table[:, gap:], 0)
+            equal(table[:, gap:], came[::-1, :run])
+            assert not table[:, :gap].any()
+            _pass_on(comm, sent[:, :run], table[::-1, :run], 1)
+            equal(table[::-1, :run], came[:, :run])
+            row = np.zeros((count, run), np.uint8)
+            _pass_on(comm, pieces.over(sent), row, 2)
+            equal(row, came[shuffled, :run])
+            _pass_on(comm, row, pieces.over(table), 3)  # on from there
+            equal(table[shuffled, :run], _bytes((me - 2) % n, count, run + gap)[shuffled, :run])
+        equal(sent, kept)
+    point.choose = ways[-1]
+
+
+def _bytes(rank: int, *shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng((rank, *shape)).integers(0, 256, shape, np.uint8)
+
+
+def _pass_on(comm: collcomm.Communicator, x: Any, out: Any, tag: int) -> None:
+    """``x`` to the next rank, what the one before sends to ``out``."""
+    handle = comm.send(x, (comm.rank + 1) % comm.size, tag=tag, async_op=True)
+    assert comm.recv(out=out, src=(comm.rank - 1) % comm.size, tag=tag) is out
+    handle.result(WAIT_SECONDS)

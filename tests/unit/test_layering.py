@@ -23,6 +23,7 @@ CORE = {
     "devicearrays",
     "invocation",
     "arriving",
+    "carriage",
     "blocks",
     "objects",
     "pointtopoint",
@@ -30,7 +31,7 @@ CORE = {
     "launched",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
-FACE = CORE | BELOW_CORE | {"state", "health", "overlap"}
+FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -48,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BOTTOM | {"collectives", "transports", "codecs", "datatypes", "planner", "membership"},
     "state": BELOW_CORE | {"arrays"},
     **dict.fromkeys(CORE, FACE),
+    "tuning": BELOW_CORE | {"carriage", ""},
     "aio": FACE,
     "torch": FACE,
     "overlap": FACE | {"aio"},
@@ -57,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "certificates": BOTTOM,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "simulate", ""},
+    "cli": FACE | {"bench", "chaos", "keys", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }

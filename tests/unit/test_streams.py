@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from collcomm.transports.base import LinkBroken
+from collcomm.transports.base import MAX_BUFFERS, LinkBroken
 from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
 from collcomm.transports.poller import SocketPoller
 from collcomm.transports.stream import TcpStream
@@ -98,6 +98,44 @@ def test_a_closed_connection_is_a_broken_link(pair: tuple[TcpStream, TcpStream])
         read(far, 1)
     assert (caught.value.member, caught.value.evidence) == (1, "closed")
     assert far.unacknowledged_for() == 0.0
+
+
+def test_many_buffers_go_out_and_come_in_as_one_row(pair: tuple[TcpStream, TcpStream]) -> None:
+    near, far = pair
+    sent = [bytes([index % 251]) * (index % 7) for index in range(MAX_BUFFERS)]
+    whole = b"".join(sent)
+    taken = near.send_several(sent)
+    assert 0 < taken <= len(whole)
+    near.send(whole[taken:])
+    data = bytearray(len(whole))
+    got = 0
+    while got < len(whole):
+        view = memoryview(data)[got:]
+        got += far.receive_several([view[:1], view[1:2], view[2:]] if len(view) > 2 else [view])
+    assert data == whole
+    assert near.bytes_sent == far.bytes_received == len(whole)
+
+
+def test_many_buffers_respect_what_the_stream_owes_skips_and_was_given_back(pair: tuple[TcpStream, TcpStream]) -> None:
+    near, far = pair
+    near.send(b"12", b"3")
+    near.owe(100_000)
+    far.skip(3 + 100_000)
+    while not near.send_several([b"ne", b"xt"]):
+        assert far.receive_several([memoryview(bytearray(1))]) == 0
+    far_side = bytearray(4)
+    views = [memoryview(far_side)[:2], memoryview(far_side)[2:]]
+    got = 0
+    while not got:
+        got = far.receive_several(views)
+    rest = read(far, 4 - got)
+    assert bytes(far_side[:got]) + rest == b"next"
+    far.unread(b"back")
+    assert far.receive_several(views) == 2 and far_side[:2] == b"ba"
+    assert read(far, 2) == b"ck"
+    near.close()
+    with pytest.raises(LinkBroken):
+        far.receive_several(views)
 
 
 class OneLink:
