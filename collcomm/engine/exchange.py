@@ -3,8 +3,8 @@
 No rank knows how much the others have for each other, so this is no schedule: each rank puts its whole input, block by block
 of what a slot holds, into its own window, before the first the edges of its pieces; the others take theirs out of it.
 
-(1) After the signal for the first block everybody reads everybody's edges. So all find the same number of blocks, that of the
-rank with the longest input, and signal equally often.
+(1) After the signal for the first block everybody reads everybody's edges and number of blocks, and with each block what part of
+the input it is. So all find the same number of blocks, the largest of all, and signal equally often.
 (2) A slot is written again two blocks later. By then the writer has waited for everybody's signal of the block in between,
 which each gave after it had read this one. The slot of the first block was last read before the last signals of the
 operation before.
@@ -62,16 +62,16 @@ def run_exchange(
 ) -> None:
     """``incoming`` and ``outgoing``: where the input is to be fetched from, and who hears of the output. Raises Halted,
     Mismatch, LinkBroken."""
-    rank, edges = attempt.rank, exchange.sends
-    head = -(-_WORD * len(edges) // CELL_ALIGNMENT) * CELL_ALIGNMENT
+    rank, size, edges = attempt.rank, attempt.size, exchange.sends
+    head = -(-_WORD * (size + 4) // CELL_ALIGNMENT) * CELL_ALIGNMENT
     room = SLOT_BYTES - head
-    begins, ends = [0] * attempt.size, [0] * attempt.size
-    block, blocks = 0, max(1, -(-edges[-1] // room))
+    borders = [*range(0, edges[-1], room), edges[-1]] if incoming is None else incoming.borders(room)
+    begins, ends = [0] * size, [0] * size
+    block, blocks = 0, max(1, len(borders) - 1)
     while block < blocks:
-        first, last = block * room, min(edges[-1], (block + 1) * room)
+        first, last = borders[block : block + 2] if block + 1 < len(borders) else (0, 0)
         cell = windows.cell(rank, block)
-        if not block:
-            cell[: _WORD * len(edges)].view(np.int64)[:] = edges
+        cell[: _WORD * (size + 4)].view(np.int64)[:] = (*edges, max(1, len(borders) - 1), first, last)
         if first < last:
             _put(cell[head : head + last - first], buffers["in"], first, last, incoming)
         windows.signal()
@@ -79,13 +79,14 @@ def run_exchange(
             if other != rank:
                 windows.wait(other, block + 1, attempt)
             cell = windows.cell(other, block)
+            theirs = cell[: _WORD * (size + 4)].view(np.int64).tolist()
             if not block:
-                theirs = cell[: _WORD * len(edges)].view(np.int64)
-                begins[other], ends[other] = int(theirs[rank]), int(theirs[rank + 1])
+                begins[other], ends[other] = theirs[rank], theirs[rank + 1]
                 if ends[other] - begins[other] != exchange.receives[other + 1] - exchange.receives[other]:
                     raise Mismatch
-                blocks = max(blocks, -(-int(theirs[-1]) // room))
-            low, high = max(begins[other], first), min(ends[other], first + room)
+                blocks = max(blocks, theirs[size + 1])
+            first, last = theirs[size + 2 :]
+            low, high = max(begins[other], first), min(ends[other], last)
             if low < high:
                 place = exchange.receives[other] + low - begins[other]
                 _take(cell[head + low - first : head + high - first], buffers["out"], place, outgoing)

@@ -20,6 +20,9 @@ class Original(Protocol):
     def fetch_into(self, target: Any, start: int) -> None:
         """Bytes from ``start`` are in ``target``, as many as it has room for, when this returns."""
 
+    def borders(self, limit: int) -> list[int]:
+        """Where to cut it into pieces of up to ``limit`` bytes that are fetched well: 0, ends of pieces, all bytes."""
+
     def fetch_all(self) -> None: ...
 
     def forget(self) -> None:

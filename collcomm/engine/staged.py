@@ -45,6 +45,9 @@ class Staged:
         self.fetch(start, target.size)
         target[:] = self.host[start : start + target.size]
 
+    def borders(self, limit: int) -> list[int]:
+        return [*range(0, self.host.size, limit), self.host.size]
+
     def fetch_all(self) -> None:
         self.fetch(0, self._array.nbytes)
 

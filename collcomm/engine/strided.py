@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +42,9 @@ class Strided:
 
     def fetch_into(self, target: Any, start: int) -> None:
         self._tiles.pack_into(target, self.host, start)
+
+    def borders(self, limit: int) -> list[int]:
+        return self._tiles.borders(limit)
 
     def fetch_all(self) -> None:
         self._tiles.pack(self.host, 0, self.host.size)
@@ -96,6 +100,15 @@ class _Tiles:
                 if not self._packed[tile]:
                     self._packed[tile] = 1
                     self._cut[tile].pack(host[self._edges[tile] : self._edges[tile + 1]])
+
+    def borders(self, limit: int) -> list[int]:
+        """As few pieces of whole tiles as there can be; ``limit`` is more than any tile has."""
+        self._tiles()
+        found = [0]
+        for edge, following in pairwise(self._edges[1:]):
+            if following - found[-1] > limit:
+                found.append(edge)
+        return [*found, self.nbytes] if self.nbytes else found
 
     def pack_into(self, target: Any, host: Any, start: int) -> None:
         """As `pack`, to ``target``: straight there what lies within it whole, and was not packed before."""
