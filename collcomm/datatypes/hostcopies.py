@@ -24,8 +24,9 @@ from .widened import WidenedCopy, widened
 
 _WORDS = {size: np.dtype(name) for size, name in ((1, "u1"), (2, "u2"), (4, "u4"), (8, "u8"), (16, "c16"))}
 MAX_VOID = 1 << 30  # bytes of an element; numpy counts them in 31 bits
-COLUMNS = 3  # an innermost dimension so short is walked outside of the next one
-ROWS = 16  # of which there are so many at least
+COLUMNS = 3  # an innermost dimension so short is walked outside of the others
+ROWS = 16  # where one of them has so many elements at least
+LONG_BYTES = 128  # a run so long is worth a turn of the outer loop
 LINE_BYTES = 64
 TURNED, TURNED_ALIGNED = (
     512,
@@ -84,7 +85,7 @@ def _strided(block: StridedBlock) -> Iterator[StridedCopy | WidenedCopy]:
     if block.nbytes > MAX_VOID:
         word = math.gcd(block.nbytes, max(_WORDS))  # holds whole elements, whatever they are
         block = block._replace(nbytes=word, dims=(*block.dims, Dim(block.nbytes // word, word, word)))
-    copy = StridedCopy(
+    whole = StridedCopy(
         _unit(block.nbytes),
         tuple(dim.count for dim in block.dims),
         block.start,
@@ -92,29 +93,56 @@ def _strided(block: StridedBlock) -> Iterator[StridedCopy | WidenedCopy]:
         block.packed,
         tuple(dim.packed for dim in block.dims),
     )
-    width = _at_once(copy)
-    if not width:
-        yield widened(copy) or copy
-        return
-    for first in range(0, copy.shape[-1], width):
-        yield copy._replace(
-            shape=(*copy.shape[:-1], min(width, copy.shape[-1] - first)),
-            start=copy.start + first * copy.strides[-1],
-            packed=copy.packed + first * copy.packed_strides[-1],
-        )
+    parts = tuple(_ordered(whole))
+    wide = None if _is_turned(whole) else widened(whole, parts)
+    if wide is None:
+        yield from parts
+    else:
+        yield wide
 
 
-def _at_once(copy: StridedCopy) -> int:
-    """How much of the innermost dimension to take at a time, not to leave the order to numpy; else 0."""
-    if len(copy.shape) < 2:
-        return 0
-    if copy.shape[-1] <= COLUMNS and copy.shape[-2] >= ROWS:
-        return 1
-    stride = abs(copy.strides[-1])
-    if stride >= LINE_BYTES and any(0 < abs(outer) < LINE_BYTES for outer in copy.strides[:-1]):
-        width = TURNED if stride % ALIGNED_BYTES else TURNED_ALIGNED
-        return width if copy.shape[-1] > width else 0
-    return 0
+def _ordered(copy: StridedCopy) -> Iterator[StridedCopy]:
+    """In parts where the order is not left to numpy."""
+    short = _short_axis(copy)
+    if short is not None:
+        for column in _cut(copy, short, 1):
+            yield from _ordered(column)
+    elif _is_turned(copy):
+        width = TURNED if copy.strides[-1] % ALIGNED_BYTES else TURNED_ALIGNED
+        yield from _cut(copy, len(copy.shape) - 1, width)
+    else:
+        yield copy
+
+
+def _short_axis(copy: StridedCopy) -> int | None:
+    """An axis that numpy would walk innermost, when packing (the last) or unpacking (that of the smallest stride), although it
+    has few elements."""
+    if len(copy.shape) < 2 or copy.unit.itemsize > LONG_BYTES:
+        return None
+    axes = range(len(copy.shape))
+    for axis in (axes[-1], min(axes, key=lambda axis: abs(copy.strides[axis]))):
+        if copy.shape[axis] <= COLUMNS and max(copy.shape) >= ROWS:
+            return axis
+    return None
+
+
+def _is_turned(copy: StridedCopy) -> bool:
+    """Whether neighbours in the packed order lie in other lines, and their lines hold what comes later."""
+    if len(copy.shape) < 2 or abs(copy.strides[-1]) < LINE_BYTES:
+        return False
+    return any(0 < abs(outer) < LINE_BYTES for outer in copy.strides[:-1])
+
+
+def _cut(copy: StridedCopy, axis: int, width: int) -> Iterator[StridedCopy]:
+    """Parts of ``width`` along an axis, which is dropped where that is 1."""
+    count = copy.shape[axis]
+    for first in range(0, count, width):
+        shape, strides, packed_strides = list(copy.shape), list(copy.strides), list(copy.packed_strides)
+        start, packed = copy.start + first * strides[axis], copy.packed + first * packed_strides[axis]
+        shape[axis] = min(width, count - first)
+        if shape[axis] == 1:
+            del shape[axis], strides[axis], packed_strides[axis]
+        yield StridedCopy(copy.unit, tuple(shape), start, tuple(strides), packed, tuple(packed_strides))
 
 
 def _unit(nbytes: int) -> np.dtype[Any]:

@@ -25,15 +25,18 @@ INNERMOST = 16  # runs of the innermost dimension, for which numpy's loop is wor
 
 
 class WidenedCopy(NamedTuple):
-    """``exact``, all of it, and its packing: ``boxes`` of wide elements one after the other, then ``last``, the last run."""
+    """``runs`` of them, that ``parts`` move as they are, and their packing: ``boxes`` of wide elements one after the other, then
+    ``last``, the last run."""
 
-    exact: StridedCopy
+    runs: int
+    parts: tuple[StridedCopy, ...]
     boxes: tuple[StridedCopy, ...]
     last: StridedCopy
 
     def pack(self, memory: Bytes, origin: int, packed: Bytes) -> None:
-        if math.prod(self.exact.shape) < MANY_AT_ONCE:
-            self.exact.pack(memory, origin, packed)
+        if self.runs < MANY_AT_ONCE:
+            for part in self.parts:
+                part.pack(memory, origin, packed)
             return
         for target, source in self._moves(memory, origin, packed):
             target[...] = source
@@ -50,21 +53,24 @@ class WidenedCopy(NamedTuple):
 
     def _moves(self, memory: Bytes, origin: int, packed: Bytes) -> Iterator[tuple[Array, Array]]:
         """What is to be copied where, in this order."""
-        room: Array = np.empty(min(AT_ONCE, math.prod(self.exact.shape)), self.boxes[0].unit)
+        room: Array = np.empty(min(AT_ONCE, self.runs), self.boxes[0].unit)
         for box in self.boxes:
             yield from _through(room, *box.views(memory, origin, packed))
         theirs, ours = self.last.views(memory, origin, packed)
         yield ours, theirs
 
     def unpack(self, memory: Bytes, origin: int, packed: Bytes) -> None:
-        self.exact.unpack(memory, origin, packed)
+        for part in self.parts:
+            part.unpack(memory, origin, packed)
 
     def reduce(self, memory: Bytes, origin: int, packed: Bytes, ufunc: np.ufunc, dtype: np.dtype[Any]) -> None:
-        self.exact.reduce(memory, origin, packed, ufunc, dtype)
+        for part in self.parts:
+            part.reduce(memory, origin, packed, ufunc, dtype)
 
 
-def widened(copy: StridedCopy) -> WidenedCopy | None:
-    """``copy``, to be packed in wide elements; None where that is not possible, or not worth it."""
+def widened(copy: StridedCopy, parts: tuple[StridedCopy, ...]) -> WidenedCopy | None:
+    """``copy``, a whole block, to be packed in wide elements, and otherwise moved in ``parts``; None where that is not possible,
+    or not worth it."""
     size, runs = copy.unit.itemsize, math.prod(copy.shape)
     wide = next((unit for width, unit in _WIDE.items() if size < width), None)
     if copy.unit.kind != "V" or wide is None or not copy.shape or runs < MANY or copy.shape[-1] < INNERMOST:
@@ -73,7 +79,7 @@ def widened(copy: StridedCopy) -> WidenedCopy | None:
         return None
     boxes = tuple(box._replace(unit=wide) for box in _without_last(copy))
     start, packed = _at(copy, [count - 1 for count in copy.shape])
-    return WidenedCopy(copy, boxes, StridedCopy(copy.unit, (1,), start, (size,), packed, (size,)))
+    return WidenedCopy(runs, parts, boxes, StridedCopy(copy.unit, (1,), start, (size,), packed, (size,)))
 
 
 def _at(copy: StridedCopy, place: list[int]) -> tuple[int, int]:

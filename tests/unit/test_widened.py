@@ -62,6 +62,19 @@ def test_any_box_of_short_runs(size: int, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(back.memory, np.where(touched, memory, 0))
 
 
+def test_runs_side_by_side_that_are_packed_one_after_the_other() -> None:
+    memory = np.random.default_rng(7).integers(0, 256, 60 * 1000, np.uint8)
+    runs = np.lib.stride_tricks.as_strided(memory, (3, 1000, 12), (16, 60, 1))
+    packing = packing_of(runs)
+    assert is_widened(packing.layout)
+    check(packing, runs.tobytes())
+    kept, data = memory.copy(), np.arange(36_000, dtype=np.uint16).astype(np.uint8)
+    packing.unpack(data)
+    assert runs.tobytes() == data.tobytes()
+    runs[...] = np.lib.stride_tricks.as_strided(kept, (3, 1000, 12), (16, 60, 1))
+    np.testing.assert_array_equal(memory, kept)
+
+
 @pytest.mark.parametrize("size", [5, 6, 12])
 def test_runs_in_other_directions_or_too_close_stay_as_they_are(size: int) -> None:
     memory = np.arange(5000, dtype=np.uint16).view(np.uint8)
