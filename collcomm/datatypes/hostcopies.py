@@ -4,7 +4,8 @@ A run of bytes is moved as one element: as a number of that width if there is on
 moves by memmove. So the innermost loop goes over runs, not over the bytes of one run, and no run is cut into smaller words.
 (Cutting it into words, aligned or overlapping, was measured: hardly ever faster, and often half as fast.) Three forms are not
 left to numpy's own order, each measured at two to three times its speed or more: a short innermost dimension, a transposition,
-and pieces without order. A second thread was tried, too: it gains on an idle machine, and loses where other peers use its cores.
+and pieces without order. Runs that are a little shorter than a number are packed as if they were one (`widened`). A second thread
+was tried, too: it gains on an idle machine, and loses where other peers use its cores.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 
 from .layout import Layout, Offsets, all_runs, strided_blocks
 from .strided import Dim, StridedBlock
+from .stridedcopy import Array, Bytes, StridedCopy
+from .widened import WidenedCopy, widened
 
-Array = np.ndarray[Any, Any]
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _WORDS = {size: np.dtype(name) for size, name in ((1, "u1"), (2, "u2"), (4, "u4"), (8, "u8"), (16, "c16"))}
 MAX_VOID = 1 << 30  # bytes of an element; numpy counts them in 31 bits
 COLUMNS = 3  # an innermost dimension so short is walked outside of the others
@@ -33,44 +34,6 @@ TURNED, TURNED_ALIGNED = (
 )  # columns of a transposition at a time; the second where they fall into few sets of the cache
 ALIGNED_BYTES = 2048
 GATHERED = 8  # boxes of few runs each from which on an index is faster than a call for each
-
-
-class StridedCopy(NamedTuple):
-    """Elements of ``unit``, ``shape`` of them, from byte ``start`` of the strided memory, to byte ``packed`` of the packed."""
-
-    unit: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int
-    strides: tuple[int, ...]
-    packed: int
-    packed_strides: tuple[int, ...]
-
-    def views(self, memory: Bytes, origin: int, packed: Bytes) -> tuple[Array, Array]:
-        """The elements where they lie, and where they are packed."""
-        return (
-            np.ndarray(self.shape, self.unit, memory, origin + self.start, self.strides),
-            np.ndarray(self.shape, self.unit, packed, self.packed, self.packed_strides),
-        )
-
-    def pack(self, memory: Bytes, origin: int, packed: Bytes) -> None:
-        theirs, ours = self.views(memory, origin, packed)
-        ours[...] = theirs
-
-    def unpack(self, memory: Bytes, origin: int, packed: Bytes) -> None:
-        theirs, ours = self.views(memory, origin, packed)
-        theirs[...] = ours
-
-    def reduce(self, memory: Bytes, origin: int, packed: Bytes, ufunc: np.ufunc, dtype: np.dtype[Any]) -> None:
-        theirs, ours = self._elements(dtype).views(memory, origin, packed)
-        ufunc(theirs, ours, out=theirs)
-
-    def _elements(self, dtype: np.dtype[Any]) -> StridedCopy:
-        """The same bytes as elements of ``dtype``, of which a run has a whole number."""
-        size, number = dtype.itemsize, self.unit.itemsize // dtype.itemsize
-        if number == 1:
-            return self._replace(unit=dtype)
-        shape, strides = (*self.shape, number), (*self.strides, size)
-        return StridedCopy(dtype, shape, self.start, strides, self.packed, (*self.packed_strides, size))
 
 
 class IndexedCopy(NamedTuple):
@@ -98,7 +61,7 @@ class IndexedCopy(NamedTuple):
         return np.ndarray((memory.size - self.unit.itemsize + 1,), self.unit, memory, 0, (1,))
 
 
-HostCopy = StridedCopy | IndexedCopy
+HostCopy = StridedCopy | IndexedCopy | WidenedCopy
 
 
 @lru_cache(maxsize=4096)
@@ -118,20 +81,24 @@ def _indexed(layout: Layout) -> Iterator[IndexedCopy]:
         yield IndexedCopy(_unit(size), starts[chosen], packed[chosen])
 
 
-def _strided(block: StridedBlock) -> Iterator[StridedCopy]:
+def _strided(block: StridedBlock) -> Iterator[StridedCopy | WidenedCopy]:
     if block.nbytes > MAX_VOID:
         word = math.gcd(block.nbytes, max(_WORDS))  # holds whole elements, whatever they are
         block = block._replace(nbytes=word, dims=(*block.dims, Dim(block.nbytes // word, word, word)))
-    yield from _ordered(
-        StridedCopy(
-            _unit(block.nbytes),
-            tuple(dim.count for dim in block.dims),
-            block.start,
-            tuple(dim.stride for dim in block.dims),
-            block.packed,
-            tuple(dim.packed for dim in block.dims),
-        )
+    whole = StridedCopy(
+        _unit(block.nbytes),
+        tuple(dim.count for dim in block.dims),
+        block.start,
+        tuple(dim.stride for dim in block.dims),
+        block.packed,
+        tuple(dim.packed for dim in block.dims),
     )
+    parts = tuple(_ordered(whole))
+    wide = None if _is_turned(whole) else widened(whole, parts)
+    if wide is None:
+        yield from parts
+    else:
+        yield wide
 
 
 def _ordered(copy: StridedCopy) -> Iterator[StridedCopy]:

@@ -12,6 +12,7 @@ from .canonical import layout_of
 from .hostcopies import Array, Bytes, StridedCopy, host_copies
 from .layout import Layout, Run, tiles
 from .overlap import Placed, has_overlap
+from .widened import WidenedCopy
 
 
 def check_reach(layout: Layout, origin: int, nbytes: int) -> None:
@@ -86,6 +87,8 @@ class HostPacking:
 
     def packer(self, target: Bytes) -> Callable[[], None]:
         """`pack` into ``target``, to be called many times: all that can be done beforehand is done."""
+        if len(self._copies) == 1 and isinstance(self._copies[0], WidenedCopy):
+            return self._copies[0].packer(self.memory, self.origin, target)
         if len(self._copies) != 1 or not isinstance(self._copies[0], StridedCopy):
             return partial(self.pack, target)
         theirs, ours = self._copies[0].views(self.memory, self.origin, target)
