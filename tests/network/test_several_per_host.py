@@ -13,7 +13,7 @@ from .conftest import Hosts
 def test_every_collective_with_unequal_hosts(make_hosts: Callable[..., Hosts], layout: Sequence[int]) -> None:
     hosts = make_hosts(max(layout) + 1, layout=layout)
     hosts.start("every_collective")
-    hosts.next_from_each("done", set(range(len(layout))), 60)
+    hosts.next_from_each("done", set(range(len(layout))), 150)
     hosts.peers.wait(20)
     assert all(process.returncode == 0 for process in hosts.peers.processes.values())
 

@@ -13,7 +13,7 @@ from collcomm.datatypes.model import Method
 
 equal = np.testing.assert_array_equal
 WAIT_SECONDS = 30.0
-SIZES = (7, 3000, 130_000)  # rows: a small array, some tiles, several blocks of a window
+SIZES = (7, 3000, 40_000)  # rows: a small array, some tiles, several blocks of a window
 
 
 def _fields(rank: int, rows: int) -> np.ndarray[Any, Any]:
