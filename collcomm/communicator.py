@@ -234,7 +234,7 @@ class Communicator(Participant):
 
         ``send_counts`` and ``recv_counts``: rows of each block; equal blocks if None. Both or neither. Or ``x`` and ``out`` are
         lists with an array, a typed buffer, or None, for each rank, each of its own layout (MPI's alltoallw): what arrives must
-        be of as many bytes as what its sender gives. After a death, what would have come from the dead is left as it is.
+        be of as many bytes as what its sender gives. After a death, the arrays for the dead hold nothing of use.
         """
         if isinstance(x, list | tuple):
             return self._all_to_all_parts(x, out, async_op, timeout)

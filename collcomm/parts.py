@@ -60,5 +60,5 @@ class HostParts:
         target.original.early = are_apart(ones, others)
 
     def like(self, flat: Array, shape: tuple[int, ...]) -> Any:
-        """What came of survivors only: the arrays, of which those of the dead were left as they are."""
+        """What came of survivors only: the arrays, of which those of the dead hold nothing of use."""
         return self.value

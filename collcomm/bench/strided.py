@@ -6,18 +6,20 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from . import gpupack, packing, stridedsend
+from . import gpupack, halo, packing, stridedsend
 from .gpu import why_no_gpu
 from .measure import parse_size
 from .mpilaunch import why_not
 from .report import print_table
 
-STRIDED = ("pack", "pack-gpu", "strided-send")
+STRIDED = ("pack", "pack-gpu", "strided-send", "halo")
 Row = dict[str, Any]
 
 
 def run_strided(options: argparse.Namespace) -> list[Row] | None:
     """The rows of one of `STRIDED`, which are printed; None where this machine lacks something, as is printed, too."""
+    if options.case == "halo":
+        return _halo(options)
     sizes = [parse_size(text) for text in options.sizes or ()]
     if options.case == "pack":
         return _pack(sizes or packing.SIZES, options.rounds)
@@ -36,6 +38,20 @@ def _pack(sizes: Sequence[int], rounds: int) -> list[Row] | None:
     rows = packing.bench_packing(sizes, rounds)
     print_table("collcomm bench pack", [packing.cells(row) for row in rows])
     print(packing.verdict(rows))
+    return rows
+
+
+def _halo(options: argparse.Namespace) -> list[Row] | None:
+    if why := why_not():
+        print(why)
+        return None
+    edges = [int(text) for text in options.sizes or ()] or halo.EDGES
+    rows = []
+    for n in options.peers or (8,):
+        rows += halo.bench_halo(n, edges, options.rounds, options.transport or "shm")
+    print_table(
+        f"collcomm bench halo, {' and '.join(map(str, options.peers or (8,)))} processes", [*map(halo.cells, rows)]
+    )
     return rows
 
 
