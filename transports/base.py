@@ -163,6 +163,9 @@ class Transport(Protocol):
         """The link to ``member``, made now if there is none. ``check`` is called every few milliseconds while waiting,
         and ends the wait by raising."""
 
+    def makes_link(self, member: int) -> bool:
+        """Whether a link with ``member`` is this peer's to make; else `link` waits for the other end."""
+
     def make_window(self, nbytes: int) -> Window:
         """A window of this peer. Raises OSError when there is no memory for it."""
 

@@ -78,7 +78,7 @@ class SimTransport(DropsLinks):
 
     def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> SimLink:
         key = (gid, purpose, member.id)
-        if key not in self._links and self._member > member.id:
+        if key not in self._links and self.makes_link(member.id):
             self._dial(key, member, check)
         while key not in self._links:
             if self._closed:
@@ -86,6 +86,9 @@ class SimTransport(DropsLinks):
             self._park()
             check()
         return self._links[key]
+
+    def makes_link(self, member: int) -> bool:
+        return self._member > member
 
     def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
         for key in [key for key in self._links if unwanted(key)]:

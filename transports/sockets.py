@@ -118,7 +118,7 @@ class SocketTransport(DropsLinks):
             while key not in self._links:
                 if self._closed:
                     raise TransportClosed("the communicator was closed while waiting for a connection")
-                if self._standing.member > member.id and key not in self._dialling:
+                if self.makes_link(member.id) and key not in self._dialling:
                     self._dialling.add(key)  # others who want this link wait for it
                     break
                 self._changed.wait(WAIT_SECONDS)
@@ -131,6 +131,9 @@ class SocketTransport(DropsLinks):
             with self._changed:
                 self._dialling.discard(key)
                 self._changed.notify_all()
+
+    def makes_link(self, member: int) -> bool:
+        return self._standing.member > member
 
     def make_window(self, nbytes: int) -> OwnWindow:
         return OwnWindow(nbytes)

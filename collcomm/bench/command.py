@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all_reduce",
         choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts", *STRIDED],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
-        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages",
+        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; halos",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")

@@ -22,8 +22,8 @@ def bench_halo(n: int, edges: Sequence[int], rounds: int, transport: str) -> lis
     """Medians among ``n`` ranks, each with a block of ``edges`` cells along each edge, for radius 1 to 3."""
     grid = [[edge, radius] for edge in edges for radius in RADII]
     with collcomm.Coordinator("127.0.0.1:0") as coordinator:
-        case = {"address": coordinator.address, "transport": transport, "grid": grid}
-        case |= {"rounds": rounds, "block": BLOCK_SECONDS}
+        timing = {"rounds": rounds, "block": BLOCK_SECONDS}
+        case = {"address": coordinator.address, "transport": transport, "grid": grid, **timing}
         events = run_ranks(n, case, TIMEOUT, program=("-m", "collcomm.bench.halorank"))
     rows = []
     for event in events:

@@ -120,7 +120,8 @@ def by_mpi(world: Any, block: Block) -> tuple[Calls, list[Any]]:
         MPI.Prequest.Startall(kept)
         MPI.Request.Waitall(kept)
 
-    calls = {"requests": requests, "persistent": persistent, "neighbours": partial(around.Neighbor_alltoallw, *both)}
+    neighbours = partial(around.Neighbor_alltoallw, *both)
+    calls: Calls = {"requests": requests, "persistent": persistent, "neighbours": neighbours}
     return calls, [*kept, around, *(kind for side in sides for _, _, kind in side)]
 
 
@@ -129,8 +130,8 @@ def measure(case: dict[str, Any]) -> None:
 
     world = MPI.COMM_WORLD.Dup()
     shape = MPI.Compute_dims(world.size, 3)
-    options = {"min_size": world.size, "timeout": JOIN_SECONDS, "transports": [case["transport"]]}
-    comm = collcomm.join(case["address"], name=f"rank-{world.rank}", **options)
+    ours = [case["transport"]]
+    comm = collcomm.join(case["address"], min_size=world.size, timeout=JOIN_SECONDS, transports=ours)
     for edge, radius in case["grid"]:
         block = Block(edge, radius, shape, comm.rank)
         places = world.allgather(comm.rank)  # a rank of ours has a number of its own

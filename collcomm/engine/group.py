@@ -188,6 +188,7 @@ class Group(Calls):
             operation.bind(plan.sizes, scratch, fetches=True)
             run_exchange(plan, windows, operation.buffers, attempt, operation.unfetched.get("in"), operation.early)
         else:
+            self._make_links(plan.peers, operation.view, attempt)
             run_messages(plan, operation, scratch, attempt, self.session.streams)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
@@ -261,6 +262,13 @@ class Group(Calls):
             link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,)))
             self._links[rank] = link
         return link
+
+    def _make_links(self, ranks: Sequence[int], view: View, attempt: Attempt) -> None:
+        """Those that are this peer's to make. A send waits for its link; who had to make one, and waits for something else first,
+        would close a circle that the schedule, whose sends wait for nobody, does not have."""
+        for rank in ranks:
+            if self._links[rank] is None and self.session.transport.makes_link(view.ids[rank]):
+                self._link(rank, attempt)
 
     def _open_links(self) -> list[Link]:
         return [link for link in self._links if link is not None]

@@ -55,8 +55,7 @@ class SimPeer:
         self.world.scheduler.spawn(self, lambda: self._live(body))
 
     def _live(self, body: Callable[[SimPeer, Communicator], None]) -> None:
-        hosts = self.world.hosts
-        host_id = f"host {self.transport.port % hosts}" if hosts else ""
+        host_id = self.world.host_of(self.transport.port)
         place = {"host": "10.0.0.1", "port": self.transport.port, "host_id": host_id, "offers": "shm"}
         request = {"t": "join", "group": "run", "name": self.name, **place, **self._options}
         agent = Agent(SimLines(self.world, self), request, self.session, self.clock)

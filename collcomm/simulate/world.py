@@ -87,6 +87,10 @@ class World:
 
     # -- peers -----------------------------------------------------------------------------------------------------
 
+    def host_of(self, port: int) -> str:
+        """What the peers of one host have in common; "" for none."""
+        return f"host {port % self.hosts}" if self.hosts else ""
+
     def spawn(self) -> SimPeer:
         peer = SimPeer(self, f"p{len(self.peers)}", self._join_options)
         self.peers.append(peer)

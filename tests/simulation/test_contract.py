@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from collcomm.simulate import world as worlds
@@ -15,9 +17,11 @@ CHECKS = ("reductions", "kinds", "uneven", "bits", "views_and_strides", "mismatc
 
 
 class Calm(World):
-    """``n`` peers on ``hosts`` hosts (0: each on its own), of which nobody comes or goes, run ``body``."""
+    """``n`` peers on ``hosts`` hosts (0: each on its own), of which nobody comes or goes, run ``body``. ``layout``: the host of
+    each peer, where that matters."""
 
-    def __init__(self, seed: int, n: int, hosts: int):
+    def __init__(self, seed: int, n: int, hosts: int, layout: Sequence[int] = ()):
+        self._layout, self._ports = layout, list[int]()
         self._forming = True
         super().__init__(Options(seed, peers=n, faults=0))
         self._forming = False
@@ -26,6 +30,12 @@ class Calm(World):
         for _ in range(n):
             self.spawn()
 
+    def host_of(self, port: int) -> str:
+        if not self._layout:
+            return super().host_of(port)
+        self._ports += [port] * (port not in self._ports)
+        return f"host {self._layout[self._ports.index(port)]}"
+
     def spawn(self) -> Any:
         return None if self._forming else super().spawn()
 
@@ -33,14 +43,32 @@ class Calm(World):
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize(("n", "hosts"), [(3, 0), (3, 1), (4, 2), (5, 3)], ids=["messages", "windows", "2+2", "2+2+1"])
 def test_contract(name: str, n: int, hosts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(lambda: Calm(seed=n, n=n, hosts=hosts), n, CONTRACT[name], monkeypatch)
+
+
+@pytest.mark.parametrize("seed", [3, 7, 33, 34])
+def test_links_are_made_before_anybody_waits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In these orders of joining, ranks 0 to 3 of an all_gather across hosts each waited for the next one to make their link, and
+    the fifth for a message of rank 0."""
+    layout = (2, 0, 1, 1, 2, 2)
+
+    def body(comm: Any) -> None:
+        part = comm.split(range(comm.size))  # which has no links yet
+        part.all_gather(np.ones(12))
+        part.close()
+
+    _run(lambda: Calm(seed=seed, n=len(layout), hosts=0, layout=layout), len(layout), body, monkeypatch)
+
+
+def _run(make: Callable[[], Calm], n: int, check: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[str] = []
 
     def body(peer: Any, comm: Any) -> None:
-        CONTRACT[name](comm)
+        check(comm)
         kept.append(peer.name)
 
     monkeypatch.setattr(worlds, "program", body)
-    world = Calm(seed=n, n=n, hosts=hosts)
+    world = make()
     try:
         assert world.scheduler.run_until(SECONDS, lambda: len(kept) == n), world.log_lines
     finally:
