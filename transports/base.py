@@ -40,7 +40,8 @@ class Stream(Protocol):
     def gathers(self) -> bool:
         """Whether many buffers go out, and come in, in one call and without being joined first."""
 
-    def fileno(self) -> int: ...
+    def fileno(self) -> int:
+        """Raises LinkBroken when it was closed here."""
 
     def send(self, header: Buffer, payload: Buffer | None = None) -> int:
         """Hand over a whole frame; waits a few milliseconds at most. Returns the bytes that were taken."""

@@ -71,7 +71,10 @@ class SocketStream:
         self._send_one: Callable[..., int] = sock.send
 
     def fileno(self) -> int:
-        return self.socket.fileno()
+        number = self.socket.fileno()
+        if number < 0:  # another thread has closed it: the peer is no longer a member
+            raise LinkBroken(self.member, "closed", "the connection was closed by this side")
+        return number
 
     def send(self, header: Buffer, payload: Buffer | None = None, _flags: int = _NOSIGNAL) -> int:
         if self._debt and not self._pay(_flags):

@@ -100,6 +100,16 @@ def test_a_closed_connection_is_a_broken_link(pair: tuple[TcpStream, TcpStream])
     assert far.unacknowledged_for() == 0.0
 
 
+def test_a_connection_that_was_closed_here_meanwhile_is_a_broken_link(pair: tuple[TcpStream, TcpStream]) -> None:
+    """As by the thread that hears of a view without the peer: then nobody may wait for what is no descriptor any more."""
+    near, _ = pair
+    assert near.fileno() >= 0
+    near.close()
+    for use in (near.fileno, lambda: near.send(b"x"), lambda: near.try_receive(memoryview(bytearray(1)))):
+        with pytest.raises(LinkBroken):
+            use()
+
+
 def test_many_buffers_go_out_and_come_in_as_one_row(pair: tuple[TcpStream, TcpStream]) -> None:
     near, far = pair
     sent = [bytes([index % 251]) * (index % 7) for index in range(MAX_BUFFERS)]
