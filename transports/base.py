@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ..errors import CollcommError
+from ..errors import CommunicatorClosed
 
 Buffer = Any  # anything with the buffer protocol: bytes, memoryview, a numpy array of bytes
 MAX_BUFFERS = 1024  # in one call; what Linux, macOS and the BSDs take (IOV_MAX)
@@ -27,7 +27,7 @@ class LinkBroken(Exception):
         self.text = text
 
 
-class TransportClosed(CollcommError):
+class TransportClosed(CommunicatorClosed):
     """The transport was closed while a link was being made."""
 
 
