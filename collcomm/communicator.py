@@ -13,6 +13,7 @@ from .datatypes import Datatype
 from .devicearrays import AnyArray, DeviceArray, array_of, is_on_device
 from .deviceparts import DeviceParts
 from .engine import AnyGroup, AnySession, Operation, Request, request
+from .engine.handle import Conclusion
 from .errors import CommunicatorClosed
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
@@ -65,18 +66,33 @@ class Communicator(Participant):
 
     def split(self, ranks: Sequence[int]) -> Communicator | None:
         """A communicator of ``ranks`` of this one; None at the others. Every member calls it with the same ranks."""
-        chosen = list(ranks)
-        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= rank < self.size for rank in chosen):
-            raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {chosen}")
-        asked = request("split", np.dtype(np.uint8), extra=f"ranks {sorted(chosen)}")
+        chosen = sorted(ranks)
+        members = self._members(chosen)
+        asked = request("split", np.dtype(np.uint8), extra=f"ranks {chosen}")
         operation = Operation(asked, self.view, self._session.member, None, None)
-        members = [self.view.ids[rank] for rank in chosen]
         self._group.run(operation, self._timeout)
         self._group.show(operation.view)
         if self._session.member not in members:
             return None
-        gid = derived_gid(f"{self._group.gid}/{operation.seq}/{sorted(members)}")
-        group = self._session.make_group(gid, members, self.view)
+        return self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)
+
+    def create_group(self, ranks: Sequence[int], tag: str) -> Communicator:
+        """A communicator of ``ranks`` of this one, in this order. They alone call it, with the same ranks and ``tag``, which this
+        communicator has not seen before (as MPI_Comm_create_group). Nothing is sent until it is used."""
+        members = self._members(list(ranks))
+        if self._session.member not in members:
+            raise ValueError(f"this peer, rank {self.rank}, is not among the ranks {list(ranks)}")
+        return self._derived(f"{self._group.gid}/{tag!r}/{members}", members)
+
+    def _members(self, ranks: Sequence[int]) -> list[int]:
+        if not ranks or len(set(ranks)) != len(ranks) or not all(0 <= rank < self.size for rank in ranks):
+            raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {list(ranks)}")
+        return [self.view.ids[rank] for rank in ranks]
+
+    def _derived(self, text: str, members: Sequence[int]) -> Communicator:
+        if self._session.failure is not None:
+            raise self._session.failure
+        group = self._session.make_group(derived_gid(text), members, self.view)
         return Communicator(self._session, group, self.name, self._timeout)
 
     # -- reductions -----------------------------------------------------------------------------------------------------
@@ -328,20 +344,39 @@ class Communicator(Participant):
         timeout: float | None = None,
     ) -> Any:
         """Receive into ``out`` what rank ``src`` sends with ``tag``; returns ``out``."""
+        target, arrived = self._arrival(out, datatype)
+        seconds = self._seconds(timeout)
+        return self._point.receive(target, src, tag, async_op, seconds, lambda _, error: arrived(out, error))
+
+    def recv_any(
+        self,
+        out: Any,
+        tag: int = 0,
+        datatype: Datatype | None = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Receive into ``out`` what anybody sends with ``tag``; returns the sender's rank. Who asks for a message of that sender
+        at the same time comes first."""
+        target, arrived = self._arrival(out, datatype)
+        return self._point.receive_any(target, tag, async_op, self._seconds(timeout), arrived)
+
+    def _arrival(self, out: Any, datatype: Datatype | None) -> tuple[AnyArray, Conclusion]:
+        """Where a message goes, and what brings it there."""
         target = self._array(out, "out", datatype)
         target.require_writable("out")
         if isinstance(target, DeviceArray):
             target.stage()
 
-        def arrived(_: Any, error: BaseException | None) -> Any:
+        def arrived(value: Any, error: BaseException | None) -> Any:
             if error is not None:
                 raise error
             if isinstance(target, DeviceArray):
                 target.stage().conclude(target.flat.nbytes)
                 target.write_back(())
-            return out
+            return value
 
-        return self._point.receive(target, src, tag, async_op, self._seconds(timeout), arrived)
+        return target, arrived
 
     # -- shared state ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from .communicator import Communicator
 from .engine import EventLog, Session
+from .engine.session import GRACE_SECONDS
 from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .launched import join_launched, wants_mpi
 from .membership import Agent, ZmqLines, peer_credentials
@@ -49,6 +50,7 @@ def join(
     on_failure: str = "retry",
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
+    grace: float = GRACE_SECONDS,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
@@ -73,6 +75,7 @@ def join(
     :param on_failure: "retry": a collective in which a peer dies is run again over the survivors; "raise": PeerLost.
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
+    :param grace: seconds that an operation which a failure interrupted waits for a coordinator that is away.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
@@ -83,7 +86,7 @@ def join(
         return join_launched(name, min_size, timeout, on_failure, op_timeout)
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
-    _check(name, group, min_size, timeout, on_failure, op_timeout)
+    _check(name, group, min_size, timeout, on_failure, op_timeout, grace)
     wanted = _wanted(transports)
     device = _device(wanted)
     deadline = time.monotonic() + timeout
@@ -107,7 +110,7 @@ def join(
         raise
     transport = SocketTransport(routes, wanted)
     on_device = device is not None and "shm" in transport.offers
-    session = Session(transport, streams, device=device)
+    session = Session(transport, streams, device=device, grace=grace)
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
             session.events = EventLog(events, name, session.totals)
@@ -193,13 +196,14 @@ def _check(
     timeout: float,
     on_failure: str,
     op_timeout: float,
+    grace: float = GRACE_SECONDS,
 ) -> None:
     for what, text in (("group", group), ("name", name)):
         if text is not None and (not isinstance(text, str) or not 0 < len(text) <= 128):
             raise ValueError(f"{what} must be a string of 1 to 128 characters, not {text!r}")
     if not isinstance(min_size, int) or not 1 <= min_size <= 10_000:
         raise ValueError(f"min_size must be from 1 to 10000, not {min_size!r}")
-    for what, seconds in (("timeout", timeout), ("op_timeout", op_timeout)):
+    for what, seconds in (("timeout", timeout), ("op_timeout", op_timeout), ("grace", grace)):
         if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
             raise ValueError(f"{what} must be a positive number of seconds, not {seconds!r}")
     if on_failure not in ("retry", "raise"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Participant:
     def view(self) -> View:
         """The membership in which the last call ran."""
         return self._group.view
+
+    @property
+    def latest(self) -> View:
+        """The membership as this peer has last heard of it: the next call runs in it, or in a later one."""
+        return self._group.progress.view
 
     @property
     def rank(self) -> int:
@@ -61,6 +67,11 @@ class Participant:
             "retries": group.retries,
             "seconds_lost": group.seconds_lost,
         }
+
+    def compose(self, work: Callable[[], Any], text: str = "a call", async_op: bool = False) -> Any:
+        """Run ``work()``, which makes any calls of this communicator, as one: nothing of another comes between them. Here and
+        now where nothing is before it; with ``async_op`` behind a handle. ``text``: what errors call it."""
+        return self._group.call(work, text, async_op)
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,15 @@ from .datatypes.model import Direction, Method
 from .datatypes.packing import HostPacking
 from .devicearrays import AnyArray, DeviceArray
 from .engine import AnyGroup, AnySession
-from .engine.handle import Conclusion, Handle
+from .engine.handle import Conclusion
 from .engine.queue import OperationQueue
 from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
 from .hostviews import Array
-from .transports.base import Link, LinkBroken, Stream
+from .transports.base import MESSAGES, Link, LinkBroken, Poller, Stream
 from .transports.frames import HEADER_BYTES, Kind, pack
 from .tuning import Choose, method
 from .types import Member
 
-POINT_LINKS = 1  # purpose of a link, as in a greeting
 MAX_STASHED = 64 << 20  # bytes that came with another tag than was asked for
 
 
@@ -58,6 +58,20 @@ class PointToPoint:
         deadline = time.monotonic() + timeout
         return self._go("recv", member, async_op, lambda: self._receive(array, member, tag, deadline), arrived)
 
+    def receive_any(self, array: AnyArray, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
+        """As `receive`, from whoever sends first; ``arrived`` is given the rank."""
+        view, own = self._group.view, self._session.member
+        if self._session.failure is not None:
+            raise self._session.failure
+        _check_tag(tag)
+        senders = {rank: member for rank, member in enumerate(view.members) if member.id != own}
+        if not senders:
+            raise ValueError("there is nobody here to receive from")
+        deadline = time.monotonic() + timeout
+        lane = self._lane("recv", -1)
+        work = partial(self._receive_any, array, senders, tag, deadline)
+        return _through(lane, "recv from anybody", async_op, work, arrived)
+
     def close(self) -> None:
         with self._lock:
             lanes = list(self._lanes.values())
@@ -72,8 +86,7 @@ class PointToPoint:
             raise ValueError(f"rank must be from 0 to {view.size - 1}, not {rank!r}")
         if view.ids[rank] == self._session.member:
             raise ValueError(f"rank {rank} is this peer itself")
-        if not isinstance(tag, int) or not 0 <= tag < 2**32:
-            raise ValueError(f"tag must be from 0 to 4294967295, not {tag!r}")
+        _check_tag(tag)
         return view[int(rank)]
 
     def _go(
@@ -84,15 +97,14 @@ class PointToPoint:
         work: Callable[[], Any],
         arrived: Conclusion | None,
     ) -> Any:
+        return _through(self._lane(direction, member.id), f"{direction} with {member.name}", async_op, work, arrived)
+
+    def _lane(self, direction: str, member: int) -> OperationQueue:
         with self._lock:
-            name = f"collcomm-{direction}-{member.id}"
-            lane = self._lanes.setdefault((direction, member.id), OperationQueue(name))
-        text = f"{direction} with {member.name}"
-        if async_op:
-            handle: Handle = lane.submit(lambda: work, text, arrived)
-            return handle
-        value = lane.run(lambda: work, text)
-        return value if arrived is None else arrived(value, None)
+            lane = self._lanes.get((direction, member))
+            if lane is None:
+                lane = self._lanes[direction, member] = OperationQueue(f"collcomm-{direction}-{member}")
+            return lane
 
     # -- on the lane's thread ------------------------------------------------------------------------------------------
 
@@ -100,6 +112,7 @@ class PointToPoint:
         size, kind = array.flat.nbytes, _dtype_code(array.dtype)
         check = _Watch(self._session, self._group, member, "send to", deadline).check
         begun = False
+        check()
         try:
             stream = self._stream(member, check)
             source = self._carriage(array, stream, Direction.SEND)
@@ -119,34 +132,86 @@ class PointToPoint:
             raise self._lost(member, broken) from None
         except BaseException:
             if begun:  # what came next would be taken for the rest of this message
-                self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
+                self._session.transport.drop_link(self._group.gid, MESSAGES, member.id)
             raise
 
     def _receive(self, array: AnyArray, member: Member, tag: int, deadline: float) -> None:
-        size, kind = array.flat.nbytes, _dtype_code(array.dtype)
         check = _Watch(self._session, self._group, member, "recv from", deadline).check
         try:
-            while True:
-                if self._unstash(member, tag, array, kind):
-                    return
-                stream = self._stream(member, check)
-                if self._stash_rest(member, stream, check):
-                    continue
-                message = Arriving(stream, check)
-                if message.tag == tag:
-                    break
-                self._stash(member, message)
-            try:
-                _fits(member, size, kind, message.size, message.kind)
-                message.fill(self._carriage(array, stream, Direction.RECEIVE), check)
-            except CollectiveMismatch:
-                message.discard(check)
-                raise
-            except BaseException:
-                message.give_up()
-                raise
+            while not self._receive_next(array, member, tag, check):
+                pass
         except LinkBroken as broken:
             raise self._lost(member, broken) from None
+
+    def _receive_next(self, array: AnyArray, member: Member, tag: int, check: Check) -> bool:
+        """Take the next message of ``member``; whether it was the one that is asked for. Raises LinkBroken."""
+        size, kind = array.flat.nbytes, _dtype_code(array.dtype)
+        if self._unstash(member, tag, array, kind):
+            return True
+        stream = self._stream(member, check)
+        if self._stash_rest(member, stream, check):
+            return False
+        message = Arriving(stream, check)
+        if message.tag != tag:
+            self._stash(member, message)
+            return False
+        try:
+            _fits(member, size, kind, message.size, message.kind)
+            message.fill(self._carriage(array, stream, Direction.RECEIVE), check)
+        except CollectiveMismatch:
+            message.discard(check)
+            raise
+        except BaseException:
+            message.give_up()
+            raise
+        return True
+
+    def _receive_any(self, array: AnyArray, senders: dict[int, Member], tag: int, deadline: float) -> int:
+        transport = self._session.transport
+        watches = {rank: _Watch(self._session, self._group, m, "recv from", deadline) for rank, m in senders.items()}
+        while True:
+            poller = transport.poller()
+            for rank, member in list(senders.items()):
+                lane = self._lane("recv", member.id)
+                if lane.begin(lambda: 1) is None:
+                    continue  # somebody receives from it alone, and comes first
+                try:
+                    if not self._begun(member, tag, watches[rank].check, poller):
+                        continue
+                    while not self._receive_next(array, member, tag, watches[rank].check):
+                        if not self._begun(member, tag, watches[rank].check, poller):
+                            break
+                    else:
+                        return rank
+                except (LinkBroken, PeerLost) as lost:
+                    del senders[rank]
+                    if not senders:
+                        raise PeerLost(f"recv from anybody: nobody is left who could send ({lost})") from None
+                finally:
+                    lane.end()
+            if time.monotonic() > deadline:
+                raise CollectiveTimeout("recv from anybody: nothing came in time")
+            poller.poll([])
+
+    def _begun(self, member: Member, tag: int, check: Check, poller: Poller) -> bool:
+        """Whether a message of ``member`` is here, or begins; else ``poller`` waits for one. Raises LinkBroken, PeerLost."""
+        transport, gid = self._session.transport, self._group.gid
+        if any(found == tag for found, _, _ in self._stashed.get(member.id, ())):
+            return True
+        if not transport.links_at_once(gid, MESSAGES, member.id):
+            if member.id not in self._group.progress.view.ids:
+                raise PeerLost(f"{member} is no longer in the group")
+            return False
+        stream = self._stream(member, check)
+        if member.id in self._half:
+            return True
+        head = memoryview(bytearray(HEADER_BYTES))
+        got = stream.try_receive(head)
+        stream.unread(head[:got])
+        if got < HEADER_BYTES:
+            poller.want(stream.fileno(), select.POLLIN)
+            check()
+        return got == HEADER_BYTES
 
     # -- messages with another tag than was asked for ------------------------------------------------------------------
 
@@ -182,7 +247,7 @@ class PointToPoint:
         return True
 
     def _stream(self, member: Member, check: Check) -> Stream:
-        link: Link = self._session.transport.link(self._group.gid, POINT_LINKS, member, check)
+        link: Link = self._session.transport.link(self._group.gid, MESSAGES, member, check)
         return link.streams[0]
 
     def _carriage(self, array: AnyArray, stream: Stream | None, direction: Direction) -> Carriage:
@@ -199,7 +264,7 @@ class PointToPoint:
         return Packed(packing)
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
-        self._session.transport.drop_link(self._group.gid, POINT_LINKS, member.id)
+        self._session.transport.drop_link(self._group.gid, MESSAGES, member.id)
         gone = member.id not in self._group.progress.view.ids
         why = "it is no longer in the group" if gone else broken.text
         return PeerLost(f"the message with {member} was lost: {why}; look at comm.view before sending it again")
@@ -219,6 +284,20 @@ class _Watch:
             raise PeerLost(f"{self._what} {self._member}: it is no longer in the group")
         if time.monotonic() > self._deadline:
             raise CollectiveTimeout(f"{self._what} {self._member} did not finish in time")
+
+
+def _through(
+    lane: OperationQueue, text: str, async_op: bool, work: Callable[[], Any], arrived: Conclusion | None
+) -> Any:
+    if async_op:
+        return lane.submit(lambda: work, text, arrived)
+    value = lane.run(lambda: work, text)
+    return value if arrived is None else arrived(value, None)
+
+
+def _check_tag(tag: int) -> None:
+    if not isinstance(tag, int) or not 0 <= tag < 2**32:
+        raise ValueError(f"tag must be from 0 to 4294967295, not {tag!r}")
 
 
 @lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -60,6 +61,11 @@ class View:
         """A number for the host of each member, equal for those that share one."""
         numbers: dict[str, int] = {}
         return tuple(numbers.setdefault(m.host_id or f"of member {m.id}", len(numbers)) for m in self.members)
+
+    def choose(self, ids: Sequence[int]) -> tuple[Member, ...]:
+        """The members with these ids, in the order of ``ids``; those who are not here are left out."""
+        found = ((self.rank_of(member), member) for member in ids)
+        return tuple(self.members[rank] for rank, _ in found if rank is not None)
 
     @cached_property
     def _ranks(self) -> dict[int, int]:

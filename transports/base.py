@@ -116,6 +116,7 @@ class Link(Protocol):
 
 
 LinkKey = tuple[int, int, int]  # communicator, purpose, member
+COLLECTIVES, MESSAGES = 0, 1  # purposes of a link, as in a greeting
 
 
 class DropsLinks:
@@ -166,6 +167,9 @@ class Transport(Protocol):
 
     def makes_link(self, member: int) -> bool:
         """Whether a link with ``member`` is this peer's to make; else `link` waits for the other end."""
+
+    def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
+        """Whether `link` need not wait for the other end to make it."""
 
     def make_window(self, nbytes: int) -> Window:
         """A window of this peer. Raises OSError when there is no memory for it."""

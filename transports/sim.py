@@ -90,6 +90,9 @@ class SimTransport(DropsLinks):
     def makes_link(self, member: int) -> bool:
         return self._member > member
 
+    def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
+        return self.makes_link(member) or (gid, purpose, member) in self._links
+
     def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
         for key in [key for key in self._links if unwanted(key)]:
             self._links.pop(key).close()

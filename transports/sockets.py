@@ -15,13 +15,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 from ..errors import UnsupportedTransport
 from ..types import Member
-from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .base import MESSAGES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated, Refused
@@ -34,6 +34,7 @@ CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting b
 ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
 MAX_PARTIAL = 1024  # links of which some streams are there and some are not
 MAX_STREAMS = 64
+MAX_LINGERING = 64  # connections with peers that have left
 
 
 class Route(Protocol):
@@ -79,6 +80,7 @@ class SocketTransport(DropsLinks):
         self._partial: dict[LinkKey, dict[int, SocketStream]] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self._lingering: list[LinkKey] = []
         self._gone_sent = 0
         self._gone_received = 0
         self._doors = [
@@ -135,6 +137,9 @@ class SocketTransport(DropsLinks):
     def makes_link(self, member: int) -> bool:
         return self._standing.member > member
 
+    def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
+        return self.makes_link(member) or (gid, purpose, member) in self._links
+
     def make_window(self, nbytes: int) -> OwnWindow:
         return OwnWindow(nbytes)
 
@@ -153,6 +158,14 @@ class SocketTransport(DropsLinks):
             raise LinkBroken(link.member, "closed", f"no window came: {error}") from None
         except OSError as error:
             raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
+
+    def keep_only(self, members: Iterable[int]) -> None:
+        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links back."""
+        keep = set(members)
+        with self._changed:
+            left = [key for key in self._links if key[1] == MESSAGES and key[2] not in keep]
+            self._lingering = (self._lingering + [key for key in left if key not in self._lingering])[-MAX_LINGERING:]
+        self._drop(lambda key: key[2] not in keep and key not in self._lingering)
 
     def poller(self) -> SocketPoller:
         return SocketPoller()

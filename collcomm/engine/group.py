@@ -18,7 +18,7 @@ from ..errors import (
     ViewChanged,
 )
 from ..planner import Choice, choose_across, choose_on_devices, choose_through_windows
-from ..transports.base import Link, LinkBroken
+from ..transports.base import COLLECTIVES, Link, LinkBroken
 from ..transports.device import can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
 from ..types import Outcome, Verdict, View
@@ -41,12 +41,10 @@ if TYPE_CHECKING:
 WORLD_GID = 0  # the communicator of all members
 STATE_GID = 1  # shared state of all members; its members are the whole view, too
 WHOLE_VIEW = (WORLD_GID, STATE_GID)
-COLLECTIVE_LINKS = 0  # purpose of a link, as in a greeting
 DATALESS_KINDS = frozenset({"barrier", "split", "sync"})  # the commit round is all they need
 NOTHING = Plan("", (), {}, inline=True, itemsize=1, peers=())
 MAX_PLANS = 512
 REPEAT_SECONDS = 1.0
-GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 _ERRORS: dict[str, type[CollcommError]] = {
     "lost": PeerLost,
     "mismatch": CollectiveMismatch,
@@ -87,8 +85,7 @@ class Group(Calls):
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
     def adopt(self, view: View, outcome: Outcome | None) -> None:
-        ids = set(self.progress.view.ids)
-        mine = view if self.gid in WHOLE_VIEW else View(view.epoch, tuple(m for m in view.members if m.id in ids))
+        mine = view if self.gid in WHOLE_VIEW else View(view.epoch, view.choose(self.progress.view.ids))
         with self.progress.changed:
             if outcome is None:  # nobody has done anything here yet
                 outcome = Outcome(self.progress.complete, self.progress.complete)
@@ -259,7 +256,7 @@ class Group(Calls):
                 attempt.check()
                 member = self.progress.view[rank]
             transport = self.session.transport
-            link = transport.link(self.gid, COLLECTIVE_LINKS, member, lambda: attempt.idle((rank,)))
+            link = transport.link(self.gid, COLLECTIVES, member, lambda: attempt.idle((rank,)))
             self._links[rank] = link
         return link
 
@@ -282,7 +279,7 @@ class Group(Calls):
             call = self.progress.call
         assert call is not None
         expired = self._clock.monotonic() > attempt.deadline
-        if self._clock.monotonic() > attempt.deadline + GRACE_SECONDS:
+        if self._clock.monotonic() > attempt.deadline + self.session.grace:
             raise self._give_up(call.text)
         self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
 
@@ -301,7 +298,9 @@ class Group(Calls):
             nonlocal told
             now = self._clock.monotonic()
             silent = self.session.agent.coordinator_silent_for
-            if (silent > GRACE_SECONDS and now - began > GRACE_SECONDS) or now > max(began, deadline) + GRACE_SECONDS:
+            if (silent > self.session.grace and now - began > self.session.grace) or now > max(
+                began, deadline
+            ) + self.session.grace:
                 raise self._give_up(operation.request.call.text)
             if self.progress.halted or self.progress.epoch != epoch or now - told < REPEAT_SECONDS:
                 return

@@ -21,12 +21,20 @@ _UFUNCS: dict[str, np.ufunc] = {
     "bor": np.bitwise_or,
     "bxor": np.bitwise_xor,
 }
+_REPLACED: dict[tuple[str, np.dtype[Any]], Any] = {}
 _EXTENSION = tuple(np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:
     """Integers, bool, f16 / f32 / f64, complex, bfloat16 and the fp8 pair e4m3fn, e5m2; native byte order."""
     return (dtype.kind in "iub?fc" and dtype.isnative and dtype.char not in "gG") or dtype in _EXTENSION
+
+
+def replace_ufunc(op: str, dtype: np.dtype[Any], kernel: Any) -> None:
+    """From now on ``kernel(left, right, out=)`` does ``op`` over ``dtype`` in this process, to the same bits (of NaNs, perhaps
+    others). ``kernel.__name__`` is the name of numpy's ufunc."""
+    _REPLACED[op, dtype] = kernel
+    ufunc_for.cache_clear()
 
 
 @lru_cache(maxsize=256)
@@ -40,7 +48,7 @@ def ufunc_for(op: str, dtype: np.dtype[Any]) -> np.ufunc:
         raise TypeError(f"op 'avg' has no exact result in {dtype}: use 'sum' and divide, or a floating type")
     if op in ("min", "max") and dtype.kind == "c":
         raise TypeError(f"complex numbers have no order: op {op!r} is not defined for {dtype}")
-    return _UFUNCS[op]
+    return _REPLACED.get((op, dtype), _UFUNCS[op])
 
 
 def combine(ufunc: np.ufunc, left: Array, right: Array, out: Array) -> None:

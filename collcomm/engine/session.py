@@ -19,14 +19,24 @@ from .attempt import Attempt
 from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
 
+GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
 class Session(SharedFate[Group]):
-    """Made by `join`; ``view`` is the newest view that the coordinator has announced. ``device``: of this peer, if it has one."""
+    """Made by `join`; ``view`` is the newest view that the coordinator has announced. ``device``: of this peer, if it has one.
+    ``grace``: seconds for which a coordinator may be away while an operation waits for it."""
 
-    def __init__(self, transport: SocketTransport, streams: int, clock: Clock = SYSTEM, device: Device | None = None):
+    def __init__(
+        self,
+        transport: SocketTransport,
+        streams: int,
+        clock: Clock = SYSTEM,
+        device: Device | None = None,
+        grace: float = GRACE_SECONDS,
+    ):
         super().__init__()
+        self.grace = grace
         self.clock = clock
         self.transport = transport
         self.streams = streams
@@ -52,11 +62,9 @@ class Session(SharedFate[Group]):
             return self.groups[WORLD_GID]
 
     def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Group:
-        """A communicator of some members of ``epoch_view``."""
+        """A communicator of some members of ``epoch_view``; their order gives the ranks."""
         with self._lock:
-            chosen = set(members)
-            view = View(epoch_view.epoch, tuple(m for m in epoch_view.members if m.id in chosen))
-            return self._make(gid, view, 0)
+            return self._make(gid, View(epoch_view.epoch, epoch_view.choose(members)), 0)
 
     def release(self, group: Group) -> None:
         """A communicator made by `make_group` is used no more; its connections close."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..clock import Clock
 from ..errors import CollcommError
+from ..transports.base import Poller
 from ..transports.device import Device
 from ..types import Member, View
 from .handle import Conclusion, Handle
@@ -19,7 +20,11 @@ from .request import Request
 class LinkMaker(Protocol):
     def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> Any: ...
 
+    def links_at_once(self, gid: int, purpose: int, member: int) -> bool: ...
+
     def drop_link(self, gid: int, purpose: int, member: int) -> None: ...
+
+    def poller(self) -> Poller: ...
 
     def traffic(self) -> tuple[int, int]: ...
 

@@ -102,6 +102,12 @@ class Coordinator:
         """Whether this coordinator decides at present; a standby does not."""
         return self._machine.leads
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is in any group, or waits to be."""
+        with self._lock:
+            return all(group.empty for group in self._machine.groups.values())
+
     def close(self) -> None:
         """Stop. Peers go on in their views; nobody joins or is missed until a coordinator is back."""
         if self._closing:

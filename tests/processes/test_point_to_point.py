@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from collcomm.transports import sockets
+from collcomm.transports.base import MESSAGES
 
 import collcomm
 from collcomm import pointtopoint
@@ -31,7 +32,7 @@ def test_a_misfit_that_does_not_come_is_not_waited_for_beyond_the_deadline() -> 
         if comm.rank == 0:
             wire = wire_of(np.arange(BIG // 8), tag=0)
             in_turn(comm)
-            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            link = comm._session.transport.link(0, MESSAGES, comm.view[1], lambda: None)
             push(link.streams[0], wire[: BIG // 2])
             in_turn(comm)
             push(link.streams[0], wire[BIG // 2 :])
@@ -53,7 +54,7 @@ def test_a_receive_that_timed_out_leaves_the_next_message_whole(cut: int, asked:
         if comm.rank == 0:
             wire = wire_of(np.arange(BIG // 8), tag=0)
             in_turn(comm)
-            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            link = comm._session.transport.link(0, MESSAGES, comm.view[1], lambda: None)
             push(link.streams[0], wire[:cut])
             in_turn(comm)
             push(link.streams[0], wire[cut:])
@@ -128,7 +129,7 @@ def test_a_strided_receive_that_timed_out_leaves_the_next_message_whole(cut: int
         if comm.rank == 0:
             wire = wire_of(expected.reshape(-1), tag=0)
             in_turn(comm)
-            link = comm._session.transport.link(0, pointtopoint.POINT_LINKS, comm.view[1], lambda: None)
+            link = comm._session.transport.link(0, MESSAGES, comm.view[1], lambda: None)
             push(link.streams[0], wire[:cut])
             in_turn(comm)
             push(link.streams[0], wire[cut:])

@@ -104,8 +104,7 @@ class MpiSession(SharedFate[MpiGroup]):
 
     def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> MpiGroup:
         """A communicator of some members of ``epoch_view``; they alone call it. Raises PeerLost."""
-        chosen = set(members)
-        found = [member for member in epoch_view.members if member.id in chosen]
+        found = epoch_view.choose(members)
         ranks = [member.id for member in found]
 
         def make() -> tuple[Comm, Comm]:

@@ -1,0 +1,13 @@
+"""collcomm as a backend of torch.distributed: ``import collcomm.torch``, then ``init_process_group("collcomm")``.
+
+Unmodified clients of torch.distributed run on it. Groups that go on when ranks die and join: `elastic`.
+"""
+
+from __future__ import annotations
+
+from .backend import NAME, register
+from .processgroup import ProcessGroup
+
+register()
+
+__all__ = ["NAME", "ProcessGroup"]
