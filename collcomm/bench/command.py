@@ -20,6 +20,7 @@ from .mpilaunch import why_not
 from .report import print_rows
 from .strided import STRIDED, run_strided
 from .succession import bench_succession
+from .torchcases import PARTS, run_torch
 from .workload import DTYPES
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
@@ -42,9 +43,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "case",
         nargs="?",
         default="all_reduce",
-        choices=[*COLLECTIVES, "failure", "join", "shaped", "state", "crowd", "coordinator", "hosts", *STRIDED],
+        choices=[
+            *COLLECTIVES,
+            "failure",
+            "join",
+            "shaped",
+            "state",
+            "crowd",
+            "coordinator",
+            "hosts",
+            "torch",
+            *STRIDED,
+        ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
-        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; halos",
+        "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
+        "halos; our torch.distributed backend against Gloo",
+    )
+    parser.add_argument(
+        "part",
+        nargs="?",
+        choices=PARTS,
+        help="of torch: a collective; DistributedDataParallel; the cost of a call (default: all_reduce, ddp and dispatch). "
+        "With ddp, --sizes are the bytes of the model",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -69,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ulfm", action="store_true", help="with --transport mpi: ranks that survive deaths")
     parser.add_argument("--etcd", metavar="URL", help="coordinator: standbys in this etcd, not one that is restarted")
+    parser.add_argument("--backend", default="collcomm", help="torch: what is compared with gloo (default %(default)s)")
+    parser.add_argument("--async-op", action="store_true", help="torch: collectives with async_op=True, and wait()")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
     parser.set_defaults(run=run)
 
@@ -81,6 +103,11 @@ def _rivals(text: str) -> tuple[str, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.case == "torch":
+        found = run_torch(options)
+        return 2 if found is None else _written(options, found)
+    if options.part:
+        raise ValueError(f"{options.part} after {options.case}: only torch has parts")
     if options.case in STRIDED:
         found = run_strided(options)
         return 2 if found is None else _written(options, found)

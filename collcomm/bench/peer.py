@@ -20,7 +20,8 @@ from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
-from .workload import Call, gloo_call, our_call
+from .torchrank import torch_rank
+from .workload import Call, our_call, torch_call
 
 JOIN_SECONDS = 60.0
 
@@ -45,7 +46,7 @@ def collectives(case: dict[str, Any]) -> None:
         if other is not None:
             calls[rival["name"]] = our_call(other, *what)
         if gloo is not None:
-            calls["gloo"] = gloo_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
+            calls["gloo"] = torch_call(gloo, case["kind"], nbytes, case["dtype"], comm.size)
         counts = {
             who: case.get("repetitions") or _repetitions(comm, call, case["block"]) for who, call in calls.items()
         }
@@ -149,6 +150,7 @@ CASES = {
     "host_peer": lambda case: host_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),
+    "torch_rank": lambda case: torch_rank(case, emit),
     "newcomer": lambda case: newcomer(case, emit),
 }
 

@@ -1,4 +1,4 @@
-"""What a bench times: one collective of ours, and the same one of torch's Gloo and of raw mpi4py."""
+"""What a bench times: one collective of ours, and the same one of torch.distributed and of raw mpi4py."""
 
 from __future__ import annotations
 
@@ -71,29 +71,35 @@ def raw_call(comm: Any, kind: str, nbytes: int, dtype: str, out_of_place: bool) 
     return calls[kind]
 
 
-def gloo_call(gloo: Any, kind: str, nbytes: int, dtype: str, n: int) -> Call:
-    """The same collective of Gloo, in place where it works in place. Raises AssertionError when its result is wrong."""
+def torch_call(
+    distributed: Any, kind: str, nbytes: int, dtype: str, n: int, group: Any = None, async_op: bool = False
+) -> Call:
+    """The same collective of torch.distributed, in place where it works in place; with ``async_op`` one that is waited for.
+    Raises AssertionError when its result is wrong."""
     import torch
 
     warnings.simplefilter("ignore", FutureWarning)  # torch renames some of these; the old names work everywhere
     whole = length(kind, nbytes, numpy_dtype(dtype).itemsize, n)
     block = whole // n
-    x = torch.full((whole,), gloo.get_rank() + 1, dtype=getattr(torch, dtype))
+    x = torch.full((whole,), distributed.get_rank() + 1, dtype=getattr(torch, dtype))
     y = torch.zeros(block if kind == "reduce_scatter" else whole, dtype=getattr(torch, dtype))
     part = x[:block]
+    how = {"group": group, "async_op": async_op}
     calls: dict[str, Call] = {
-        "all_reduce": lambda: gloo.all_reduce(x),
-        "all_gather": lambda: gloo.all_gather_into_tensor(y, part),
-        "reduce_scatter": lambda: gloo.reduce_scatter_tensor(y, x),
-        "all_to_all": lambda: gloo.all_to_all_single(y, x),
-        "broadcast": lambda: gloo.broadcast(x, 0),
+        "all_reduce": lambda: distributed.all_reduce(x, **how),
+        "all_gather": lambda: distributed.all_gather_into_tensor(y, part, **how),
+        "reduce_scatter": lambda: distributed.reduce_scatter_tensor(y, x, **how),
+        "all_to_all": lambda: distributed.all_to_all_single(y, x, **how),
+        "broadcast": lambda: distributed.broadcast(x, 0, **how),
     }
-    calls[kind]()
+    start = calls[kind]
+    call = (lambda: start().wait()) if async_op else start
+    call()
     in_place = kind in ("all_reduce", "broadcast")
     _verify(kind, (x if in_place else y).to(torch.float64).numpy(), n)
     if kind == "all_reduce":
         x.zero_()
-    return calls[kind]
+    return call
 
 
 def _verify(kind: str, result: np.ndarray[Any, Any], n: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from .processgroup import NAME, ProcessGroup
+from .calls import NAME
+from .processgroup import ProcessGroup
 from .reductions import use_kernels
 from .worlds import connect
 

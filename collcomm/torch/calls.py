@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 Tensors = Sequence[Any]  # of tensors, or lists of them
+NAME = "collcomm"  # of the backend
 SUM = dist.ReduceOp.SUM
 # ``opts`` is an options object of torch's, None, one of the values that it would hold (an operator, a root, a timeout), or a
 # pair of any of these and a timeout.

@@ -8,7 +8,6 @@ import torch.distributed as dist
 
 from ..errors import CollcommError
 
-
 _twins: dict[type[CollcommError], Any] = {}
 
 
@@ -20,6 +19,9 @@ def as_torch(error: BaseException) -> BaseException:
     if kind not in _twins:
         namespace = {"__doc__": kind.__doc__, "__module__": __name__}
         _twins[kind] = type(kind.__name__, (kind, dist.DistBackendError), namespace)
-    twin: BaseException = _twins[kind](str(error))
+    text = (
+        f"the timeout is over: {error}" if isinstance(error, TimeoutError) else str(error)
+    )  # what torch's users look for
+    twin: BaseException = _twins[kind](text)
     twin.__cause__ = error
     return twin

@@ -60,7 +60,7 @@ class MonitoredBarrier:
                     break
         if missing:
             named = ", ".join(map(str, missing))
-            many = "Ranks" if len(missing) > 1 else "Rank"
+            many = "Ranks" if self._waits_for_all else "Rank"
             raise _failed(
                 f"[Rank 0]: {many} {named} failed to pass monitoredBarrier in {self._seconds * 1e3:.0f} ms", last
             )

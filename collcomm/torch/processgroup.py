@@ -14,15 +14,14 @@ import torch.distributed as dist
 from ..communicator import Communicator
 from ..engine import Handle
 from ..errors import CommunicatorClosed, PeerLost
-from . import collectives
-from .calls import Tensors, listed, op_of, root_of, runs_behind, seconds_of
+from . import collectives, profiling
+from .calls import NAME, Tensors, listed, op_of, root_of, runs_behind, seconds_of
 from .errors import as_torch
 from .memory import Lent, as_array, lies_in_row
 from .monitored import MonitoredBarrier
 from .reductions import reduction_of
 from .work import Done, Futures, Pending
 
-NAME = "collcomm"
 _Options = torch._C._distributed_c10d.Backend.Options
 Body = Callable[[float], Any]  # given the seconds that it may take
 Release = Callable[[bool], None]  # told whether to take leave of the others
@@ -46,6 +45,7 @@ class ProcessGroup(dist.ProcessGroup):
         self._futures = Futures(f"collcomm-torch-{comm.rank}")
         self._sequence = 0
         self._coalescing: list[Pending] | None = None
+        self._name = self._description = ""
         self._closing = threading.Lock()
         self._closed = False
 
@@ -63,8 +63,22 @@ class ProcessGroup(dist.ProcessGroup):
     def getSize(self) -> int:
         return self.comm.size
 
+    def getGroupName(self) -> str:
+        return self._name
+
+    def setGroupName(self, name: str) -> None:
+        self._name = name
+
+    def getGroupDesc(self) -> str:
+        return self._description
+
+    def setGroupDesc(self, description: str) -> None:
+        self._description = description
+
     name = _get_backend_name = getBackendName
     rank, size = getRank, getSize
+    group_name, _set_group_name = property(getGroupName), setGroupName
+    group_desc, _set_group_desc = property(getGroupDesc), setGroupDesc
 
     @property
     def _device_types(self) -> list[Any]:
@@ -151,16 +165,24 @@ class ProcessGroup(dist.ProcessGroup):
                 )
             )
 
-    def _run(self, what: str, opts: Any, body: Body, tensors: Tensors) -> Any:
-        """``body`` in this thread, or on the engine's where ``opts`` or a coalescing manager would have it so."""
+    def _run(self, what: str, opts: Any, body: Body, tensors: Tensors, given: Tensors | None = None) -> Any:
+        """``body`` in this thread, or on the engine's where ``opts``, a coalescing manager, or a profiler would have it so.
+        ``tensors``: the results; ``given``: the input, if not the same."""
         work = partial(self._checked, body, seconds_of(opts, self._seconds))
+        if profiling.is_on():
+            return profiling.recorded(
+                what, tensors if given is None else given, partial(self._submit, what, work, tensors)
+            )
         if runs_behind(opts) or self._coalescing is not None:
-            return self._pending([self.comm.compose(work, what, async_op=True)], tensors)
+            return self._submit(what, work, tensors)
         try:
             self.comm.compose(work, what)
         except Exception as error:
             raise as_torch(error) from None
         return Done(tensors)
+
+    def _submit(self, what: str, work: Callable[[], None], tensors: Tensors) -> Pending:
+        return self._pending([self.comm.compose(work, what, async_op=True)], tensors)
 
     def _checked(self, body: Body, seconds: float) -> None:
         body(seconds)
@@ -196,10 +218,10 @@ class ProcessGroup(dist.ProcessGroup):
         self._begin()
         if tensor.is_sparse:
             body: Body = partial(collectives.all_reduce_sparse, self.comm, tensor)
-            return self._run("all_reduce of a sparse tensor", opts, body, tensors)
+            return self._run("all_reduce", opts, body, tensors)
         reduction = reduction_of(op_of(opts), tensor.dtype)
         alone = len(tensors) == 1 and reduction.plain and self._coalescing is None and lies_in_row(tensor)
-        if alone and not runs_behind(opts):
+        if alone and not runs_behind(opts) and not profiling.is_on():
             array = as_array(tensor)
             seconds = seconds_of(opts, self._seconds)
             try:
@@ -215,7 +237,7 @@ class ProcessGroup(dist.ProcessGroup):
         self._begin()
         reduction = reduction_of(op_of(opts), tensors[0].dtype)
         body = partial(collectives.all_reduce_coalesced, self.comm, tensors, reduction)
-        return self._run("all_reduce of several tensors", opts, body, tensors)
+        return self._run("all_reduce", opts, body, tensors)
 
     def reduce(self, tensors: Any, opts: Any = None, op: Any = None, timeout: Any = None) -> Any:
         tensors = listed(tensors)
@@ -230,13 +252,13 @@ class ProcessGroup(dist.ProcessGroup):
         self._begin()
         reduction = reduction_of(op_of(opts), outputs[0].dtype)
         body = partial(collectives.reduce_scatter, self.comm, outputs[0], list(inputs), reduction)
-        return self._run("reduce_scatter", (opts, timeout), body, outputs)
+        return self._run("reduce_scatter", (opts, timeout), body, outputs, list(inputs))
 
     def reduce_scatter_single(self, output: Any, tensor: Any, opts: Any = None) -> Any:
         self._begin()
         reduction = reduction_of(op_of(opts), output.dtype)
         body = partial(collectives.reduce_scatter, self.comm, output, [tensor], reduction)
-        return self._run("reduce_scatter", opts, body, [output])
+        return self._run("reduce_scatter", opts, body, [output], [tensor])
 
     def reduce_scatter_single_coalesced(self, outputs: Any, inputs: Any, opts: Any = None) -> Any:
         self._begin()
@@ -246,7 +268,7 @@ class ProcessGroup(dist.ProcessGroup):
             for output, tensor in zip(outputs, inputs, strict=True):
                 collectives.reduce_scatter(self.comm, output, [tensor], reduction, seconds)
 
-        return self._run("reduce_scatter of several tensors", opts, body, outputs)
+        return self._run("reduce_scatter", opts, body, outputs, inputs)
 
     _reduce_scatter_base = reduce_scatter_single
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
@@ -263,11 +285,12 @@ class ProcessGroup(dist.ProcessGroup):
         outputs = outputs[0] if isinstance(outputs[0], list | tuple) else outputs
         self._begin()
         body = partial(collectives.all_gather, self.comm, list(outputs), listed(inputs)[0])
-        return self._run("all_gather", opts, body, [list(outputs)])
+        return self._run("all_gather", opts, body, [list(outputs)], listed(inputs))
 
     def all_gather_single(self, output: Any, tensor: Any, opts: Any = None) -> Any:
         self._begin()
-        return self._run("all_gather", opts, partial(collectives.all_gather, self.comm, [output], tensor), [output])
+        body = partial(collectives.all_gather, self.comm, [output], tensor)
+        return self._run("all_gather", opts, body, [output], [tensor])
 
     def all_gather_single_coalesced(self, outputs: Any, inputs: Any, opts: Any = None) -> Any:
         return self._all_gather_coalesced([[output] for output in outputs], inputs, opts, outputs)
@@ -283,7 +306,7 @@ class ProcessGroup(dist.ProcessGroup):
             for target, tensor in zip(targets, inputs, strict=True):
                 collectives.all_gather(self.comm, target, tensor, seconds)
 
-        return self._run("all_gather of several tensors", opts, body, outputs)
+        return self._run("all_gather", opts, body, outputs, inputs)
 
     _allgather_base = all_gather_single
     allgather_into_tensor_coalesced = all_gather_single_coalesced
@@ -292,23 +315,24 @@ class ProcessGroup(dist.ProcessGroup):
         outputs = outputs[0] if outputs and isinstance(outputs[0], list | tuple) else outputs
         self._begin()
         body = partial(collectives.gather, self.comm, list(outputs), listed(inputs)[0], root_of(opts))
-        return self._run("gather", (opts, timeout), body, [list(outputs)])
+        return self._run("gather", (opts, timeout), body, [list(outputs)], listed(inputs))
 
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Any = None) -> Any:
         outputs = listed(outputs)
         inputs = inputs[0] if inputs and isinstance(inputs[0], list | tuple) else inputs
         self._begin()
         body = partial(collectives.scatter, self.comm, outputs[0], list(inputs), root_of(opts))
-        return self._run("scatter", (opts, timeout), body, outputs)
+        return self._run("scatter", (opts, timeout), body, outputs, list(inputs))
 
     def alltoall(self, outputs: Any, inputs: Any, opts: Any = None) -> Any:
         self._begin()
-        return self._run("all_to_all", opts, partial(collectives.all_to_all, self.comm, outputs, inputs), outputs)
+        body = partial(collectives.all_to_all, self.comm, outputs, inputs)
+        return self._run("all_to_all", opts, body, outputs, inputs)
 
     def all_to_all_single(self, output: Any, tensor: Any, receives: Any = (), sends: Any = (), opts: Any = None) -> Any:
         self._begin()
         body = partial(collectives.all_to_all_single, self.comm, output, tensor, receives, sends)
-        return self._run("all_to_all", opts, body, [output])
+        return self._run("all_to_all", opts, body, [output], [tensor])
 
     alltoall_base = all_to_all_single
 
@@ -328,20 +352,33 @@ class ProcessGroup(dist.ProcessGroup):
 
     def send(self, tensors: Any, dst: int, tag: int = 0) -> Any:
         tensors = listed(tensors)
-        self._check()
-        handle = self.comm.send(Lent(tensors).array, dst, tag, async_op=True, timeout=self._seconds)
-        return self._pending([handle], tensors)
+
+        def start() -> Pending:
+            handle = self.comm.send(Lent(tensors).array, dst, tag, async_op=True, timeout=self._seconds)
+            return self._pending([handle], tensors)
+
+        return self._message("send", tensors, start)
 
     def recv(self, tensors: Any, src: int, tag: int = 0) -> Any:
         tensors = listed(tensors)
-        self._check()
-        lent = Lent(tensors, reads=False)
-        handle = self.comm.recv(lent.array, src, tag, async_op=True, timeout=self._seconds)
-        return self._pending([handle], tensors, finish=lent.give_back)
+
+        def start() -> Pending:
+            lent = Lent(tensors, reads=False)
+            handle = self.comm.recv(lent.array, src, tag, async_op=True, timeout=self._seconds)
+            return self._pending([handle], tensors, finish=lent.give_back)
+
+        return self._message("recv", tensors, start)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Any:
         tensors = listed(tensors)
+
+        def start() -> Pending:
+            lent = Lent(tensors, reads=False)
+            handle = self.comm.recv_any(lent.array, tag, async_op=True, timeout=self._seconds)
+            return self._pending([handle], tensors, True, lent.give_back)
+
+        return self._message("recvAnySource", tensors, start)
+
+    def _message(self, what: str, tensors: Tensors, start: Callable[[], Pending]) -> Pending:
         self._check()
-        lent = Lent(tensors, reads=False)
-        handle = self.comm.recv_any(lent.array, tag, async_op=True, timeout=self._seconds)
-        return self._pending([handle], tensors, True, lent.give_back)
+        return profiling.recorded(what, tensors, start) if profiling.is_on() else start()

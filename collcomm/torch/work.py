@@ -78,6 +78,7 @@ class Pending(dist.Work):
         self._finish = finish
         self._finishing = threading.Lock()
         self._future: Any = None
+        self._record: Any = None
 
     @classmethod
     def of_all(cls, works: Sequence[Pending], futures: Futures) -> Pending:
@@ -92,7 +93,12 @@ class Pending(dist.Work):
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Raises the operation's error; CollectiveTimeout when ``timeout`` was not enough (the operation goes on)."""
-        seconds = None if timeout is None else timeout.total_seconds()
+        self._conclude(None if timeout is None else timeout.total_seconds())
+        if self._record is not None:
+            self._record.wait()
+        return True
+
+    def _conclude(self, seconds: float | None = None) -> None:
         try:
             for handle in self._handles:
                 handle.result(seconds if seconds is not None and seconds > 0 else None)
@@ -102,7 +108,6 @@ class Pending(dist.Work):
             finish, self._finish = self._finish, None
             if finish is not None:
                 finish()
-        return True
 
     def is_completed(self) -> bool:
         return all(handle.done() for handle in self._handles)
@@ -134,10 +139,16 @@ class Pending(dist.Work):
             self._future = self._futures.of(self)
         return self._future
 
+    def record_in(self, future: Any, record: Any) -> None:
+        """Complete ``future`` on another thread, also where all has ended already. That ends ``record``, a future, for which
+        `wait` waits, too: a profiler that had stopped before could not take it."""
+        self._record = record
+        self._futures.complete(self, future)
+
     def settle(self, future: Any) -> None:
         """Complete ``future``, whose callbacks run now, in this thread."""
         try:
-            self.wait()
+            self._conclude()
         except Exception as error:
             future.set_exception(error)
         else:
@@ -179,10 +190,14 @@ class Futures:
         future = torch.futures.Future()
         if work.is_completed():
             work.settle(future)
-            return future
+        else:
+            self.complete(work, future)
+        return future
+
+    def complete(self, work: Pending, future: Any) -> None:
+        """Once ``work`` has ended, on one of our threads."""
         completer = self._completer(getattr(self._level, "number", 0))
         work.add_done_callback(lambda: completer.put(work, future))
-        return future
 
     def _completer(self, level: int) -> _Completer:
         with self._lock:
