@@ -105,6 +105,8 @@ class Synchroniser:
         self._revision = revision
         self._standing = standing
         self._suspect = -1
+        if revision < 0:  # who says that he has nothing has no vote, whatever he had before
+            standing.lineage = -1
 
     def run(self) -> SyncReport:
         began = time.monotonic()

@@ -6,8 +6,10 @@ Unmodified clients of torch.distributed run on it. Groups that go on when ranks 
 from __future__ import annotations
 
 from .backend import NAME, register
+from .elasticrun import Elastic, elastic
 from .processgroup import ProcessGroup
+from .sampler import ViewSampler
 
 register()
 
-__all__ = ["NAME", "ProcessGroup"]
+__all__ = ["NAME", "Elastic", "ProcessGroup", "ViewSampler", "elastic"]

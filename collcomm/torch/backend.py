@@ -9,6 +9,8 @@ from typing import Any
 import torch.distributed as dist
 
 from .calls import NAME
+from .dispatch import use_methods
+from .elasticgroup import ElasticProcessGroup, Membership, is_elastic
 from .processgroup import ProcessGroup
 from .reductions import use_kernels
 from .worlds import connect
@@ -22,11 +24,18 @@ def register() -> None:
         return
     dist.Backend.register_backend(NAME, create, extended_api=True, devices=DEVICES)
     use_kernels()
+    use_methods()
     _admit_monitored_barrier()
 
 
 def create(options: Any, backend_options: Any) -> ProcessGroup:
     """Called by torch.distributed at each rank of a new group."""
+    if isinstance(backend_options, Membership):
+        return ElasticProcessGroup(backend_options.comm, options.timeout)
+    if is_elastic():
+        raise RuntimeError(
+            "torch.distributed.new_group needs ranks that stay what they are: in an elastic run, call run.comm.split(ranks)"
+        )
     comm, release = connect(options.store, options.group_rank, options.group_size, options.group_id, options.timeout)
     return ProcessGroup(comm, options.timeout, options.store, release)
 
