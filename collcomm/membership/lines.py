@@ -78,9 +78,9 @@ class ZmqLines:
         with self._lock:
             if self._closing:
                 return
+            self._closing = True  # first: who is woken looks at it
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_write, b"x")
-            self._closing = True
         closer = threading.current_thread()
         if self._pulse_context is not None:
             self._pulse_context.term()

@@ -38,6 +38,7 @@ CONTROL_PREFIX, PULSE_PREFIX = b"C", b"P"
 IDENTITY_BYTES = 17
 STANDBY_SECONDS = 0.1  # how late a standby notices that it leads
 CLOSE_SECONDS = 5.0
+LINGER_MILLISECONDS = 200
 ANYWHERE, LOOPBACK = "0.0.0.0:48148", "127.0.0.1:48148"
 
 
@@ -150,7 +151,7 @@ class Coordinator:
             self._probes.close()
             self._router.disable_monitor()
             self._monitor.close(0)
-            self._router.close(0)
+            self._router.close(LINGER_MILLISECONDS)  # who has just left should hear that
 
     def _follow_store(self, now: float) -> None:
         """Lead when the store says so, and only then."""
@@ -273,7 +274,7 @@ def _listen(
     context: zmq.Context[Any], host: str, port: int, credentials: CoordinatorCredentials | None
 ) -> zmq.Socket[bytes]:
     router = context.socket(zmq.ROUTER)
-    router.setsockopt(zmq.LINGER, 200)
+    router.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_REPORT_BYTES)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     router.setsockopt(zmq.ROUTER_HANDOVER, 1)

@@ -7,6 +7,7 @@ connection until it is used. So what everybody does first is to tell, through th
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import secrets
@@ -27,7 +28,7 @@ from .calls import seconds_of
 GRACE_SECONDS = 3.0  # a coordinator that dies with its rank does not come back
 LEAVE_SECONDS = 1.0
 FAREWELL_SECONDS = 60.0  # the coordinator serves those who have not left yet
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.01
 LOOPBACK = "127.0.0.1"
 MAX_RECORD_BYTES = 1 << 20
 
@@ -63,6 +64,7 @@ class World:
 
 
 _worlds: dict[str, World] = {}  # by token
+_farewells: list[threading.Thread] = []
 
 
 def connect(
@@ -115,18 +117,23 @@ def _make(meeting: _Meeting, one_host: bool) -> tuple[World, list[int]]:
             coordinator.close()
         raise
     ranks = {member.name: rank for rank, member in enumerate(comm.view.members)}
+    return adopt(token, comm, coordinator), [ranks[f"rank-{rank}"] for rank in range(meeting.size)]
+
+
+def adopt(token: str, comm: Communicator, coordinator: Coordinator | None = None) -> World:
+    """From now on, process groups find this world."""
     world = _worlds[token] = World(token, comm, coordinator)
-    return world, [ranks[f"rank-{rank}"] for rank in range(meeting.size)]
+    return world
 
 
 def _coordinate(store: Any, one_host: bool, secret: str | None) -> tuple[Coordinator, str]:
     """A coordinator here, and the address at which the others reach it."""
-    host = LOOPBACK if one_host else _own_address(store)
+    host = LOOPBACK if one_host else own_address(store)
     coordinator = Coordinator(format_address(host, 0), secret=secret)
     return coordinator, coordinator.address
 
 
-def _own_address(store: Any) -> str:
+def own_address(store: Any) -> str:
     """Of the interface on the way to the store, which all ranks reach."""
     where = os.environ.get("COLLCOMM_ADVERTISE")
     if where:
@@ -143,8 +150,17 @@ def _own_address(store: Any) -> str:
 
 
 def _dismiss(coordinator: Coordinator) -> None:
-    """Close it when all others have left, too."""
-    threading.Thread(target=_wait_and_close, args=(coordinator,), name="collcomm-torch-farewell", daemon=True).start()
+    """Close it when all others have left, too; a process that ends meanwhile gives them a moment (`_take_leave`)."""
+    name = "collcomm-torch-farewell"
+    farewell = threading.Thread(target=_wait_and_close, args=(coordinator,), name=name, daemon=True)
+    _farewells[:] = [thread for thread in _farewells if thread.is_alive()] + [farewell]
+    farewell.start()
+
+
+@atexit.register
+def _take_leave() -> None:
+    for farewell in _farewells:
+        farewell.join(LEAVE_SECONDS)
 
 
 def _wait_and_close(coordinator: Coordinator) -> None:
