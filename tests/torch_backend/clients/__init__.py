@@ -1,0 +1,1 @@
+"""Clients of torch.distributed as they are: each module's checks run in real processes, over the backend that is named."""
