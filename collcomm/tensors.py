@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-_HIDDEN = {  # dtypes that torch shows to nobody: what it shows of their bits, and what they are
+HIDDEN = {  # dtypes that torch shows to nobody: what it shows of their bits, and what they are
     "torch.bfloat16": ("int16", np.dtype(ml_dtypes.bfloat16)),
     "torch.float8_e4m3fn": ("uint8", np.dtype(ml_dtypes.float8_e4m3fn)),
     "torch.float8_e5m2": ("uint8", np.dtype(ml_dtypes.float8_e5m2)),
@@ -23,7 +23,7 @@ def is_tensor(value: Any) -> bool:
 def visible(tensor: Any) -> tuple[Any, np.dtype[Any] | None]:
     """The same memory as a tensor that others understand, and what its bits are if not what they then seem."""
     tensor = tensor.detach()
-    hidden = _HIDDEN.get(str(tensor.dtype))
+    hidden = HIDDEN.get(str(tensor.dtype))
     if hidden is None:
         return tensor, None
     bits, dtype = hidden
@@ -32,5 +32,5 @@ def visible(tensor: Any) -> tuple[Any, np.dtype[Any] | None]:
 
 def tensor_like(template: Any, array: Any, make: Callable[[Any], Any]) -> Any:
     """``array`` as a tensor of ``template``'s dtype; ``make`` makes one of an array of a dtype that others share."""
-    hidden = _HIDDEN.get(str(template.dtype))
+    hidden = HIDDEN.get(str(template.dtype))
     return make(array) if hidden is None else make(array.view(hidden[0])).view(template.dtype)

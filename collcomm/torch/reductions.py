@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -13,17 +12,6 @@ import torch.distributed as dist
 from ..engine.reduction import replace_ufunc
 
 _RedOp = dist.ReduceOp.RedOpType
-_NAMES = {
-    _RedOp.SUM: "sum",
-    _RedOp.AVG: "sum",
-    _RedOp.PREMUL_SUM: "sum",
-    _RedOp.PRODUCT: "prod",
-    _RedOp.MIN: "min",
-    _RedOp.MAX: "max",
-    _RedOp.BAND: "band",
-    _RedOp.BOR: "bor",
-    _RedOp.BXOR: "bxor",
-}
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 _REDUCIBLE = frozenset({torch.bool, torch.complex64, torch.complex128, *_INTEGERS, *_FLOATS})
@@ -55,22 +43,30 @@ class Reduction(NamedTuple):
                 flat.div_(contributors, rounding_mode="trunc")
 
 
+_PREMUL_SUM = int(_RedOp.PREMUL_SUM)
+_REDUCTIONS = {
+    int(_RedOp.SUM): Reduction("sum"),
+    int(_RedOp.AVG): Reduction("sum", averages=True),
+    int(_RedOp.PRODUCT): Reduction("prod"),
+    int(_RedOp.MIN): Reduction("min"),
+    int(_RedOp.MAX): Reduction("max"),
+    int(_RedOp.BAND): Reduction("band"),
+    int(_RedOp.BOR): Reduction("bor"),
+    int(_RedOp.BXOR): Reduction("bxor"),
+}
+
+
 def reduction_of(reduce_op: Any, dtype: Any) -> Reduction:
     """``reduce_op``: a ReduceOp, or one of its kinds. Raises TypeError, ValueError."""
-    kind = getattr(reduce_op, "op", reduce_op)
-    name = _NAMES.get(kind)
-    if name is None:
-        raise ValueError(f"{reduce_op} is not an operator that can be reduced with")
+    kind = int(getattr(reduce_op, "op", reduce_op))
     if dtype not in _REDUCIBLE:
         raise TypeError(f"{dtype} can be sent and not reduced; convert it first")
-    if kind == _RedOp.PREMUL_SUM:
-        return Reduction(name, factor=reduce_op.factor)
-    return Reduction(name, averages=True) if kind == _RedOp.AVG else _plain(name)
-
-
-@lru_cache(maxsize=16)
-def _plain(name: str) -> Reduction:
-    return Reduction(name)
+    if kind == _PREMUL_SUM:
+        return Reduction("sum", factor=reduce_op.factor)
+    reduction = _REDUCTIONS.get(kind)
+    if reduction is None:
+        raise ValueError(f"{reduce_op} is not an operator that can be reduced with")
+    return reduction
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
