@@ -189,6 +189,8 @@ class PointToPoint:
                         raise PeerLost(f"recv from anybody: nobody is left who could send ({lost})") from None
                 finally:
                     lane.end()
+            if self._session.failure is not None:
+                raise self._session.failure
             if time.monotonic() > deadline:
                 raise CollectiveTimeout("recv from anybody: nothing came in time")
             poller.poll([])
@@ -198,19 +200,18 @@ class PointToPoint:
         transport, gid = self._session.transport, self._group.gid
         if any(found == tag for found, _, _ in self._stashed.get(member.id, ())):
             return True
-        if not transport.links_at_once(gid, MESSAGES, member.id):
-            if member.id not in self._group.progress.view.ids:
-                raise PeerLost(f"{member} is no longer in the group")
-            return False
-        stream = self._stream(member, check)
-        if member.id in self._half:
-            return True
-        head = memoryview(bytearray(HEADER_BYTES))
-        got = stream.try_receive(head)
-        stream.unread(head[:got])
-        if got < HEADER_BYTES:
-            poller.want(stream.fileno(), select.POLLIN)
-            check()
+        got = 0
+        if transport.links_at_once(gid, MESSAGES, member.id):
+            stream = self._stream(member, check)
+            if member.id in self._half:
+                return True
+            head = memoryview(bytearray(HEADER_BYTES))
+            got = stream.try_receive(head)
+            stream.unread(head[:got])
+            if got < HEADER_BYTES:
+                poller.want(stream.fileno(), select.POLLIN)
+        if got < HEADER_BYTES and member.id not in self._group.progress.view.ids:
+            raise PeerLost(f"{member} is no longer in the group")
         return got == HEADER_BYTES
 
     # -- messages with another tag than was asked for ------------------------------------------------------------------

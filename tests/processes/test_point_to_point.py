@@ -230,3 +230,61 @@ def test_two_that_send_to_each_other_at_once_make_one_link(monkeypatch: pytest.M
         comm.barrier()
 
     run_peers(2, body)
+
+
+def test_what_was_sent_before_its_sender_left_is_still_received() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 1:
+            comm.send(np.arange(1000), 0)
+            comm.leave()
+            return
+        until = time.monotonic() + 10.0
+        while comm.latest.size > 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert comm.latest.size == 1
+        equal(comm.recv(np.zeros(1000, int), 1), np.arange(1000))
+        raises(collcomm.PeerLost, lambda: comm.recv(np.zeros(1), 1), "peer-")
+        raises(collcomm.PeerLost, lambda: comm.send(np.zeros(1), 1), "peer-")
+
+    run_peers(2, body)
+
+
+def test_a_message_from_anybody() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            box = np.zeros(3)
+            senders = []
+            for _ in range(comm.size - 1):
+                senders.append(comm.recv_any(box, tag=4))
+                equal(box, np.full(3, float(senders[-1])))
+            assert sorted(senders) == [1, 2]
+            late = comm.recv_any(box, async_op=True)
+            equal(comm.recv(np.zeros(1), 2, tag=9), np.ones(1))  # beside it, and of one of those it listens to
+            comm.send(np.ones(1), 1)
+            assert late.result() == 1
+            raises(collcomm.CollectiveTimeout, lambda: comm.recv_any(box, timeout=SOON), "nothing came in time")
+            comm.send(np.ones(1), 1)
+            comm.send(np.ones(1), 2)
+            raises(collcomm.PeerLost, lambda: comm.recv_any(box), "nobody is left")
+        else:
+            comm.send(np.full(3, float(comm.rank)), 0, tag=4)
+            if comm.rank == 2:
+                comm.send(np.ones(1), 0, tag=9)
+            else:
+                comm.recv(np.zeros(1), 0)
+                comm.send(np.zeros(3), 0)
+            comm.recv(np.zeros(1), 0)
+
+    run_peers(3, body)
+
+
+def test_a_group_that_its_members_make_without_the_others() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank != 1:
+            part = comm.create_group([2, 0], "turned")
+            assert part.rank == {2: 0, 0: 1}[comm.rank]
+            equal(part.all_gather(np.array([comm.rank])), np.array([2, 0]))
+            raises(ValueError, lambda: comm.create_group([1], "not mine"), "is not among the ranks")
+        comm.barrier()
+
+    run_peers(3, body)
