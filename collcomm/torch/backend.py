@@ -11,7 +11,9 @@ import torch.distributed as dist
 from .calls import NAME
 from .dispatch import use_methods
 from .elasticgroup import ElasticProcessGroup, Membership, is_elastic
+from .innerbackend import HAS_PYTHON_BACKENDS
 from .processgroup import ProcessGroup
+from .reconfigure import HAS_INTERFACE, ReconfigurableProcessGroup
 from .reductions import use_kernels
 from .worlds import connect
 
@@ -24,7 +26,8 @@ def register() -> None:
         return
     dist.Backend.register_backend(NAME, create, extended_api=True, devices=DEVICES)
     use_kernels()
-    use_methods()
+    if not HAS_PYTHON_BACKENDS:
+        use_methods()
     _admit_monitored_barrier()
 
 
@@ -36,8 +39,12 @@ def create(options: Any, backend_options: Any) -> ProcessGroup:
         raise RuntimeError(
             "torch.distributed.new_group needs ranks that stay what they are: in an elastic run, call run.comm.split(ranks)"
         )
-    comm, release = connect(options.store, options.group_rank, options.group_size, options.group_id, options.timeout)
-    return ProcessGroup(comm, options.timeout, options.store, release)
+    rank, size = options.group_rank, options.group_size
+    if getattr(options, "enable_reconfigure", False):
+        return ReconfigurableProcessGroup(None, options.timeout, options.store, rank=rank, size=size)
+    comm, release = connect(options.store, rank, size, options.group_id, options.timeout)
+    kind = ReconfigurableProcessGroup if HAS_INTERFACE else ProcessGroup
+    return kind(comm, options.timeout, options.store, release)
 
 
 def _admit_monitored_barrier() -> None:

@@ -1,4 +1,4 @@
-"""Functional collectives whose C++ side reaches a method that a Python process group cannot override.
+"""Before torch 2.14: functional collectives whose C++ side reaches a method that a Python process group cannot override.
 
 Such a method looks for a C++ backend, and says "No backend type associated with device type cpu". For each of these operators
 there is a kernel here, for the devices that we serve: it takes groups of ours to their Python methods, and all others to the

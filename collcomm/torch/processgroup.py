@@ -17,6 +17,7 @@ from ..errors import CommunicatorClosed, PeerLost
 from . import collectives, profiling
 from .calls import NAME, Tensors, listed, op_of, root_of, runs_behind, seconds_of
 from .errors import as_torch
+from .innerbackend import provide_backend
 from .memory import Lent, as_array, lies_in_row
 from .monitored import MonitoredBarrier
 from .reductions import reduction_of
@@ -48,6 +49,7 @@ class ProcessGroup(dist.ProcessGroup):
         self._name = self._description = ""
         self._closing = threading.Lock()
         self._closed = False
+        provide_backend(self)
 
     # -- who we are ------------------------------------------------------------------------------------------------------
 
@@ -210,6 +212,8 @@ class ProcessGroup(dist.ProcessGroup):
         works, self._coalescing = self._coalescing or [], None
         return Pending.of_all(works, self._futures)
 
+    start_coalescing, end_coalescing = _start_coalescing, _end_coalescing  # as C++ calls them from torch 2.14 on
+
     # -- reductions ------------------------------------------------------------------------------------------------------
 
     def allreduce(self, tensors: Any, opts: Any = None, timeout: Any = None) -> Any:
@@ -317,6 +321,11 @@ class ProcessGroup(dist.ProcessGroup):
         body = partial(collectives.gather, self.comm, list(outputs), listed(inputs)[0], root_of(opts))
         return self._run("gather", (opts, timeout), body, [list(outputs)], listed(inputs))
 
+    def gather_single(self, output: Any, tensor: Any, opts: Any = None) -> Any:
+        return self.gather([output], [tensor], opts)
+
+    gather_into_tensor = gather_single
+
     def scatter(self, outputs: Any, inputs: Any, opts: Any = None, timeout: Any = None) -> Any:
         outputs = listed(outputs)
         inputs = inputs[0] if inputs and isinstance(inputs[0], list | tuple) else inputs
@@ -378,6 +387,8 @@ class ProcessGroup(dist.ProcessGroup):
             return self._pending([handle], tensors, True, lent.give_back)
 
         return self._message("recvAnySource", tensors, start)
+
+    recvAnysource = recv_anysource
 
     def _message(self, what: str, tensors: Tensors, start: Callable[[], Pending]) -> Pending:
         self._check()

@@ -60,7 +60,7 @@ class World:
         else:
             self.comm.close()
         if self.coordinator is not None:
-            _dismiss(self.coordinator)
+            dismiss(self.coordinator)
 
 
 _worlds: dict[str, World] = {}  # by token
@@ -149,7 +149,7 @@ def own_address(store: Any) -> str:
     return local_address_towards(towards, 0)
 
 
-def _dismiss(coordinator: Coordinator) -> None:
+def dismiss(coordinator: Coordinator) -> None:
     """Close it when all others have left, too; a process that ends meanwhile gives them a moment (`_take_leave`)."""
     name = "collcomm-torch-farewell"
     farewell = threading.Thread(target=_wait_and_close, args=(coordinator,), name=name, daemon=True)

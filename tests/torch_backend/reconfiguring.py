@@ -112,7 +112,7 @@ def shrink(me: Rank, victim: int) -> Any:
     refused(total)
     began = time.monotonic()
     me.reconfigure(2, [number for number in range(3) if number != victim])
-    return [time.monotonic() - began < GROUP_SECONDS / 2, total()]
+    return [time.monotonic() - began, total()]
 
 
 def grow(me: Rank) -> Any:
@@ -175,13 +175,14 @@ def wrong(me: Rank) -> Any:
     handles = me.handles("wrong", range(3))
     others = [handles[number] for number in range(3) if number != me.number]
     said = {}
-    for what, uuid, given in (
+    calls = [
         ("none", 2, []),
         ("malformed", 3, [*others, "nonsense"]),
         ("without mine", 4, others),
         ("twice", 5, [*handles, handles[0]]),
-        ("uuid", 1, handles),
-    ):
+        ("used uuid", 1, handles),
+    ]
+    for what, uuid, given in calls[: 4 if me.backend == "gloo" else 5]:  # one rank of Gloo refuses it, the others wait
         said[what] = refused(lambda uuid=uuid, given=given: dist._reconfigure(uuid=uuid, handles=given).wait())
         me.meet(what, range(3))
     same = dist._get_reconfigure_handle() == handles[me.number]

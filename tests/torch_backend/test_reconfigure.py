@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.torch_backend.processes import SECONDS, results
+
 torch = pytest.importorskip("torch")
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 75.0
-POLL_SECONDS = 0.05
 BOTH = pytest.mark.parametrize("backend", ["collcomm", "gloo"])
 
 pytestmark = [
@@ -30,37 +23,8 @@ pytestmark = [
 
 
 def ranks(scenario: str, backend: str, folder: Path, size: int = 3, killed: int | None = None) -> list[Any]:
-    """What the scenario returns at each process; None at the one that kills itself. All are gone afterwards."""
-    command = [sys.executable, "-m", "tests.torch_backend.reconfiguring", scenario, backend]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    processes = []
-    try:
-        for number in range(size):
-            with (folder / f"output-{number}").open("w") as output:
-                processes.append(
-                    subprocess.Popen(
-                        [*command, str(number), str(folder)],
-                        cwd=ROOT,
-                        env=environment,
-                        stdout=output,
-                        stderr=output,
-                        start_new_session=True,
-                    )
-                )
-        until = time.monotonic() + SECONDS
-        while any(process.poll() is None for process in processes) and time.monotonic() < until:
-            time.sleep(POLL_SECONDS)
-    finally:
-        codes = [process.poll() for process in processes]
-        for process in processes:
-            process.kill()
-            process.wait()
-    expected = [-signal.SIGKILL if number == killed else 0 for number in range(size)]
-    outputs = [(folder / f"output-{number}").read_text()[-3000:] for number in range(size)]
-    assert codes == expected, "\n".join(f"[{n}] {code}\n{text}" for n, (code, text) in enumerate(zip(codes, outputs)))
-    return [
-        None if number == killed else json.loads((folder / f"result-{number}").read_text()) for number in range(size)
-    ]
+    """What the scenario returns at each process; None at the one that kills itself."""
+    return results("reconfiguring", [scenario, backend], folder, size, killed)
 
 
 @BOTH
@@ -84,7 +48,10 @@ def test_set_of_handles(backend: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", [0, 1, 2])
 def test_shrinks_after_a_death(backend: str, victim: int, tmp_path: Path) -> None:
     found = ranks(f"shrink:{victim}", backend, tmp_path, killed=victim)
-    assert [each for each in found if each] == [[True, [2, 0, 2]], [True, [2, 1, 2]]]
+    left = [each for each in found if each]
+    assert [result for _, result in left] == [[2, 0, 2], [2, 1, 2]]
+    if backend == "collcomm":  # with Gloo, not all survivors may notice before their timeout
+        assert max(seconds for seconds, _ in left) < 5
 
 
 @BOTH
@@ -131,7 +98,7 @@ def test_wrong_calls_change_nothing(backend: str, tmp_path: Path) -> None:
             assert "'nonsense' is not a reconfigure handle of collcomm" in said["malformed"]
             assert "not among the 2 given" in said["without mine"]
             assert "given twice" in said["twice"]
-            assert "uuid 1 was used by this group before" in said["uuid"]
+            assert "uuid 1 was used by this group before" in said["used uuid"]
 
 
 @BOTH
@@ -147,7 +114,7 @@ def test_other_arguments_than_the_rest(tmp_path: Path) -> None:
     """Gloo waits for its timeout."""
     for rank, (said, after) in enumerate(ranks("disagree", "collcomm", tmp_path)):
         assert after == [3, rank, 3]
-        assert "has come with another uuid" in said or "closed" in said or "left" in said, said
+        assert "has come with another uuid" in said
 
 
 @BOTH
