@@ -171,6 +171,9 @@ class Transport(Protocol):
     def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
         """Whether `link` need not wait for the other end to make it."""
 
+    def is_gone(self, member: Any) -> bool:
+        """Whether it is certain that nobody listens any more where ``member`` did. Takes a moment."""
+
     def make_window(self, nbytes: int) -> Window:
         """A window of this peer. Raises OSError when there is no memory for it."""
 

@@ -61,6 +61,9 @@ class SimTransport(DropsLinks):
             greeting()
         self._wake()
 
+    def is_gone(self, member: Member) -> bool:
+        return False
+
     def make_window(self, nbytes: int) -> SimWindow:
         return SimWindow(self._network, self.host, nbytes)
 

@@ -32,6 +32,7 @@ from .window import BadWindow, OwnWindow, receive_window
 
 CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
 ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
+PROBE_SECONDS = 0.3
 MAX_PARTIAL = 1024  # links of which some streams are there and some are not
 MAX_STREAMS = 64
 MAX_LINGERING = 64  # connections with peers that have left
@@ -139,6 +140,15 @@ class SocketTransport(DropsLinks):
 
     def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
         return self.makes_link(member) or (gid, purpose, member) in self._links
+
+    def is_gone(self, member: Member) -> bool:
+        try:
+            socket.create_connection((member.host, member.port), PROBE_SECONDS).close()
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False  # who knows
+        return False
 
     def make_window(self, nbytes: int) -> OwnWindow:
         return OwnWindow(nbytes)

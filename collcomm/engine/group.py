@@ -21,7 +21,7 @@ from ..planner import Choice, choose_across, choose_on_devices, choose_through_w
 from ..transports.base import COLLECTIVES, Link, LinkBroken
 from ..transports.device import can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
-from ..types import Outcome, Verdict, View
+from ..types import Member, Outcome, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
@@ -275,13 +275,24 @@ class Group(Calls):
     def _stalled(self, attempt: Attempt, ranks: Sequence[int]) -> None:
         with self.progress.lock:
             attempt.check()
-            waiting_on = [self.progress.view.ids[rank] for rank in ranks]
+            members = [self.progress.view[rank] for rank in ranks]
             call = self.progress.call
         assert call is not None
+        self._look_for(members)
         expired = self._clock.monotonic() > attempt.deadline
         if self._clock.monotonic() > attempt.deadline + self.session.grace:
             raise self._give_up(call.text)
+        waiting_on = [member.id for member in members]
         self.session.stalled(self, attempt.epoch, attempt.seq, call, waiting_on, expired)
+
+    def _look_for(self, members: Sequence[Member]) -> None:
+        """Nobody notices deaths while no coordinator is there, but by links, and these may not have been made yet. Raises
+        LinkBroken."""
+        if self.session.agent.coordinator_silent_for <= self.session.grace:
+            return
+        for member in members:
+            if self.session.transport.is_gone(member):
+                raise LinkBroken(member.id, "closed", f"nobody listens at {member.host}:{member.port} any more")
 
     def _fate(
         self, operation: Operation, seq: int, epoch: int, deadline: float, tell: Callable[[], None]

@@ -22,6 +22,11 @@ def main(victim: int, calls: str) -> None:
     dist.init_process_group("collcomm", timeout=timedelta(seconds=60))
     survivors = [other for other in range(size) if other != victim]
     others = dist.new_group(survivors)
+    store = dist.distributed_c10d._get_default_store()
+    store.set(f"met/{rank}", "")
+    if calls == "none yet" and rank == victim:  # as soon as the others need the store no more
+        store.wait([f"met/{other}" for other in survivors])
+        os.kill(os.getpid(), signal.SIGKILL)
     x = torch.ones(100_000)
     if rank in survivors:
         dist.all_reduce(x, group=others)  # so that it has its connections
@@ -32,7 +37,7 @@ def main(victim: int, calls: str) -> None:
             began = time.monotonic()
             if rank == victim and turn == DIES_AFTER:
                 os.kill(os.getpid(), signal.SIGKILL)
-            if calls == "waiting":
+            if calls != "in flight":
                 dist.all_reduce(x.fill_(1.0))
             else:
                 works = [dist.all_reduce(torch.ones(1000), async_op=True) for _ in range(3)]

@@ -50,7 +50,8 @@ def test_the_others_are_told_who_died_and_groups_without_it_go_on(calls: str) ->
 
 
 @pytest.mark.slow
-def test_the_coordinator_dies_with_rank_0_and_nobody_hangs() -> None:
-    for told, left in _survivors(0, "waiting"):
+@pytest.mark.parametrize("calls", ["waiting", "none yet"])
+def test_the_coordinator_dies_with_rank_0_and_nobody_hangs(calls: str) -> None:
+    for told, left in _survivors(0, calls):
         assert told["kind"] in ("PeerLost", "CoordinatorUnavailable"), told
         assert told["seconds"] < 15 and left["left"] < 5
