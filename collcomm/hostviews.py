@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UnsupportedTransport
-from .tensors import is_tensor, visible
+from .tensors import bits_of, is_tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -38,9 +38,43 @@ def as_numpy(value: Any, what: str) -> Array:
 
 
 def _from_tensor(value: Any) -> Array:
-    tensor, dtype = visible(value)
-    array: Array = tensor.numpy()
-    return array if dtype is None else array.view(dtype)
+    if value.is_conj() or value.is_neg() or str(value.layout) != "torch.strided":
+        raise TypeError(
+            "a tensor that is sparse, or stands for the conjugate of another, has no memory of its own to be sent"
+        )
+    if value.is_contiguous():
+        return row_of_tensor(value).reshape(tuple(value.shape))
+    strides = tuple(step * value.element_size() for step in value.stride())
+    return _view(value, tuple(value.shape), strides)
+
+
+def row_of_tensor(tensor: Any) -> Array:
+    """The elements of a contiguous tensor in host memory, in one row. Raises TypeError for what cannot be sent."""
+    return _view(tensor, (tensor.numel(),), None)
+
+
+def _view(tensor: Any, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> Array:
+    bits, dtype = bits_of(tensor.dtype)
+    array: Array = np.asarray(_Memory(tensor, bits.str, shape, strides)) if tensor.numel() else np.empty(shape, bits)
+    return array if bits is dtype else array.view(dtype)
+
+
+class _Memory:
+    """A tensor's memory as numpy takes it. ``tensor.numpy()`` does the same, and forbids for good that the tensor's storage is
+    resized, which FSDP does."""
+
+    __slots__ = ("__array_interface__", "_tensor")
+
+    def __init__(self, tensor: Any, typestr: str, shape: tuple[int, ...], strides: tuple[int, ...] | None):
+        self._tensor = tensor
+        address = tensor.data_ptr(), False
+        self.__array_interface__ = {
+            "version": 3,
+            "data": address,
+            "shape": shape,
+            "strides": strides,
+            "typestr": typestr,
+        }
 
 
 def _from_interface(value: Any) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,20 @@ HIDDEN = {  # dtypes that torch shows to nobody: what it shows of their bits, an
 
 def is_tensor(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "data_ptr")
+
+
+@lru_cache(maxsize=64)
+def bits_of(dtype: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """What numpy takes the bits of torch's ``dtype`` for, and what they are. Raises TypeError."""
+    name = str(dtype)
+    if name in HIDDEN:
+        bits, real = HIDDEN[name]
+        return np.dtype(bits), real
+    try:
+        plain = np.dtype(name.removeprefix("torch."))
+    except TypeError:
+        raise TypeError(f"tensors of {name} cannot be sent; view them as another dtype first") from None
+    return plain, plain
 
 
 def visible(tensor: Any) -> tuple[Any, np.dtype[Any] | None]:

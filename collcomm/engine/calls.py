@@ -58,9 +58,14 @@ class Calls:
             self.view = view
 
     def _numbered(self, operation: Operation, timeout: float) -> Callable[[], Any]:
-        seq = operation.seq = self.progress.take()
+        """Its number is taken when its turn has come: calls before it may be of any number of operations."""
         deadline = self._clock.monotonic() + timeout
-        return lambda: self._perform(operation, seq, deadline)
+
+        def work() -> Any:
+            seq = operation.seq = self.progress.take()
+            return self._perform(operation, seq, deadline)
+
+        return work
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
         try:

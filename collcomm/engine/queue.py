@@ -20,7 +20,7 @@ Work = Callable[[], Any]
 
 
 class OperationQueue:
-    """``prepare`` runs under the lock that orders calls, in the caller's thread: it takes the sequence number."""
+    """``prepare`` runs under the lock that orders calls, in the caller's thread."""
 
     def __init__(self, name: str):
         self._name = name

@@ -40,6 +40,7 @@ from .progress import Halted
 from .undo import UndoLog
 from .windowplan import SLOT_BYTES, SLOTS, Move, Place, WindowPlan
 
+BULK_SPINS = 20  # a block takes longer than many looks, and the caller computes meanwhile
 _SEQ_MASK = 0xFFFF
 
 
@@ -114,6 +115,7 @@ class SharedWindows:
         """The data phase; see `run_streaming` for its arguments. Raises Halted, Mismatch, LinkBroken."""
         self._incoming, self._outgoing = incoming, outgoing
         last = plan.blocks - 1
+        self._spins = self._own.spins if plan.blocks == 1 else min(BULK_SPINS, self._own.spins)
         if plan.closing:
             half = (self._slot + last) % SLOTS * plan.slot
             memory = (last * plan.cell, half, buffers, dtype, ufunc, undo)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from .calls import NAME
 from .dispatch import use_methods
+from .dynamo import leave_alone
 from .elasticgroup import ElasticProcessGroup, Membership, is_elastic
 from .innerbackend import HAS_PYTHON_BACKENDS
 from .processgroup import ProcessGroup
@@ -26,6 +27,8 @@ def register() -> None:
         return
     dist.Backend.register_backend(NAME, create, extended_api=True, devices=DEVICES)
     use_kernels()
+    for kind in (ProcessGroup, ElasticProcessGroup, ReconfigurableProcessGroup):
+        leave_alone(kind)
     if not HAS_PYTHON_BACKENDS:
         use_methods()
     _admit_monitored_barrier()

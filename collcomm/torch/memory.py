@@ -10,28 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tensors import HIDDEN
+from ..hostviews import row_of_tensor
 
 Array = np.ndarray[Any, Any]
-_BITS = {  # dtypes that torch shows to nobody: what it shows of their bits, and what numpy calls them
-    **{
-        getattr(torch, name.removeprefix("torch.")): (getattr(torch, bits), dtype)
-        for name, (bits, dtype) in HIDDEN.items()
-    },
-    torch.float8_e4m3fnuz: (torch.uint8, np.dtype(np.uint8)),  # these can be moved, and nothing else
-    torch.float8_e5m2fnuz: (torch.uint8, np.dtype(np.uint8)),
-    torch.complex32: (torch.int32, np.dtype(np.int32)),
+_MOVED = {  # dtypes that numpy has no name for: they can be moved as these, and nothing else
+    torch.float8_e4m3fnuz: torch.uint8,
+    torch.float8_e5m2fnuz: torch.uint8,
+    torch.complex32: torch.int32,
 }
 
 
 def as_array(tensor: Any) -> Array:
     """The elements of a tensor that `lies_in_row`, on the same memory."""
-    hidden = _BITS.get(tensor.dtype)
-    if hidden is None:
-        array: Array = tensor.detach().numpy()
-    else:
-        array = tensor.detach().view(hidden[0]).numpy().view(hidden[1])
-    return array if array.ndim == 1 else array.reshape(-1)
+    if tensor.dtype in _MOVED:
+        tensor = tensor.detach().view(_MOVED[tensor.dtype])
+    return row_of_tensor(tensor)
 
 
 def lies_in_row(tensor: Any) -> bool:

@@ -68,3 +68,19 @@ def test_ipv6() -> None:
             assert comm.all_reduce(np.ones(10))[0] == 2
 
         run_peers_at(coordinator.address, 2, body)
+
+
+@pytest.mark.usefixtures("each_transport")
+def test_a_call_behind_one_of_several_operations() -> None:
+    """The numbers of operations follow the order in which they run."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        def several() -> float:
+            return sum(float(comm.all_reduce(np.ones(1))[0]) for _ in range(3))
+
+        handles = [comm.compose(several, async_op=True) for _ in range(3)]
+        late = comm.all_reduce(np.ones(1), async_op=True)
+        assert comm.all_reduce(np.full(1, 2.0))[0] == 2.0 * comm.size
+        assert [handle.result() for handle in handles] == [3.0 * comm.size] * 3 and late.result()[0] == comm.size
+
+    run_peers(3, body)

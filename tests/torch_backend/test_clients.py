@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.torch_backend.clients.launch import Start, environment, run_bounded, run_checks
+from tests.torch_backend.clients.launch import environment, run_bounded, run_checks
 from tests.torch_backend.clients.names import BACKEND as VARIABLE
 
 BACKEND = os.environ.get(VARIABLE, "collcomm")
@@ -25,52 +26,50 @@ pytestmark = [
 ]
 
 
-def _hold(start: Start, *names: str) -> None:
-    report = run_checks(start, names)
+def _hold(modules: str, size: int, extra: Mapping[str, str] | None = None, torchrun: bool = False) -> None:
+    report = run_checks(modules, size, BACKEND, extra=extra, torchrun=torchrun)
     assert not report.failed, report.text()
-    assert sorted(report.done) == sorted(names or report.known)
+    assert report.known and sorted(report.done) == sorted(report.known)
 
 
 @pytest.mark.parametrize(
     ("modules", "size"),
     [
         ("ddp,ddp_hooks,pipeline,states", 3),
-        ("ddp,ddp_hooks,pipeline,states", 2),
         ("functional,gradients,objects", 3),
         ("sharded,mesh", 3),
-        ("sharded,mesh,functional,objects", 4),
+        ("sharded,mesh", 4),
         ("lifecycle", 3),
     ],
 )
 def test_clients_compute_what_one_process_computes(modules: str, size: int) -> None:
-    _hold(Start(modules, size, BACKEND))
+    _hold(modules, size)
 
 
 def test_compiled_graphs() -> None:
-    _hold(Start("compiled", 2, BACKEND))
+    _hold("compiled", 2)
 
 
 def test_under_torchrun() -> None:
     """Workers meet in the store of their agent."""
-    _hold(Start("objects,gradients", 2, BACKEND, torchrun=True))
+    _hold("objects,gradients", 2, torchrun=True)
 
 
+@pytest.mark.skipif(BACKEND == "gloo", reason="2.13 crashes in DDP when it wraps Gloo for its checks")
 def test_with_torchs_own_checks() -> None:
-    """DDP looks closer, and groups of C++ backends compare all calls."""
-    _hold(Start("ddp,objects", 2, BACKEND, extra={"TORCH_DISTRIBUTED_DEBUG": "DETAIL", "TORCH_CPP_LOG_LEVEL": "ERROR"}))
+    """DDP looks closer at what differs between ranks."""
+    _hold("ddp,objects", 2, extra={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
 
 
 @pytest.mark.skipif(find_spec("accelerate") is None, reason="accelerate is not installed")
 def test_accelerate() -> None:
-    _hold(Start("accelerating", 2, BACKEND))
+    _hold("accelerating", 2)
 
 
 @pytest.mark.skipif(find_spec("lightning") is None, reason="lightning is not installed")
 def test_lightning(tmp_path: Path) -> None:
-    """The parameters of one process on the joined batches, and a metric that is the mean over both ranks."""
+    """It starts its second process; both compare parameters and loss with one process's."""
     command = [sys.executable, "-m", "tests.torch_backend.clients.lightning_fit", "2"]
     outputs = run_bounded([command], [environment(tmp_path, BACKEND)], tmp_path, 100.0)
     assert not outputs, outputs[0]
-    check = [sys.executable, "-m", "tests.torch_backend.clients.lightning_told", "2"]
-    outputs = run_bounded([check], [environment(tmp_path, BACKEND)], tmp_path, 100.0)
-    assert not outputs, outputs[0]
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == ["done-0", "done-1"]

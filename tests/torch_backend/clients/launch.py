@@ -28,7 +28,7 @@ START_SECONDS = 150.0  # bounds one start; a check has a bound of its own in its
 ALL_SECONDS = 200.0  # no further start after it
 GRACE_SECONDS = 3.0  # of the others when one has failed: they may have more to say
 POLL_SECONDS = 0.02
-TAIL = 2500  # characters of output that are shown
+TAIL = 4500  # characters of output that are shown
 Events = list[list[dict[str, Any]]]  # of each rank
 
 
@@ -45,15 +45,15 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Start:
-    """One way to start: which modules, "one,other", in how many processes, by which launcher."""
+class _Start:
+    """Which modules, "one,other", in how many processes, by which launcher."""
 
     modules: str
     size: int
     backend: str
-    torchrun: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = START_SECONDS
+    torchrun: bool
+    extra: Mapping[str, str]
+    seconds: float
 
     def run(self, names: Sequence[str], folder: Path) -> list[str]:
         program = ["-m", "tests.torch_backend.clients.rank", self.modules, *names]
@@ -136,8 +136,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def run_checks(start: Start, asked: Sequence[str] = ()) -> Report:
-    """All checks, or those asked for: one start, and one more behind each check that fails."""
+def run_checks(
+    modules: str,
+    size: int,
+    backend: str,
+    asked: Sequence[str] = (),
+    extra: Mapping[str, str] | None = None,
+    torchrun: bool = False,
+    seconds: float = START_SECONDS,
+) -> Report:
+    """All checks of ``modules``, "one,other", or those asked for: one start, and one more behind each check that fails."""
+    start = _Start(modules, size, backend, torchrun, extra or {}, seconds)
     report = Report()
     names = list(asked)
     deadline = time.monotonic() + ALL_SECONDS
@@ -149,7 +158,7 @@ def run_checks(start: Start, asked: Sequence[str] = ()) -> Report:
         report.known = next((e["checks"] for told in events for e in told if "checks" in e), report.known)
         order = names or report.known
         finished = [{e["done"]: e["seconds"] for e in told if "done" in e} for told in events]
-        done = [check for check in order if len(finished) == start.size and all(check in rank for rank in finished)]
+        done = [check for check in order if len(finished) == size and all(check in rank for rank in finished)]
         report.done |= {check: max(rank[check] for rank in finished) for check in done}
         if not outputs:
             break
@@ -174,8 +183,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="show all of what has gone wrong")
     arguments = parser.parse_args()
     started = time.monotonic()
-    start = Start(arguments.modules, arguments.size, arguments.backend, arguments.torchrun)
-    report = run_checks(start, arguments.checks)
+    wanted = arguments.modules, arguments.size, arguments.backend, arguments.checks
+    report = run_checks(*wanted, torchrun=arguments.torchrun)
     for name, seconds in report.done.items():
         print(f"{seconds:7.2f} s  {name}")
     print(f"{time.monotonic() - started:7.2f} s  in all, {len(report.done)} done, {len(report.failed)} failed")
