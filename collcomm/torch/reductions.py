@@ -90,13 +90,11 @@ class Kernel:
         if left.size <= FEW:
             return self._numpy(left, right, out=out)
         one, other, result = self._tensor(left), self._tensor(right), self._tensor(out)
-        size = result.numel()
-        if size <= PIECE:
+        if result.numel() <= PIECE or torch.get_num_threads() == 1:
             self._function(one, other, out=result)
             return out
-        for start in range(0, size, PIECE):
-            part = slice(start, start + PIECE)
-            self._function(one[part], other[part], out=result[part])
+        for first, second, target in zip(one.split(PIECE), other.split(PIECE), result.split(PIECE), strict=True):
+            self._function(first, second, out=target)
         return out
 
     def _tensor(self, array: Any) -> Any:
