@@ -90,13 +90,14 @@ def connect(
 
 
 def _make(meeting: _Meeting, one_host: bool) -> tuple[World, list[int]]:
-    """A new world of those who meet."""
-    coordinator, secret = None, os.environ.get("COLLCOMM_SECRET")
+    """A new world of those who meet. Where no secret is configured, several hosts get a random one through the store."""
+    coordinator, secret = None, None
     if meeting.rank == 0:
         token = secrets.token_hex(8)
         address = os.environ.get("COLLCOMM_COORDINATOR")
         if address is None:
-            secret = secret or (None if one_host else secrets.token_urlsafe())
+            configured = os.environ.get("COLLCOMM_SECRET") or os.environ.get("COLLCOMM_KEYS")
+            secret = None if one_host or configured else secrets.token_urlsafe()
             coordinator, address = _coordinate(meeting.store, one_host, secret)
         meeting.tell("world", {"token": token, "address": address, "secret": secret})
     try:
