@@ -67,6 +67,15 @@ class Lent:
                 torch.cuda.current_stream(tensor.device).synchronize()
 
 
+def await_stream(tensors: Sequence[Any]) -> None:
+    """What the caller's stream has been given for ``tensors``, all on one device, is done: another thread will read them."""
+    first = tensors[0] if tensors else None
+    while isinstance(first, list | tuple):
+        first = first[0] if first else None
+    if first is not None and first.is_cuda:
+        torch.cuda.current_stream(first.device).synchronize()
+
+
 def one_dtype(tensors: Sequence[Any]) -> Any:
     """Raises TypeError where they are of several."""
     dtypes = {tensor.dtype for tensor in tensors}

@@ -18,7 +18,7 @@ from . import collectives, profiling
 from .calls import NAME, Tensors, listed, op_of, root_of, runs_behind, seconds_of
 from .errors import as_torch
 from .innerbackend import provide_backend
-from .memory import Lent, as_array, lies_in_row
+from .memory import Lent, as_array, await_stream, lies_in_row
 from .monitored import MonitoredBarrier
 from .reductions import reduction_of
 from .work import Done, Futures, Pending
@@ -170,6 +170,7 @@ class ProcessGroup(dist.ProcessGroup):
     def _run(self, what: str, opts: Any, body: Body, tensors: Tensors, given: Tensors | None = None) -> Any:
         """``body`` in this thread, or on the engine's where ``opts``, a coalescing manager, or a profiler would have it so.
         ``tensors``: the results; ``given``: the input, if not the same."""
+        await_stream(tensors if given is None else given)
         work = partial(self._checked, body, seconds_of(opts, self._seconds))
         if profiling.is_on():
             return profiling.recorded(
@@ -392,4 +393,5 @@ class ProcessGroup(dist.ProcessGroup):
 
     def _message(self, what: str, tensors: Tensors, start: Callable[[], Pending]) -> Pending:
         self._check()
+        await_stream(tensors)
         return profiling.recorded(what, tensors, start) if profiling.is_on() else start()
