@@ -96,7 +96,7 @@ def join(
     own_host = _own_address(addresses)
     listen_host, listen_port, shown_host, shown_port = own_host, 0, own_host, 0
     if advertise is not None:
-        shown_host, shown_port = _advertised(advertise)
+        shown_host, shown_port = advertised(advertise)
         listen_port = shown_port
         listen_host = ""
     if listen is not None:
@@ -221,7 +221,8 @@ def _own_address(coordinators: Sequence[tuple[str, int]]) -> str:
     raise CoordinatorUnavailable("; ".join(problems))
 
 
-def _advertised(text: str) -> tuple[str, int]:
+def advertised(text: str) -> tuple[str, int]:
+    """Host and port of COLLCOMM_ADVERTISE; port 0 where it names none."""
     if text.count(":") == 1 or text.startswith("["):
         return parse_address(text if not text.endswith("]") else f"{text}:0")
     return text, 0

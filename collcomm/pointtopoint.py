@@ -21,7 +21,7 @@ from .devicearrays import AnyArray, DeviceArray
 from .engine import AnyGroup, AnySession
 from .engine.handle import Conclusion
 from .engine.queue import OperationQueue
-from .errors import CollectiveMismatch, CollectiveTimeout, PeerLost
+from .errors import CollectiveMismatch, CollectiveTimeout, CommunicatorClosed, PeerLost
 from .hostviews import Array
 from .transports.base import MESSAGES, Link, LinkBroken, Poller, Stream
 from .transports.frames import HEADER_BYTES, Kind, pack
@@ -44,7 +44,9 @@ class PointToPoint:
         self._lanes: dict[tuple[str, int], OperationQueue] = {}
         self._stashed: dict[int, deque[tuple[int, int, Array]]] = {}  # tag, dtype, data
         self._half: dict[int, tuple[Arriving, Array]] = {}  # what is being stashed
+        self._streams: dict[int, Stream] = {}  # last used, by member
         self._lock = threading.Lock()
+        self._closed = False
 
     def send(self, array: AnyArray, dst: int, tag: int, async_op: bool, timeout: float) -> Any:
         """``array``: staged, if it lies on a device."""
@@ -61,8 +63,7 @@ class PointToPoint:
     def receive_any(self, array: AnyArray, tag: int, async_op: bool, timeout: float, arrived: Conclusion) -> Any:
         """As `receive`, from whoever sends first; ``arrived`` is given the rank."""
         view, own = self._group.view, self._session.member
-        if self._session.failure is not None:
-            raise self._session.failure
+        self.check_open()
         _check_tag(tag)
         senders = {rank: member for rank, member in enumerate(view.members) if member.id != own}
         if not senders:
@@ -73,15 +74,23 @@ class PointToPoint:
         return _through(lane, "recv from anybody", async_op, work, arrived)
 
     def close(self) -> None:
+        """What waits fails: bounded by how often a wait looks."""
+        self._closed = True
         with self._lock:
             lanes = list(self._lanes.values())
         for lane in lanes:
             lane.close()
 
-    def _member(self, rank: int, tag: int) -> Member:
-        view = self._group.view
+    def check_open(self) -> None:
+        """Raises why no more messages go here."""
         if self._session.failure is not None:
             raise self._session.failure
+        if self._closed:
+            raise CommunicatorClosed("this communicator was closed, and its messages with it")
+
+    def _member(self, rank: int, tag: int) -> Member:
+        view = self._group.view
+        self.check_open()
         if not isinstance(rank, int | np.integer) or not 0 <= rank < view.size:
             raise ValueError(f"rank must be from 0 to {view.size - 1}, not {rank!r}")
         if view.ids[rank] == self._session.member:
@@ -110,7 +119,7 @@ class PointToPoint:
 
     def _send(self, array: AnyArray, member: Member, tag: int, deadline: float) -> None:
         size, kind = array.flat.nbytes, _dtype_code(array.dtype)
-        check = _Watch(self._session, self._group, member, "send to", deadline).check
+        check = _Watch(self, self._group, member, "send to", deadline).check
         begun = False
         check()
         try:
@@ -136,7 +145,7 @@ class PointToPoint:
             raise
 
     def _receive(self, array: AnyArray, member: Member, tag: int, deadline: float) -> None:
-        check = _Watch(self._session, self._group, member, "recv from", deadline).check
+        check = _Watch(self, self._group, member, "recv from", deadline).check
         try:
             while not self._receive_next(array, member, tag, check):
                 pass
@@ -168,7 +177,7 @@ class PointToPoint:
 
     def _receive_any(self, array: AnyArray, senders: dict[int, Member], tag: int, deadline: float) -> int:
         transport = self._session.transport
-        watches = {rank: _Watch(self._session, self._group, m, "recv from", deadline) for rank, m in senders.items()}
+        watches = {rank: _Watch(self, self._group, m, "recv from", deadline) for rank, m in senders.items()}
         while True:
             poller = transport.poller()
             for rank, member in list(senders.items()):
@@ -183,14 +192,17 @@ class PointToPoint:
                             break
                     else:
                         return rank
-                except (LinkBroken, PeerLost) as lost:
-                    del senders[rank]
-                    if not senders:
-                        raise PeerLost(f"recv from anybody: nobody is left who could send ({lost})") from None
+                except LinkBroken as broken:
+                    lost = self._lost(
+                        member, broken
+                    )  # the next message comes over another connection, if it is still here
+                    if member.id not in self._group.progress.view.ids:
+                        _strike(senders, rank, lost)
+                except PeerLost as lost:
+                    _strike(senders, rank, lost)
                 finally:
                     lane.end()
-            if self._session.failure is not None:
-                raise self._session.failure
+            self.check_open()
             if time.monotonic() > deadline:
                 raise CollectiveTimeout("recv from anybody: nothing came in time")
             poller.poll([])
@@ -206,7 +218,8 @@ class PointToPoint:
             if member.id in self._half:
                 return True
             head = memoryview(bytearray(HEADER_BYTES))
-            got = stream.try_receive(head)
+            while got < HEADER_BYTES and (more := stream.try_receive(head[got:])):
+                got += more
             stream.unread(head[:got])
             if got < HEADER_BYTES:
                 poller.want(stream.fileno(), select.POLLIN)
@@ -249,7 +262,8 @@ class PointToPoint:
 
     def _stream(self, member: Member, check: Check) -> Stream:
         link: Link = self._session.transport.link(self._group.gid, MESSAGES, member, check)
-        return link.streams[0]
+        stream = self._streams[member.id] = link.streams[0]
+        return stream
 
     def _carriage(self, array: AnyArray, stream: Stream | None, direction: Direction) -> Carriage:
         """How the bytes of ``array`` go to or come from ``stream``."""
@@ -265,7 +279,8 @@ class PointToPoint:
         return Packed(packing)
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
-        self._session.transport.drop_link(self._group.gid, MESSAGES, member.id)
+        stream = self._streams.pop(member.id, None)  # a newer connection may have taken its place
+        self._session.transport.drop_link(self._group.gid, MESSAGES, member.id, stream)
         gone = member.id not in self._group.progress.view.ids
         why = "it is no longer in the group" if gone else broken.text
         return PeerLost(f"the message with {member} was lost: {why}; look at comm.view before sending it again")
@@ -274,13 +289,12 @@ class PointToPoint:
 class _Watch:
     """Ends a wait when the peer has gone or time is up."""
 
-    def __init__(self, session: AnySession, group: AnyGroup, member: Member, what: str, deadline: float):
-        self._session, self._group, self._member = session, group, member
+    def __init__(self, point: PointToPoint, group: AnyGroup, member: Member, what: str, deadline: float):
+        self._point, self._group, self._member = point, group, member
         self._what, self._deadline = what, deadline
 
     def check(self) -> None:
-        if self._session.failure is not None:
-            raise self._session.failure
+        self._point.check_open()
         if self._member.id not in self._group.progress.view.ids:
             raise PeerLost(f"{self._what} {self._member}: it is no longer in the group")
         if time.monotonic() > self._deadline:
@@ -299,6 +313,12 @@ def _through(
 def _check_tag(tag: int) -> None:
     if not isinstance(tag, int) or not 0 <= tag < 2**32:
         raise ValueError(f"tag must be from 0 to 4294967295, not {tag!r}")
+
+
+def _strike(senders: dict[int, Member], rank: int, lost: PeerLost) -> None:
+    del senders[rank]
+    if not senders:
+        raise PeerLost(f"recv from anybody: nobody is left who could send ({lost})") from None
 
 
 @lru_cache(maxsize=64)

@@ -135,9 +135,17 @@ class DropsLinks:
         """Close all links of one communicator."""
         self._drop(lambda key: key[0] == gid)
 
-    def drop_link(self, gid: int, purpose: int, member: int) -> None:
-        """Close one link; the next use makes a new one."""
-        self._drop(lambda key: key == (gid, purpose, member))
+    _links: dict[LinkKey, Any]
+
+    def drop_link(self, gid: int, purpose: int, member: int, stream: Stream | None = None) -> None:
+        """Close one link; the next use makes a new one. ``stream``: only if it is still that one's."""
+
+        def unwanted(key: LinkKey) -> bool:
+            if key != (gid, purpose, member):
+                return False
+            return stream is None or key not in self._links or self._links[key].streams[0] is stream
+
+        self._drop(unwanted)
 
     def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
         raise NotImplementedError

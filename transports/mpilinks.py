@@ -191,7 +191,7 @@ class MpiTransport(DropsLinks):
     def poller(self) -> MpiPoller:
         return MpiPoller(self.sockets)
 
-    def drop_link(self, gid: int, purpose: int, member: int) -> None:
+    def drop_link(self, gid: int, purpose: int, member: int, stream: Any = None) -> None:
         """For good: what came next would be taken for the rest of what was cut short."""
         with self._lock:
             self._cut.add((gid, purpose, member))

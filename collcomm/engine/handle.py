@@ -42,7 +42,7 @@ class Handle:
         """The operation's result, or its error raised here. Raises CollectiveTimeout when ``timeout`` seconds were not
         enough; the operation then goes on, and result() may be called again."""
         if not self.wait(timeout):
-            raise CollectiveTimeout(f"{self._text} has not finished within {timeout} s; it goes on")
+            raise CollectiveTimeout(f"{self._text} has not finished within {timeout:.3g} s; it goes on")
         with self._finished:
             if self._conclude is not None:
                 conclude, self._conclude = self._conclude, None

@@ -74,11 +74,11 @@ class OperationQueue:
         """``work`` as one call, to be run or submitted: what it runs in this queue belongs to it."""
 
         def whole() -> Any:
-            self._owner = threading.get_ident()
+            before, self._owner = self._owner, threading.get_ident()
             try:
                 return work()
             finally:
-                self._owner = 0
+                self._owner = before
 
         return whole
 

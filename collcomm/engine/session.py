@@ -20,6 +20,7 @@ from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
 
 GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
+MAX_UNMADE = 1000
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
@@ -48,6 +49,7 @@ class Session(SharedFate[Group]):
         self._admitted_view: View | None = None
         self._halted = False
         self._closed = False
+        self._unmade: dict[int, list[tuple[View, Outcome]]] = {}  # of communicators that this peer has not made yet
 
     def enter(self, agent: Agent, deadline: float) -> None:
         """Join through ``agent``, and wait to be admitted. Raises JoinRejected, CoordinatorUnavailable."""
@@ -72,8 +74,13 @@ class Session(SharedFate[Group]):
         self.transport.drop_group(group.gid)
 
     def _make(self, gid: int, view: View, consumed: int) -> Group:
+        missed = self._unmade.pop(gid, ())  # what the others have done there meanwhile
+        if missed:
+            view = View(min(view.epoch, missed[0][0].epoch - 1), view.members)
         group = self.groups[gid] = Group(self, gid, view, consumed)
-        if self.view.epoch > view.epoch:
+        for later, outcome in missed:
+            group.adopt(later, outcome)
+        if self.view.epoch > group.progress.epoch:
             group.adopt(self.view, None)
         if self._halted:
             group.progress.halt()
@@ -113,6 +120,8 @@ class Session(SharedFate[Group]):
             for gid in WHOLE_VIEW:
                 if gid not in self.groups:
                     self._make(gid, view, outcomes[gid].consumed if gid in outcomes else 0)
+            for gid in outcomes.keys() - self.groups.keys():
+                self._note(gid, view, outcomes[gid])
             for gid, group in self.groups.items():
                 if group.progress.epoch < view.epoch:
                     group.adopt(view, outcomes.get(gid))
@@ -121,6 +130,17 @@ class Session(SharedFate[Group]):
             if self.events is not None:
                 self.events.adopted(self.member, view)
             self._admitted.notify_all()
+
+    def _note(self, gid: int, view: View, outcome: Outcome) -> None:
+        """What has failed in a communicator that this peer has not made yet has failed for it, too, once it makes it. One in
+        which anything has succeeded since is none of its."""
+        known = self._unmade.get(gid, [])
+        if outcome.decided > (known[-1][1].consumed if known else 0):
+            self._unmade.pop(gid, None)
+        elif outcome.consumed > outcome.decided:
+            self._unmade[gid] = [*known, (view, outcome)]
+            if len(self._unmade) > MAX_UNMADE:
+                del self._unmade[next(iter(self._unmade))]
 
     def dismissed(self, error: CollcommError) -> None:
         self.fail(error)

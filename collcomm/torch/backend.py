@@ -8,10 +8,12 @@ from typing import Any
 
 import torch.distributed as dist
 
+from ..errors import CollcommError
 from .calls import NAME
 from .dispatch import use_methods
 from .dynamo import leave_alone
 from .elasticgroup import ElasticProcessGroup, Membership, is_elastic
+from .errors import as_torch
 from .innerbackend import HAS_PYTHON_BACKENDS
 from .processgroup import ProcessGroup
 from .reconfigure import HAS_INTERFACE, ReconfigurableProcessGroup
@@ -45,7 +47,10 @@ def create(options: Any, backend_options: Any) -> ProcessGroup:
     rank, size = options.group_rank, options.group_size
     if getattr(options, "enable_reconfigure", False):
         return ReconfigurableProcessGroup(None, options.timeout, options.store, rank=rank, size=size)
-    comm, release = connect(options.store, rank, size, options.group_id, options.timeout)
+    try:
+        comm, release = connect(options.store, rank, size, options.group_id, options.timeout)
+    except CollcommError as error:
+        raise as_torch(error) from None
     kind = ReconfigurableProcessGroup if HAS_INTERFACE else ProcessGroup
     return kind(comm, options.timeout, options.store, release)
 

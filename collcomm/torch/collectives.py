@@ -49,12 +49,22 @@ def in_rows(tensors: Tensors) -> list[list[Any]]:
     return rows
 
 
-def all_reduce_sparse(comm: Communicator, tensor: Any, seconds: float) -> None:
-    """The sum of sparse tensors (COO), of all their entries: indices and values travel, uneven, and add up where they meet."""
+def all_reduce_sparse(comm: Communicator, tensor: Any, reduction: Reduction, seconds: float) -> None:
+    """The sum (or mean) of sparse tensors (COO), of all their entries: indices and values travel, uneven, and add up where they
+    meet. Raises ValueError for other operators."""
+    if reduction.op != "sum" or reduction.factor is not None:
+        raise ValueError("sparse tensors can be summed and averaged, and nothing else: pass tensor.to_dense()")
     mine = tensor.coalesce()
-    counts = comm.all_gather(np.array([mine.values().shape[0]], np.int64), timeout=seconds).tolist()
-    indices = _gather_rows(comm, mine.indices().t(), counts, seconds)
-    values = _gather_rows(comm, mine.values(), counts, seconds)
+    while True:
+        view = comm.view
+        counts = comm.all_gather(np.array([mine.values().shape[0]], np.int64), timeout=seconds).tolist()
+        if comm.view is not view:
+            continue  # somebody has died: his entries are not counted
+        indices = _gather_rows(comm, mine.indices().t(), counts, seconds)
+        values = _gather_rows(comm, mine.values(), counts, seconds)
+        if comm.view is view:
+            break
+    reduction.finish(values, comm.size)
     tensor.copy_(torch.sparse_coo_tensor(indices.t(), values, tensor.shape).coalesce())
 
 

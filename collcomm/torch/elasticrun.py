@@ -126,14 +126,16 @@ class Elastic:
             replica.renew()
 
     def _settle(self) -> None:
+        """Raises PeerLost where it has to begin anew."""
         revisions = self.comm.all_gather_object(self.revision if self._has_state else -1)
         newest = max(revisions)
-        donor = revisions.index(newest)
+        donor = self.view.ids[revisions.index(newest)]
+        mine = self.view.ids[self.rank] == donor
+        has_state = self._has_state if newest >= 0 else mine
         for replica in self._replicas:
-            replica.share_buffers(donor)
+            replica.share_buffers(self._rank_of(donor))
         state = SharedState(self._parts)
-        has_state = self._has_state if newest >= 0 else self.rank == donor
-        form = self.comm.broadcast_object(state.encoded() if self.rank == donor else None, root=donor)
+        form = self.comm.broadcast_object(state.encoded() if mine else None, root=self._rank_of(donor))
         if not has_state:
             state.adopt(form)
         self.revision = max(newest, 0)
@@ -141,12 +143,20 @@ class Elastic:
         try:
             report = self.comm.sync(arrays_of(lent), self.revision if has_state else None)
         except StateDiverged as diverged:
-            log.warning("members do not have the same bits, those of %s are taken: %s", self.view[donor].name, diverged)
-            report = self.comm.sync(arrays_of(lent), self.revision if self.rank == donor else None)
+            log.warning(
+                "members do not have the same bits, those of rank %s are taken: %s", self._rank_of(donor), diverged
+            )
+            report = self.comm.sync(arrays_of(lent), self.revision if mine else None)
         if report.changed or not has_state:
             for one in lent:
                 one.give_back()
             state.restore()
+
+    def _rank_of(self, member: int) -> int:
+        rank = self.view.rank_of(member)
+        if rank is None:
+            raise PeerLost("the member whose state was to be taken is gone")
+        return rank
 
     def close(self, takes_leave: bool = True) -> None:
         """Leave the group; the others go on. Harmless when done twice."""

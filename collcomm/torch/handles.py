@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import CollcommError, JoinRejected
 from ..membership import Coordinator
 from ..transports import format_address, host_identity, parse_addresses
-from .worlds import LOOPBACK, own_address
+from .worlds import LOOPBACK, fresh_secret, own_address
 
 FORMAT = 1
 MAX_BYTES = 4096
@@ -79,9 +79,8 @@ class Offer:
         address, secret = os.environ.get("COLLCOMM_COORDINATOR"), None
         if address is None:
             host = _host(store)
-            configured = os.environ.get("COLLCOMM_SECRET")
-            secret = None if configured or host == LOOPBACK else secrets.token_urlsafe()
-            self.coordinator = Coordinator(format_address(host, 0), secret=configured or secret)
+            secret = None if host == LOOPBACK else fresh_secret()
+            self.coordinator = Coordinator(format_address(host, 0), secret=secret)
             address = self.coordinator.address
         who = f"pid {os.getpid()} on {socket.gethostname()}"
         self.handle = HandleText(secrets.token_hex(8), host_identity(), who, address, secret)

@@ -11,15 +11,16 @@ from ..communicator import Communicator
 from ..errors import CollcommError
 
 COMING, GOING = (1 << 32) - 1, (1 << 32) - 2  # tags: nobody else's
-_NOTHING = np.zeros(1, np.uint8)
 
 
 class MonitoredBarrier:
-    """Everybody tells rank 0 that it is here, and waits for its answer, as at Gloo's. ``waits_for_all``: rank 0 tells of all
-    that are missing, not of the first."""
+    """Everybody tells rank 0 that it is here, and waits for its answer, as at Gloo's. ``number``: how many there have been, so
+    that who comes late to one that has failed is not taken for one who has come to the next. ``waits_for_all``: rank 0 tells
+    of all that are missing, not of the first."""
 
-    def __init__(self, comm: Communicator, seconds: float, waits_for_all: bool):
+    def __init__(self, comm: Communicator, number: int, seconds: float, waits_for_all: bool):
         self._comm = comm
+        self._number = np.array([number], np.int64)
         self._seconds = seconds
         self._waits_for_all = waits_for_all
         self._until = time.monotonic() + seconds
@@ -34,10 +35,16 @@ class MonitoredBarrier:
     def _left(self) -> float:
         return max(1e-3, self._until - time.monotonic())
 
+    def _hear(self, rank: int, tag: int) -> None:
+        """Of this barrier; what is left of earlier ones is thrown away."""
+        box = np.zeros(1, np.int64)
+        while box[0] < self._number[0]:
+            self._comm.recv(box, rank, tag, timeout=self._left())
+
     def _follow(self) -> None:
         try:
-            self._comm.send(_NOTHING, 0, COMING, timeout=self._left())
-            self._comm.recv(np.empty(1, np.uint8), 0, GOING, timeout=self._left())
+            self._comm.send(self._number, 0, COMING, timeout=self._left())
+            self._hear(0, GOING)
         except CollcommError as error:
             raise _failed(
                 f"Rank {self._comm.rank} successfully reached monitoredBarrier, but received errors while waiting for send/recv "
@@ -52,7 +59,7 @@ class MonitoredBarrier:
         last: CollcommError | None = None
         for rank in range(1, self._comm.size):
             try:
-                self._comm.recv(np.empty(1, np.uint8), rank, COMING, timeout=self._left())
+                self._hear(rank, COMING)
             except CollcommError as error:
                 missing.append(rank)
                 last = error
@@ -65,7 +72,7 @@ class MonitoredBarrier:
                 f"[Rank 0]: {many} {named} failed to pass monitoredBarrier in {self._seconds * 1e3:.0f} ms", last
             )
         for rank in range(1, self._comm.size):
-            self._comm.send(_NOTHING, rank, GOING, timeout=self._left())
+            self._comm.send(self._number, rank, GOING, timeout=self._left())
 
 
 def _failed(text: str, cause: BaseException | None) -> BaseException:

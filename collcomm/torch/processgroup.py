@@ -45,6 +45,7 @@ class ProcessGroup(dist.ProcessGroup):
         self._roll = comm.view
         self._futures = Futures(f"collcomm-torch-{comm.rank}")
         self._sequence = 0
+        self._barriers = 0  # monitored ones
         self._coalescing: list[Pending] | None = None
         self._name = self._description = ""
         self._closing = threading.Lock()
@@ -120,6 +121,7 @@ class ProcessGroup(dist.ProcessGroup):
         self._sequence += 1
         if self.rank() not in ranks:
             return None
+        self._check()
         comm = self.comm.create_group(list(ranks), f"split {self._sequence}")
         part = type(self)(comm, timeout or timedelta(seconds=self._seconds), self._store)
         part._set_group_name(group_name or f"{self.group_name}:split:{self._sequence}")
@@ -170,7 +172,8 @@ class ProcessGroup(dist.ProcessGroup):
     def _run(self, what: str, opts: Any, body: Body, tensors: Tensors, given: Tensors | None = None) -> Any:
         """``body`` in this thread, or on the engine's where ``opts``, a coalescing manager, or a profiler would have it so.
         ``tensors``: the results; ``given``: the input, if not the same."""
-        await_stream(tensors if given is None else given)
+        await_stream(tensors)
+        await_stream(given or ())
         work = partial(self._checked, body, seconds_of(opts, self._seconds))
         if profiling.is_on():
             return profiling.recorded(
@@ -221,10 +224,10 @@ class ProcessGroup(dist.ProcessGroup):
         tensors = listed(tensors)
         tensor, opts = tensors[0], opts if timeout is None else (opts, timeout)
         self._begin()
-        if tensor.is_sparse:
-            body: Body = partial(collectives.all_reduce_sparse, self.comm, tensor)
-            return self._run("all_reduce", opts, body, tensors)
         reduction = reduction_of(op_of(opts), tensor.dtype)
+        if tensor.is_sparse:
+            body: Body = partial(collectives.all_reduce_sparse, self.comm, tensor, reduction)
+            return self._run("all_reduce", opts, body, tensors)
         alone = len(tensors) == 1 and reduction.plain and self._coalescing is None and lies_in_row(tensor)
         if alone and not runs_behind(opts) and not profiling.is_on():
             array = as_array(tensor)
@@ -237,6 +240,8 @@ class ProcessGroup(dist.ProcessGroup):
                 self._check()
             return Done(tensors)
         return self._run("all_reduce", opts, partial(collectives.all_reduce, self.comm, tensors, reduction), tensors)
+
+    allreduce_sparse = allreduce
 
     def allreduce_coalesced(self, tensors: Any, opts: Any = None) -> Any:
         self._begin()
@@ -356,7 +361,8 @@ class ProcessGroup(dist.ProcessGroup):
         """A barrier that tells rank 0 who did not come. Raises RuntimeError."""
         self._begin()
         seconds = self._seconds if timeout is None else timeout.total_seconds()
-        MonitoredBarrier(self.comm, seconds, wait_all_ranks).run()
+        self._barriers += 1
+        MonitoredBarrier(self.comm, self._barriers, seconds, wait_all_ranks).run()
 
     # -- point to point --------------------------------------------------------------------------------------------------
 
@@ -394,4 +400,7 @@ class ProcessGroup(dist.ProcessGroup):
     def _message(self, what: str, tensors: Tensors, start: Callable[[], Pending]) -> Pending:
         self._check()
         await_stream(tensors)
-        return profiling.recorded(what, tensors, start) if profiling.is_on() else start()
+        try:
+            return profiling.recorded(what, tensors, start) if profiling.is_on() else start()
+        except Exception as error:
+            raise as_torch(error) from None

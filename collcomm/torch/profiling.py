@@ -20,6 +20,10 @@ def recorded(what: str, tensors: Tensors, start: Callable[[], Pending]) -> Pendi
     event = torch.autograd._record_function_with_args_enter(f"{NAME}:{what}", *tensors)
     future = torch.futures.Future()
     record = torch.ops.profiler._call_end_callbacks_on_jit_fut._RecordFunction(event, future)
-    work = start()
+    try:
+        work = start()
+    except BaseException:
+        future.set_result([])
+        raise
     work.record_in(future, record)
     return work

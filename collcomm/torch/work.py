@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from queue import SimpleQueue
@@ -19,12 +20,11 @@ CLOSE_SECONDS = 5.0  # a callback that takes longer is left to itself
 
 
 class Done(dist.Work):
-    """An operation that ran in its caller's thread. ``source``: who sent what was received."""
+    """An operation that ran in its caller's thread."""
 
-    def __init__(self, tensors: Tensors, source: int = -1):
+    def __init__(self, tensors: Tensors):
         super().__init__()
         self._tensors = tensors
-        self._source = source
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         return True
@@ -46,11 +46,6 @@ class Done(dist.Work):
 
     def result(self) -> list[Any]:
         return list(self._tensors)
-
-    def source_rank(self) -> int:
-        return self._source
-
-    _source_rank = source_rank
 
     def get_future(self) -> Any:
         future = torch.futures.Future()
@@ -94,20 +89,21 @@ class Pending(dist.Work):
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Raises the operation's error; CollectiveTimeout when ``timeout`` was not enough (the operation goes on)."""
         self._conclude(None if timeout is None else timeout.total_seconds())
-        if self._record is not None:
+        if self._record is not None and not self._futures.completes_here:  # who waits for himself waits for ever
             self._record.wait()
         return True
 
     def _conclude(self, seconds: float | None = None) -> None:
+        until = time.monotonic() + seconds if seconds is not None and seconds > 0 else None
         try:
             for handle in self._handles:
-                handle.result(seconds if seconds is not None and seconds > 0 else None)
+                handle.result(None if until is None else max(0.0, until - time.monotonic()))
         except Exception as error:
             raise as_torch(error) from None
         with self._finishing:
-            finish, self._finish = self._finish, None
-            if finish is not None:
-                finish()
+            if self._finish is not None:
+                self._finish()
+                self._finish = None
 
     def is_completed(self) -> bool:
         return all(handle.done() for handle in self._handles)
@@ -176,7 +172,8 @@ class Futures:
 
     A future's callbacks may run collectives and wait for them (PowerSGD's do), so they run neither on the thread that moves
     data nor on the one that completes the futures that they wait for: a future which a callback asks for is completed by
-    the next of `_Completer`'s threads, one for each such level.
+    the next of `_Completer`'s threads, one for each such level. A callback must not wait for a future that was asked for
+    outside and is not done yet: all those wait for the callback's end, so that callbacks run in the same order at all ranks.
     """
 
     def __init__(self, name: str):
@@ -184,7 +181,11 @@ class Futures:
         self._lock = threading.Lock()
         self._levels: list[_Completer] = []
         self._level = threading.local()
-        self._closed = False
+
+    @property
+    def completes_here(self) -> bool:
+        """Whether this thread is one of ours, so that a callback of some future is running."""
+        return hasattr(self._level, "number")
 
     def of(self, work: Pending) -> Any:
         future = torch.futures.Future()

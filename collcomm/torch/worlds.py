@@ -20,7 +20,7 @@ from typing import Any
 
 from ..communicator import Communicator
 from ..errors import CollcommError, JoinRejected
-from ..joining import join
+from ..joining import advertised, join
 from ..membership import Coordinator
 from ..transports import format_address, host_identity, local_address_towards
 from .calls import seconds_of
@@ -45,15 +45,19 @@ class World:
 
     def take(self, ranks: list[int], tag: str) -> Communicator:
         """A communicator of ``ranks``, in this order; `give_back` ends it."""
+        comm = self.comm.create_group(ranks, tag)
         self.users += 1
-        return self.comm.create_group(ranks, tag)
+        return comm
 
     def give_back(self, comm: Communicator, takes_leave: bool) -> None:
         comm.close()
         with self.lock:
             self.users -= 1
-            if self.users:
-                return
+        self.end_unless_used(takes_leave)
+
+    def end_unless_used(self, takes_leave: bool) -> None:
+        if self.users:
+            return
         _worlds.pop(self.token, None)
         if takes_leave:
             self.comm.leave(LEAVE_SECONDS)
@@ -84,7 +88,7 @@ def connect(
     try:
         comm = world.take(ranks, f"{name}/{meeting.turn}")
     except BaseException:
-        world.users -= 1
+        world.end_unless_used(False)
         raise
     return comm, lambda takes_leave: world.give_back(comm, takes_leave)
 
@@ -96,8 +100,7 @@ def _make(meeting: _Meeting, one_host: bool) -> tuple[World, list[int]]:
         token = secrets.token_hex(8)
         address = os.environ.get("COLLCOMM_COORDINATOR")
         if address is None:
-            configured = os.environ.get("COLLCOMM_SECRET") or os.environ.get("COLLCOMM_KEYS")
-            secret = None if one_host or configured else secrets.token_urlsafe()
+            secret = None if one_host else fresh_secret()
             coordinator, address = _coordinate(meeting.store, one_host, secret)
         meeting.tell("world", {"token": token, "address": address, "secret": secret})
     try:
@@ -127,6 +130,12 @@ def adopt(token: str, comm: Communicator, coordinator: Coordinator | None = None
     return world
 
 
+def fresh_secret() -> str | None:
+    """For ranks of several hosts; None where the environment configures what protects them."""
+    configured = os.environ.get("COLLCOMM_SECRET") or os.environ.get("COLLCOMM_KEYS")
+    return None if configured else secrets.token_urlsafe()
+
+
 def _coordinate(store: Any, one_host: bool, secret: str | None) -> tuple[Coordinator, str]:
     """A coordinator here, and the address at which the others reach it."""
     host = LOOPBACK if one_host else own_address(store)
@@ -138,7 +147,7 @@ def own_address(store: Any) -> str:
     """Of the interface on the way to the store, which all ranks reach."""
     where = os.environ.get("COLLCOMM_ADVERTISE")
     if where:
-        return where.rpartition(":")[0] or where
+        return advertised(where)[0]
     while hasattr(store, "underlying_store"):
         store = store.underlying_store
     towards = getattr(store, "host", None) or os.environ.get("MASTER_ADDR")

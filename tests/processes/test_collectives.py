@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import collcomm
-from tests.support.contract import ALONE, CONTRACT, large
+from tests.support.contract import ALONE, CONTRACT, large, raises
 from tests.support.peers import run_peers, run_peers_at
 
 GROUPS = {
@@ -84,3 +84,35 @@ def test_a_call_behind_one_of_several_operations() -> None:
         assert [handle.result() for handle in handles] == [3.0 * comm.size] * 3 and late.result()[0] == comm.size
 
     run_peers(3, body)
+
+
+def test_a_call_of_calls_of_several_operations() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        def one() -> float:
+            return float(comm.all_reduce(np.ones(1))[0])
+
+        def several() -> float:
+            return comm.compose(one) + one()
+
+        assert comm.compose(several) == 2.0 * comm.size
+        assert comm.compose(several, async_op=True).result(20) == 2.0 * comm.size
+
+    run_peers(2, body)
+
+
+def test_who_comes_late_to_a_group_has_failed_with_the_others() -> None:
+    """The first operation of the others is over, and is his first, too."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            part = comm.create_group([0, 1], "late")
+            raises(collcomm.CollectiveTimeout, lambda: part.barrier(timeout=0.5), "peer-")
+            comm.barrier()
+        else:
+            comm.barrier()
+            part = comm.create_group([0, 1], "late")
+            raises(collcomm.CollectiveTimeout, lambda: part.barrier(timeout=0.5), "peer-")
+        assert part.all_reduce(np.ones(1))[0] == 2.0
+        part.barrier()
+
+    run_peers(2, body)

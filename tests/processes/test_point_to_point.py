@@ -288,3 +288,42 @@ def test_a_group_that_its_members_make_without_the_others() -> None:
         comm.barrier()
 
     run_peers(3, body)
+
+
+def test_a_message_from_anybody_over_a_new_connection() -> None:
+    """The old one was given up by its sender, in the middle of a message."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            box = np.zeros(1)
+            assert comm.recv_any(box) == 1
+            comm.barrier()
+            comm.barrier()
+            assert comm.recv_any(box) == 1 and box[0] == 2.0
+        else:
+            comm.send(np.ones(1), 0)
+            comm.barrier()
+            raises(collcomm.CollectiveTimeout, lambda: comm.send(np.zeros(8 << 20), 0, tag=3, timeout=SOON), "in time")
+            comm.barrier()
+            comm.send(np.full(1, 2.0), 0)
+        comm.barrier()
+
+    run_peers(2, body)
+
+
+def test_what_waits_for_a_message_ends_with_its_communicator() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        part = comm.create_group([0, 1], "part")
+        handles = []
+        if comm.rank == 0:
+            handles = [part.recv(np.zeros(1), 1, async_op=True), part.recv_any(np.zeros(1), async_op=True)]
+        comm.barrier()
+        began = time.monotonic()
+        part.close()
+        assert time.monotonic() - began < 5
+        for handle in handles:
+            raises(collcomm.CommunicatorClosed, handle.result, "was closed")
+        raises(collcomm.CommunicatorClosed, lambda: part.send(np.zeros(1), 1 - comm.rank), "was closed")
+        comm.barrier()
+
+    run_peers(2, body)

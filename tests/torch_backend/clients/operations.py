@@ -4,6 +4,7 @@ strides, uneven blocks; and what is refused."""
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -277,3 +278,48 @@ def check_parts_of_a_group(place: Place) -> None:
         _refused(lambda: some.allreduce(x), collcomm.CommunicatorClosed, "destroyed")
     part.shutdown()
     part.shutdown()
+
+
+def check_sparse_tensors(place: Place) -> None:
+    def mine() -> Any:
+        indices = torch.tensor([[place.rank, place.size]])
+        return torch.sparse_coo_tensor(indices, torch.tensor([[2.0, 4.0], [1.0, 1.0]]), (place.size + 1, 2))
+
+    for op, divisor in ((Op.SUM, 1), (Op.AVG, place.size)):
+        x = mine()
+        dist.all_reduce(x, op=op)
+        expected = torch.tensor([[2.0, 4.0]] * place.size + [[float(place.size)] * 2]) / divisor
+        assert torch.allclose(x.to_dense(), expected), x.to_dense()
+    _refused(lambda: dist.all_reduce(mine(), op=Op.MAX), ValueError, "summed and averaged")
+
+
+def check_who_was_late_to_a_monitored_barrier_does_not_pass_for_the_next(place: Place) -> None:
+    group = dist.new_group(list(range(place.size)))
+    meet = dist.new_group(list(range(place.size)))
+    short = timedelta(seconds=0.5)
+    if place.rank == 1:
+        dist.barrier(group=meet)  # by then the others have given up
+        _refused(lambda: group.monitored_barrier(short), RuntimeError, "Rank 1 successfully reached")
+    else:
+        _refused(lambda: group.monitored_barrier(short), RuntimeError, "monitoredBarrier")
+        dist.barrier(group=meet)
+    dist.barrier(group=meet)
+    if place.rank != 1:
+        _refused(lambda: group.monitored_barrier(short), RuntimeError, "monitoredBarrier")
+    dist.barrier(group=meet)
+
+
+def check_a_group_ends_with_what_it_waits_for(place: Place) -> None:
+    group = dist.new_group(list(range(place.size)))
+    works = []
+    if place.rank == 0:
+        works = [dist.irecv(torch.zeros(1), 1, group=group), dist.irecv(torch.zeros(1), group=group)]
+    if place.rank != 0:
+        dist.barrier()
+    began = time.monotonic()
+    dist.destroy_process_group(group)
+    assert time.monotonic() - began < 5
+    if place.rank == 0:  # the first to close it
+        dist.barrier()
+    for work in works:
+        _refused(work.wait, collcomm.CommunicatorClosed, "was closed")
