@@ -25,6 +25,8 @@ _library: Any = None  # its end would take the kernels away
 def use_methods() -> None:
     """From now on, these operators know our groups."""
     global _library
+    if not hasattr(torch.library, "get_kernel"):  # how to fall back on what was there before
+        return
     _library = torch.library.Library(_NAMESPACE, "IMPL")
     for name, place, kernel in (
         ("all_gather_into_tensor_out", 2, _all_gather_into_tensor_out),
