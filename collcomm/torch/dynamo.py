@@ -12,7 +12,7 @@ _eval_frame = torch._C._dynamo.eval_frame
 
 
 def leave_alone(kind: type[Any]) -> None:
-    """The methods of ``kind``, and whatever these call, run as they are in compiled programs, too. Where this torch can be told."""
+    """The methods of ``kind``, and whatever these call, run as they are in compiled programs, too, where torch can be told."""
     if not hasattr(_eval_frame, "_FrameExecStrategy"):
         return
     skip = _eval_frame._FrameAction.SKIP
