@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-HIDDEN = {  # dtypes that torch shows to nobody: what it shows of their bits, and what they are
+_HIDDEN = {  # dtypes that torch shows to nobody: what it shows of their bits, and what they are
     "torch.bfloat16": ("int16", np.dtype(ml_dtypes.bfloat16)),
     "torch.float8_e4m3fn": ("uint8", np.dtype(ml_dtypes.float8_e4m3fn)),
     "torch.float8_e5m2": ("uint8", np.dtype(ml_dtypes.float8_e5m2)),
@@ -25,8 +25,8 @@ def is_tensor(value: Any) -> bool:
 def bits_of(dtype: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
     """What numpy takes the bits of torch's ``dtype`` for, and what they are. Raises TypeError."""
     name = str(dtype)
-    if name in HIDDEN:
-        bits, real = HIDDEN[name]
+    if name in _HIDDEN:
+        bits, real = _HIDDEN[name]
         return np.dtype(bits), real
     try:
         plain = np.dtype(name.removeprefix("torch."))
@@ -38,7 +38,7 @@ def bits_of(dtype: Any) -> tuple[np.dtype[Any], np.dtype[Any]]:
 def visible(tensor: Any) -> tuple[Any, np.dtype[Any] | None]:
     """The same memory as a tensor that others understand, and what its bits are if not what they then seem."""
     tensor = tensor.detach()
-    hidden = HIDDEN.get(str(tensor.dtype))
+    hidden = _HIDDEN.get(str(tensor.dtype))
     if hidden is None:
         return tensor, None
     bits, dtype = hidden
@@ -47,5 +47,5 @@ def visible(tensor: Any) -> tuple[Any, np.dtype[Any] | None]:
 
 def tensor_like(template: Any, array: Any, make: Callable[[Any], Any]) -> Any:
     """``array`` as a tensor of ``template``'s dtype; ``make`` makes one of an array of a dtype that others share."""
-    hidden = HIDDEN.get(str(template.dtype))
+    hidden = _HIDDEN.get(str(template.dtype))
     return make(array) if hidden is None else make(array.view(hidden[0])).view(template.dtype)

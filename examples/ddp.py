@@ -19,7 +19,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -135,9 +134,7 @@ def main() -> int:
     emit = EventStream()
     from digits import Plan, train
 
-    plan = Plan(**json.loads(chosen.train))
-    emit("begins", **{key: value for key, value in asdict(plan).items() if key != "name"})
-    train(plan, emit)
+    train(Plan(**json.loads(chosen.train)), emit)
     return 0
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 Event = dict[str, Any]
+Change = tuple[int, int, int, float]  # step, ranks before, ranks after, seconds that it took
 TRAIN, MEAN, KILLED, JOINED = "#e08214", "#1f4e9c", "#b2182b", "#1b7837"
 
 
@@ -24,9 +25,10 @@ def report(chosen: argparse.Namespace, size: int, events: list[Event], seconds: 
     console = Console(highlight=False)
     steps = [event for event in events if event["event"] == "step"]
     done = [event for event in events if event["event"] == "done"]
-    console.print(_table(chosen, steps))
+    changes = _changes(steps)
+    console.print(_table(steps, changes))
     picture = chosen.out / "loss.png"
-    _draw(picture, steps, _changes(steps))
+    _draw(picture, steps, changes)
     for event in sorted(done, key=lambda event: event["peer"]):
         console.print(f"{event['peer']}: parameters {event['digest']}")
     expected = size - (chosen.kill >= 0 and not chosen.join_step)
@@ -43,8 +45,8 @@ def report(chosen: argparse.Namespace, size: int, events: list[Event], seconds: 
     return 0 if identical and len(done) == expected else 1
 
 
-def _changes(steps: list[Event]) -> list[tuple[int, int, int, float]]:
-    """(step, ranks before, ranks after, seconds that it took) where the membership changed."""
+def _changes(steps: list[Event]) -> list[Change]:
+    """Where the membership changed."""
     found = []
     by_step: dict[int, list[Event]] = {}
     for event in steps:
@@ -61,18 +63,18 @@ def _changes(steps: list[Event]) -> list[tuple[int, int, int, float]]:
     return found
 
 
-def _table(chosen: argparse.Namespace, steps: list[Event]) -> Table:
+def _table(steps: list[Event], changes: list[Change]) -> Table:
     table = Table(title="Steps in which the membership changed")
     for column in ("step", "ranks", "what", "took", "steps around it"):
         table.add_column(column, justify="left" if column == "what" else "right")
-    for step, before, after, seconds in _changes(steps):
+    for step, before, after, seconds in changes:
         what = "newcomer, has state and data" if after > before else f"a rank was killed; complete over {after}"
         around = statistics.median(e["seconds"] for e in steps if 0 < abs(e["step"] - step) < 20)
         table.add_row(str(step), f"{before} -> {after}", what, f"{seconds * 1e3:.0f} ms", f"{around * 1e3:.0f} ms")
     return table
 
 
-def _draw(path: Path, steps: list[Event], changes: list[tuple[int, int, int, float]]) -> None:
+def _draw(path: Path, steps: list[Event], changes: list[Change]) -> None:
     figure, axes = plt.subplots(figsize=(9, 4.5), constrained_layout=True)
     for number, peer in enumerate(sorted({event["peer"] for event in steps})):
         mine = [(event["step"], event["loss"]) for event in steps if event["peer"] == peer]

@@ -122,6 +122,8 @@ COLLECTIVES, MESSAGES = 0, 1  # purposes of a link, as in a greeting
 class DropsLinks:
     """Which of its links a transport closes, and when."""
 
+    _links: dict[LinkKey, Any]
+
     def keep_only(self, members: Iterable[int]) -> None:
         """Close the links to all others: they have left."""
         keep = set(members)
@@ -135,15 +137,13 @@ class DropsLinks:
         """Close all links of one communicator."""
         self._drop(lambda key: key[0] == gid)
 
-    _links: dict[LinkKey, Any]
-
     def drop_link(self, gid: int, purpose: int, member: int, stream: Stream | None = None) -> None:
         """Close one link; the next use makes a new one. ``stream``: only if it is still that one's."""
 
         def unwanted(key: LinkKey) -> bool:
             if key != (gid, purpose, member):
                 return False
-            return stream is None or key not in self._links or self._links[key].streams[0] is stream
+            return stream is None or (key in self._links and self._links[key].streams[0] is stream)
 
         self._drop(unwanted)
 

@@ -308,10 +308,8 @@ class Group(Calls):
         def patience() -> None:
             nonlocal told
             now = self._clock.monotonic()
-            silent = self.session.agent.coordinator_silent_for
-            if (silent > self.session.grace and now - began > self.session.grace) or now > max(
-                began, deadline
-            ) + self.session.grace:
+            silent, grace = self.session.agent.coordinator_silent_for, self.session.grace
+            if (silent > grace and now - began > grace) or now > max(began, deadline) + grace:
                 raise self._give_up(operation.request.call.text)
             if self.progress.halted or self.progress.epoch != epoch or now - told < REPEAT_SECONDS:
                 return

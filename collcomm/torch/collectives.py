@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from ..communicator import Communicator
+from .calls import Tensors
 from .memory import Lent, as_array, one_dtype, rows_of
 from .reductions import Reduction
 
-Tensors = Sequence[Any]
 PACKED_BYTES = 1 << 16  # tensors of a coalesced call that are smaller travel together
 PACK_BYTES = 1 << 22  # in rows of this size, at most
 

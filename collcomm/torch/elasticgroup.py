@@ -11,10 +11,9 @@ from typing import Any
 import torch.distributed as dist
 
 from ..communicator import Communicator
-from ..errors import CommunicatorClosed, PeerLost
+from ..errors import PeerLost
 from . import collectives
 from .calls import NAME, Tensors, listed, root_of
-from .errors import as_torch
 from .processgroup import ProcessGroup
 
 
@@ -40,8 +39,8 @@ class ElasticProcessGroup(ProcessGroup):
             self.comm.close()
 
     def _check(self) -> None:
-        if self._closed:
-            raise as_torch(CommunicatorClosed(f"the process group {self.group_name!r} was destroyed"))
+        """Who has gone is no reason to end."""
+        self._check_open()
 
     def refresh(self) -> None:
         """What torch notes of a group's ranks is what they are now."""

@@ -157,8 +157,7 @@ class ProcessGroup(dist.ProcessGroup):
 
     def _check(self) -> None:
         """Raises PeerLost when a member has gone: what the survivors would compute is not what was asked for."""
-        if self._closed:
-            raise as_torch(CommunicatorClosed(f"the process group {self.group_name!r} was destroyed"))
+        self._check_open()
         if self.comm.latest.size != self._roll.size:
             left = set(self.comm.latest.ids)
             gone = ", ".join(f"rank {rank}, {m}" for rank, m in enumerate(self._roll.members) if m.id not in left)
@@ -168,6 +167,10 @@ class ProcessGroup(dist.ProcessGroup):
                     f"collcomm.torch.elastic, whose groups go on over the survivors"
                 )
             )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise as_torch(CommunicatorClosed(f"the process group {self.group_name!r} was destroyed"))
 
     def _run(self, what: str, opts: Any, body: Body, tensors: Tensors, given: Tensors | None = None) -> Any:
         """``body`` in this thread, or on the engine's where ``opts``, a coalescing manager, or a profiler would have it so.

@@ -41,12 +41,14 @@ class World:
     comm: Communicator
     coordinator: Coordinator | None
     users: int = 0
+    ended: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take(self, ranks: list[int], tag: str) -> Communicator:
         """A communicator of ``ranks``, in this order; `give_back` ends it."""
         comm = self.comm.create_group(ranks, tag)
-        self.users += 1
+        with self.lock:
+            self.users += 1
         return comm
 
     def give_back(self, comm: Communicator, takes_leave: bool) -> None:
@@ -56,8 +58,11 @@ class World:
         self.end_unless_used(takes_leave)
 
     def end_unless_used(self, takes_leave: bool) -> None:
-        if self.users:
-            return
+        """Once, whoever asks."""
+        with self.lock:
+            if self.users or self.ended:
+                return
+            self.ended = True
         _worlds.pop(self.token, None)
         if takes_leave:
             self.comm.leave(LEAVE_SECONDS)
