@@ -12,9 +12,9 @@ from typing import Protocol
 
 
 class Network(Protocol):
-    """``n`` ranks; ``hosts``: a number for the host of each, equal for those that share one; ``capacities``: bytes/s, by resource;
-    ``overhead``: seconds of a rank's own time for each message that it sends or receives; ``compute``: bytes/s at which a rank
-    reduces."""
+    """``n`` ranks; ``hosts``: a number for the host of each, equal for those that share one; ``capacities``: bytes/s, by
+    resource; ``overhead``: seconds of a rank's own time for each message that it sends or receives; ``compute``: bytes/s at
+    which a rank reduces."""
 
     n: int
     hosts: tuple[int, ...]
@@ -26,4 +26,4 @@ class Network(Protocol):
         """Seconds from the end of a message's sending to its end's arrival, when nothing else is on the way."""
 
     def path(self, source: int, target: int) -> tuple[int, ...]:
-        """The resources, by number, that a transfer occupies while it lasts; a transfer alone has the least of their capacities."""
+        """The resources, by number, that a transfer occupies while it lasts; alone, it has the least of their capacities."""
