@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from . import safepoint
 from .blocks import checked_counts, elements, items_of_block, items_of_whole, rows_of_block, rows_of_whole
+from .collectives import KINDS
 from .datatypes import Datatype
 from .devicearrays import AnyArray, DeviceArray, array_of, is_on_device
 from .deviceparts import DeviceParts
 from .engine import AnyGroup, AnySession, Operation, Request, request
+from .engine.choosing import Explanation
 from .engine.handle import Conclusion
 from .errors import CommunicatorClosed
 from .invocation import conclude, operation_of, target_of
@@ -52,17 +55,32 @@ class Communicator(Participant):
         """A safe point: admit those who wait, and return the view that the next calls run in. Every member calls it.
 
         With nobody waiting it costs one small all_reduce; the coordinator is not asked. While a `sync` of some member still
-        runs in the background, nobody is admitted.
+        runs in the background, nobody is admitted. A better plan for the traffic, when all members hold one, is taken
+        into use here.
         """
         if self._group.gid:
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
         deadline = self._session.clock.monotonic() + (self._timeout if timeout is None else timeout)
-        flags = np.array([self.pending > 0, self._sharing.busy], np.uint8)
-        waiting, busy = self.all_reduce(flags, op="max", timeout=timeout)
-        if waiting and not busy:
+        view = self.latest
+        words = safepoint.meet(view, self.pending > 0, self._sharing.busy, self._session.offers(view))
+        agreed = self.all_reduce(words, op="band", timeout=timeout)
+        admit, common = safepoint.outcome(agreed, self._group.view)
+        if common:
+            self._session.take_offer(self._group.view, common)
+        if admit:
             self._group.show(self._session.wait_admission(self._group.view, deadline))
         self._session.steps += 1
         return self._group.view
+
+    def explain(self, kind: str, nbytes: int) -> Explanation:
+        """What the next collective ``kind`` of ``nbytes`` (of the whole vector, or of all blocks together) goes by, what that
+        should take, and what such calls did take here. Printed, it says so in words. Raises ValueError for an unknown
+        kind."""
+        if kind not in KINDS:
+            raise ValueError(f"no collective is called {kind!r}; there are {', '.join(KINDS)}")
+        if not nbytes >= 0:
+            raise ValueError(f"nbytes must be 0 or more, not {nbytes!r}")
+        return self._group.explain(kind, int(nbytes))
 
     def split(self, ranks: Sequence[int]) -> Communicator | None:
         """A communicator of ``ranks`` of this one; None at the others. Every member calls it with the same ranks."""
@@ -77,8 +95,8 @@ class Communicator(Participant):
         return self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)
 
     def create_group(self, ranks: Sequence[int], tag: str) -> Communicator:
-        """A communicator of ``ranks`` of this one, in this order. They alone call it, with the same ranks and ``tag``, which this
-        communicator has not seen before (as MPI_Comm_create_group). Nothing is sent until it is used."""
+        """A communicator of ``ranks`` of this one, in this order. They alone call it, with the same ranks and ``tag``, which
+        this communicator has not seen before (as MPI_Comm_create_group). Nothing is sent until it is used."""
         members = self._members(list(ranks))
         if self._session.member not in members:
             raise ValueError(f"this peer, rank {self.rank}, is not among the ranks {list(ranks)}")
@@ -356,8 +374,8 @@ class Communicator(Participant):
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
-        """Receive into ``out`` what anybody sends with ``tag``; returns the sender's rank. Who asks for a message of that sender
-        at the same time comes first."""
+        """Receive into ``out`` what anybody sends with ``tag``; returns the sender's rank. Who asks for a message of that
+        sender at the same time comes first."""
         target, arrived = self._arrival(out, datatype)
         return self._point.receive_any(target, tag, async_op, self._seconds(timeout), arrived)
 

@@ -10,7 +10,8 @@ from functools import cached_property
 @dataclass(frozen=True)
 class Member:
     """One peer of a group. ``id`` is given by the coordinator, ascending, and never used twice. ``host_id`` is equal for
-    members that share a host, ``offers`` names the transports it can be reached by, with commas."""
+    members that share a host, ``offers`` names the transports it can be reached by, with commas. ``site`` is equal for members
+    that the user says are near each other: a rack, a data centre."""
 
     id: int
     name: str
@@ -18,22 +19,75 @@ class Member:
     port: int
     host_id: str = ""
     offers: str = ""
+    site: str = ""
 
     @property
     def row(self) -> list[int | str]:
         """The fields in order, as messages carry them."""
-        return [self.id, self.name, self.host, self.port, self.host_id, self.offers]
+        return [self.id, self.name, self.host, self.port, self.host_id, self.offers, self.site]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
 
 
 @dataclass(frozen=True)
+class LinkRow:
+    """What is known of the way from member ``source`` to member ``target``: ``latency`` in seconds one way, ``bandwidth`` in
+    bytes/s when ``streams`` connections are used."""
+
+    source: int
+    target: int
+    latency: float
+    bandwidth: float
+    streams: int = 1
+
+
+@dataclass(frozen=True)
+class LinkClass:
+    """A kind of link: ``latency`` in seconds one way, ``bandwidth`` in bytes/s of one host."""
+
+    latency: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class PlannedChoice:
+    """From ``nbytes`` on, ``kind`` goes by ``algorithm``, and takes ``seconds`` as far as the planner can tell. ``segments``:
+    into how many parts each piece is cut, where the algorithm cuts; 0: as many as keep the parts in cache."""
+
+    kind: str
+    nbytes: int
+    algorithm: str
+    segments: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrafficPlan:
+    """How members use the links between them, as the coordinator's planner has fitted it to measurements.
+
+    ``revision`` counts the plans of a group. ``order``: members' ids as they stand round a ring; ``sites``: a number for the
+    site of each of them; ``hub``: who is best placed in the middle of a star. ``within`` and ``across``: a typical link
+    inside a site, and between sites. ``choices``: by kind, ascending in size.
+    """
+
+    revision: int
+    order: tuple[int, ...]
+    sites: tuple[int, ...]
+    hub: int
+    within: LinkClass
+    across: LinkClass
+    choices: tuple[PlannedChoice, ...] = ()
+
+
+@dataclass(frozen=True)
 class View:
-    """An agreed membership: ``epoch`` counts up, and a member's position is its rank."""
+    """An agreed membership: ``epoch`` counts up, and a member's position is its rank. ``plan``: what its members have agreed
+    on for their traffic, if anything."""
 
     epoch: int
     members: tuple[Member, ...]
+    plan: TrafficPlan | None = field(default=None, compare=False, repr=False)
 
     @property
     def size(self) -> int:

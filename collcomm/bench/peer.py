@@ -148,6 +148,7 @@ CASES = {
     "stepper": stepper,
     "joiner": joiner,
     "host_peer": lambda case: host_peer(case, emit),
+    "plan_peer": lambda case: plan_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "torch_rank": lambda case: torch_rank(case, emit),

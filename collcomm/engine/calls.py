@@ -8,6 +8,7 @@ from typing import Any
 from ..clock import Clock
 from ..transports.device import DeviceFailed
 from ..types import View
+from .choosing import Choosing
 from .handle import Conclusion, Handle
 from .operation import Operation
 from .progress import Progress
@@ -26,6 +27,7 @@ class Calls:
         self.operations = 0
         self.retries = 0
         self.seconds_lost = 0.0
+        self.choosing = Choosing()
         self._clock = clock
 
     def run(self, operation: Operation, timeout: float) -> Any:
@@ -68,8 +70,13 @@ class Calls:
         return work
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
+        began, lost = self._clock.monotonic(), self.seconds_lost
         try:
-            return self._carry_out(operation, seq, deadline)
+            result = self._carry_out(operation, seq, deadline)
+            if lost == self.seconds_lost:
+                request = operation.request
+                self.choosing.took(request.kind, request.nbytes(), self._clock.monotonic() - began)
+            return result
         except DeviceFailed as error:
             self._abandon(f"{operation.request.call.text}: {error}")
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,15 @@ from ..errors import (
     PeerLost,
     ViewChanged,
 )
-from ..planner import Choice, choose_across, choose_on_devices, choose_through_windows
+from ..planner import Choice, choose_on_devices, choose_through_windows
 from ..transports.base import COLLECTIVES, Link, LinkBroken
 from ..transports.device import can_reduce_on_devices
 from ..transports.frames import HEADER_BYTES
-from ..types import Member, Outcome, Verdict, View
+from ..types import Member, Outcome, TrafficPlan, Verdict, View
 from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
+from .choosing import Chooser, Explanation
 from .exchange import Exchange, make_exchange, run_exchange
 from .inline import run_commit
 from .messages import run_messages
@@ -62,13 +64,13 @@ class Group(Calls):
         self.session = session
         self._links: list[Link | None] = [None] * view.size
         self._plans: dict[tuple[Request, bool, int], Plan | WindowPlan | Exchange] = {}
-        self.choose = choose_across  # benches compare other choices
+        self.choose: Chooser = self.choosing.choose  # benches compare other choices
         self.window_traffic: Counter[str] = Counter()
         self._in_host = WindowBinding(gid, session.transport, self.window_traffic)
         self._on_device: DeviceBinding | None = None
         self._shares = False  # memory, with all members
         self._rank = -1
-        self._bound_epoch = -1  # of _links, _plans, _rank
+        self._bound_view = View(-1, ())  # of _links, _plans, _rank
         self._scratch = {False: Scratch()}  # by whether it is on a device
         staging = Staging(HEADER_BYTES + INLINE_BYTES)
         self._events = session.events
@@ -85,11 +87,32 @@ class Group(Calls):
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
 
     def adopt(self, view: View, outcome: Outcome | None) -> None:
-        mine = view if self.gid in WHOLE_VIEW else View(view.epoch, view.choose(self.progress.view.ids))
+        mine = view if self.gid in WHOLE_VIEW else replace(view, members=view.choose(self.progress.view.ids))
         with self.progress.changed:
             if outcome is None:  # nobody has done anything here yet
                 outcome = Outcome(self.progress.complete, self.progress.complete)
             self.progress.adopt(mine, outcome)
+
+    def revise(self, plan: TrafficPlan, epoch: int) -> None:
+        """Go by another plan from the next operation on, as all members do, unless a later view than ``epoch`` has come with its
+        own. No operation is under way."""
+        with self.progress.lock:
+            if self.progress.epoch == epoch:
+                self.view = self.progress.view = replace(self.progress.view, plan=plan)
+
+    def explain(self, kind: str, nbytes: int) -> Explanation:
+        """What the next such collective of this view would go by. Raises KeyError for an unknown kind."""
+        view = self.progress.view
+        if not self.shares_memory(view):
+            choice = self.choose(kind, nbytes, view)
+        else:
+            choice = choose_through_windows(kind, view.size, nbytes)
+        return self.choosing.explain(kind, nbytes, view, choice)
+
+    @staticmethod
+    def shares_memory(view: View) -> bool:
+        """Whether the members go through windows."""
+        return 1 < view.size <= MOST_SHARED and view.shares_memory
 
     def stays_on_device(self, request: Request) -> bool:
         view = self.view
@@ -150,21 +173,28 @@ class Group(Calls):
         with self.progress.lock:
             view = self.progress.view
             wanted = self.progress.enter(seq, asked_for.call)
-        if view.epoch != self._bound_epoch:
-            self._bound_epoch = view.epoch
-            self._links = [None] * view.size
-            self._plans.clear()
-            self._in_host.unbind()
-            if self._on_device is not None:
-                self._on_device.unbind()
-            self._shares = 1 < view.size <= MOST_SHARED and view.shares_memory
-            self._rank = view.ids.index(self.session.member)
+        if view is not self._bound_view:
+            self._rebind(view)
         operation.view = view
         attempt = self._only_attempt
         attempt.begin(view.epoch, seq, asked_for.fingerprint, self._rank, view.size, deadline)
         if wanted:
             self.session.entered(self, view.epoch, seq, asked_for.call)
         return attempt
+
+    def _rebind(self, view: View) -> None:
+        """A new view, or a new plan for the same one: then links and windows stay."""
+        same = view.epoch == self._bound_view.epoch
+        self._bound_view = view
+        self._plans.clear()
+        if same:
+            return
+        self._links = [None] * view.size
+        self._in_host.unbind()
+        if self._on_device is not None:
+            self._on_device.unbind()
+        self._shares = self.shares_memory(view)
+        self._rank = view.ids.index(self.session.member)
 
     def _attempt(self, operation: Operation, attempt: Attempt) -> None:
         """The data phase and the commit round. An operation that has lost its meaning in this view has no data: all
@@ -241,8 +271,7 @@ class Group(Calls):
             elif self._shares:
                 plan = make_window_plan(operation.request, alive, rank, operation.in_place)
             else:
-                hosts = tuple(operation.base.hosts[other] for other in alive)
-                choice = self.choose(operation.request.kind, operation.request.nbytes(), hosts)
+                choice = self.choose(operation.request.kind, operation.request.nbytes(), view)
                 plan = make_plan(operation.request, choice, alive, rank, operation.in_place)
             self._plans[key] = plan
         return plan

@@ -73,8 +73,8 @@ class Request:
         return replace(self, extra="in device memory")
 
     def nbytes(self) -> int:
-        """Bytes by which an algorithm is chosen; the same at every rank."""
-        if self.kind in EVEN_KINDS:
+        """Bytes by which an algorithm is chosen; the same at every rank, and 0 for an all_to_all of uneven blocks."""
+        if self.kind in EVEN_KINDS or self.kind == "all_to_all":
             return self.size * self.dtype.itemsize
         return sum(self.counts) * self.dtype.itemsize
 

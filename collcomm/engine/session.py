@@ -14,13 +14,14 @@ from ..membership import Agent, Welcome
 from ..transports import SocketTransport
 from ..transports.base import LinkBroken
 from ..transports.device import Device
-from ..types import Call, GroupReport, Outcome, View
+from ..types import Call, GroupReport, LinkRow, Outcome, TrafficPlan, View
 from .attempt import Attempt
 from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
 
 GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 MAX_UNMADE = 1000
+MAX_OFFERS = 32  # plans of one view, beyond the one in use
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
@@ -49,6 +50,7 @@ class Session(SharedFate[Group]):
         self._admitted_view: View | None = None
         self._halted = False
         self._closed = False
+        self._offers: dict[int, TrafficPlan] = {}  # plans for the present view, by revision
         self._unmade: dict[int, list[tuple[View, Outcome]]] = {}  # of communicators that this peer has not made yet
 
     def enter(self, agent: Agent, deadline: float) -> None:
@@ -116,6 +118,7 @@ class Session(SharedFate[Group]):
             self.transport.keep_only(view.ids)
             self.transport.admit(view.epoch, keys)
             self.view = view
+            self._offers.clear()
             self._halted = False
             for gid in WHOLE_VIEW:
                 if gid not in self.groups:
@@ -142,6 +145,11 @@ class Session(SharedFate[Group]):
             if len(self._unmade) > MAX_UNMADE:
                 del self._unmade[next(iter(self._unmade))]
 
+    def planned(self, epoch: int, plan: TrafficPlan) -> None:
+        with self._lock:
+            if epoch == self.view.epoch and len(self._offers) < MAX_OFFERS:
+                self._offers[plan.revision] = plan
+
     def dismissed(self, error: CollcommError) -> None:
         self.fail(error)
 
@@ -151,6 +159,25 @@ class Session(SharedFate[Group]):
         return group.progress.inquire(seq) if group is not None else None
 
     # -- for the communicators ------------------------------------------------------------------------------------
+
+    def offers(self, view: View) -> int:
+        """A bit for each plan for ``view`` that this peer holds: bit k for the revision k + 1 after the one in use."""
+        with self._lock:
+            base = 0 if view.plan is None else view.plan.revision
+            held = self._offers if view.epoch == self.view.epoch else {}
+            return sum(1 << number - base - 1 for number in held if 0 < number - base <= MAX_OFFERS)
+
+    def take_offer(self, view: View, common: int) -> None:
+        """All members of ``view`` hold the plans whose bits are set in ``common``, and are at the same safe point."""
+        base = 0 if view.plan is None else view.plan.revision
+        with self._lock:
+            plan = self._offers.get(base + common.bit_length())
+            if plan is not None:  # else a later view has come, with its own
+                self.groups[WORLD_GID].revise(plan, view.epoch)
+
+    def measured(self, rows: Sequence[LinkRow]) -> None:
+        """Links of this peer have been measured: the coordinator plans by that."""
+        self.agent.links(self.view.epoch, rows)
 
     def broken(self, epoch: int, error: LinkBroken) -> None:
         self.agent.accuse(error.member, epoch, error.evidence, error.text)

@@ -11,6 +11,7 @@ from ..errors import CollcommError
 from ..transports.base import Poller
 from ..transports.device import Device
 from ..types import Member, View
+from .choosing import Explanation
 from .handle import Conclusion, Handle
 from .operation import Operation
 from .queue import OperationQueue
@@ -38,6 +39,7 @@ class Admission(Protocol):
 
 class Standing(Protocol):
     view: View
+    epoch: int
 
     def fail(self, failure: CollcommError) -> None: ...
 
@@ -62,6 +64,8 @@ class AnyGroup(Protocol):
     def stays_on_device(self, request: Request) -> bool: ...
 
     def show(self, view: View) -> None: ...
+
+    def explain(self, kind: str, nbytes: int) -> Explanation: ...
 
 
 class AnySession(Protocol):
@@ -89,5 +93,9 @@ class AnySession(Protocol):
     def release(self, group: Any) -> None: ...
 
     def wait_admission(self, view: View, deadline: float) -> View: ...
+
+    def offers(self, view: View) -> int: ...
+
+    def take_offer(self, view: View, common: int) -> None: ...
 
     def close(self) -> None: ...

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
-from ..types import Call, GroupReport, Outcome, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
-from .messages import Message
+from ..types import Call, GroupReport, LinkRow, Outcome, TrafficPlan, View
+from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Planned, Rejected, Say, Welcomed
+from .messages import MAX_ROWS, Message
 from .peer import PeerMachine
+from .plans import link_message_row
 
 REPEAT_SECONDS = 0.9
 MAX_TEXT = 1000
@@ -74,6 +75,9 @@ class Observer(Protocol):
     ) -> None:
         """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links."""
 
+    def planned(self, epoch: int, plan: TrafficPlan) -> None:
+        """A plan to adopt at a safe point of view ``epoch``, together with the other members."""
+
     def dismissed(self, error: CollcommError) -> None:
         """This peer is out of the group."""
 
@@ -100,6 +104,7 @@ class Agent:
         self._error: CollcommError | None = None
         self._left = False
         self._accused: dict[tuple[int, int], float] = {}  # when last said
+        self._measured: dict[tuple[int, int], LinkRow] = {}
         self._heard_at = clock.monotonic()
         self.pending = 0
 
@@ -184,6 +189,13 @@ class Agent:
         """The operation that was inquired about has been entered."""
         self._tell(_called(epoch, gid, seq, call))
 
+    def links(self, epoch: int, rows: Sequence[LinkRow]) -> None:
+        """Links of this peer have been measured. Said again in each view, since a new coordinator knows of none."""
+        with self._changed:
+            for row in rows:
+                self._measured[row.source, row.target] = row
+        self._tell(_measured(epoch, rows))
+
     def leave(self, deadline: float) -> None:
         """Leave, and wait until the coordinator knows or ``deadline`` has passed."""
         self._tell({"t": "leave"})
@@ -224,6 +236,9 @@ class Agent:
                 self._accused.clear()
                 self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken, effect.keys)
                 self._set(view=effect.view)
+                self._say_links(effect.view)
+            elif isinstance(effect, Planned):
+                self._observer.planned(effect.epoch, effect.plan)
             elif isinstance(effect, Inquire):
                 call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)
                 if call is not None:
@@ -244,6 +259,14 @@ class Agent:
                 assert isinstance(effect, Left)
                 self._set(left=True)
 
+    def _say_links(self, view: View) -> None:
+        present = set(view.ids)
+        with self._changed:
+            self._measured = {link: row for link, row in self._measured.items() if present.issuperset(link)}
+            rows = list(self._measured.values())
+        if rows:
+            self._tell(_measured(view.epoch, rows))
+
     def _set(
         self,
         welcome: Welcome | None = None,
@@ -257,6 +280,10 @@ class Agent:
             self._error = self._error or error
             self._left = self._left or left
             self._changed.notify_all()
+
+
+def _measured(epoch: int, rows: Sequence[LinkRow]) -> Message:
+    return {"t": "links", "epoch": epoch, "rows": [link_message_row(row) for row in rows[-MAX_ROWS:]]}
 
 
 def _operation(kind: str, epoch: int, gid: int, seq: int, call: Call, members: Sequence[int]) -> Message:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .effects import CoordinatorEffect, Note, Probe, Send
+from .effects import CoordinatorEffect, Note, Probe, Replan, Send
 from .group import GroupMachine
 from .messages import Message
 from .presets import Limits
@@ -85,6 +85,10 @@ class CoordinatorMachine:
 
     def probed(self, now: float, probe: Probe, refused: bool) -> list[CoordinatorEffect]:
         return self._step(probe.group, lambda group: group.probed(now, probe.member.id, refused))
+
+    def planned(self, replan: Replan, plan: Message | None) -> list[CoordinatorEffect]:
+        """What a planner has made of ``replan``; None: nothing."""
+        return self._step(replan.group, lambda group: group.planned(replan.view, plan))
 
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import Member, Outcome, View
+from ..types import Member, Outcome, TrafficPlan, View
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class Probe:
 
     group: str
     member: Member
+
+
+@dataclass(frozen=True)
+class Replan:
+    """Fit a plan to the measured ``rows`` (source, target, nanoseconds, bytes/s, streams), and tell `planned`. ``order``: of the
+    last plan; ``effort``: how often its order has been searched for already."""
+
+    group: str
+    view: View
+    rows: tuple[tuple[int, ...], ...]
+    order: tuple[int, ...]
+    effort: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,14 @@ class Inquire:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A plan to adopt at the next safe point of view ``epoch`` at which all members have it."""
+
+    epoch: int
+    plan: TrafficPlan
+
+
+@dataclass(frozen=True)
 class Pending:
     count: int
 
@@ -113,5 +133,5 @@ class Left:
     pass
 
 
-CoordinatorEffect = Send | Ping | Note | Remember | Probe
-PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Inquire | Pending | Dismissed | Left
+CoordinatorEffect = Send | Ping | Note | Remember | Probe | Replan
+PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Inquire | Planned | Pending | Dismissed | Left

@@ -36,6 +36,7 @@ from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
+from .traffic import Traffic
 
 Run = tuple[str, bytes]  # incarnation and token
 MAX_HISTORY = 1000
@@ -84,6 +85,7 @@ class GroupMachine:
         self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
         self._faults = LinkFaults()
+        self._traffic = Traffic()
         self._pulse = 0
         self._pulse_at = 0.0
         self._ticked_at: float | None = None
@@ -127,6 +129,8 @@ class GroupMachine:
                 self._send(key, {"t": "alive"})
             elif kind == "leave":
                 self._remove(now, peer, "left", announce=True)
+            elif kind == "links":  # they outlive views
+                self._traffic.report(now, peer.member.id, message["rows"])
             elif message.get("epoch") == self.view.epoch and peer.is_member:
                 self._member_message(now, peer, message)
         return self._drain()
@@ -154,6 +158,16 @@ class GroupMachine:
             self._blame_link(now, peer)
         return self._drain()
 
+    def planned(self, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
+        """What the planner has made of the links of view ``asked_for``; None: nothing."""
+        message = self._traffic.planned(asked_for, self.view, plan)
+        if message is not None:
+            self._out.append(Note(f"plan {message['plan']['revision']} of group {self.name!r}"))
+            for peer in self._peers.values():
+                if peer.is_member:
+                    self._send(peer.key, message)
+        return self._drain()
+
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
         late = 0.0 if self._ticked_at is None else now - self._ticked_at - self.tick_seconds
@@ -168,6 +182,8 @@ class GroupMachine:
         for peer in list(self._peers.values()):
             self._examine(now, peer)
         self._judge(now)
+        if self.state is State.STEADY:
+            self._out.extend(self._traffic.tick(now, self.name, self.view))
         if self._round is not None and now - self._round.began > self._limits.halt:
             for peer in list(self._peers.values()):
                 if self._round is not None and peer.is_member and peer.member.id not in self._round.states:
@@ -201,6 +217,7 @@ class GroupMachine:
             self._gone[key] = "evicted from the group while its coordinator was away"
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
         self._announced = {"t": "view", **resumption.view}
+        self._traffic = Traffic(resumption.view["plan"])
         self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
         self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
         for key in resumption.lagging:
@@ -330,6 +347,8 @@ class GroupMachine:
         if self._round is None:
             self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
+            if self._traffic.told is not None:
+                self._send(peer.key, self._traffic.told)
         elif peer.member.id not in self._round.states:
             self._send(peer.key, self._with_keys(peer.member.id))
             self._send(peer.key, self._halt())
@@ -444,7 +463,8 @@ class GroupMachine:
             self._settled.clear()
             self._disputes.clear()
             nobody = {"epoch": self.view.epoch, "members": [], "admitted": False, "outcomes": {}, "broken": []}
-            self._write_down(nobody)  # so that nobody who was evicted and has not heard of it brings an old view back
+            # so that nobody who was evicted and has not heard of it brings an old view back
+            self._write_down({**nobody, "plan": None})
             self.options = None if self.empty else self.options
             if not self.empty:
                 self._form()
@@ -461,7 +481,9 @@ class GroupMachine:
         epoch = self._next_epoch
         assert epoch > self.view.epoch and self.options is not None
         self._next_epoch += 1
+        gone = set(self.view.ids)
         self.view = View(epoch, tuple(peer.member for peer in members))
+        self._traffic.view_changed(sorted(gone - set(self.view.ids)))
         self.state = State.STEADY
         self._disputes.clear()
         message = {
@@ -471,6 +493,7 @@ class GroupMachine:
             "admitted": admitted,
             "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
             "broken": [list(pair) for pair in broken],
+            "plan": self._traffic.plan,
         }
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}

@@ -7,13 +7,17 @@ from typing import Any
 
 import msgpack
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 1 << 20
 MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinators only
 MAX_REPORT_BYTES = 2 << 20  # ... and what a coordinator takes: ten thousand members of usual names
 MAX_TEXT = 1024
 MAX_MEMBERS = 10_000
 MAX_GROUPS = 10_000
+MAX_ROWS = 4096  # measured links in one message
+MAX_CHOICES = 512
+MAX_SEGMENTS = 4096
+MAX_STREAMS = 64
 
 Message = dict[str, Any]
 
@@ -51,6 +55,14 @@ def _map_of(key: Check, check: Check, most: int) -> Check:
     )
 
 
+def _fields(checks: Mapping[str, Check]) -> Check:
+    return lambda value: (
+        isinstance(value, dict)
+        and len(value) <= 2 * len(checks)
+        and all(name in value and check(value[name]) for name, check in checks.items())
+    )
+
+
 def _optional(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -79,6 +91,7 @@ _profile: dict[str, Check] = {  # of a member, in the order of its row
     "port": _port,
     "host_id": _text(128),
     "offers": _text(64),
+    "site": _text(64),
 }
 PROFILE = tuple(_profile)
 _member = _row(_id, *_profile.values())
@@ -87,22 +100,30 @@ _outcome = _row(_number, _number, _optional(_verdict))
 _call = _row(_gid, _text())  # fingerprint, text
 _operation: dict[str, Check] = {"epoch": _epoch, "gid": _gid, "seq": _number}
 _options: dict[str, Check] = {"min_size": _integer(1, MAX_MEMBERS), "on_failure": _on_failure}
+_latency = _integer(0, 600 * 10**9)  # nanoseconds
+_rate = _integer(1, 10**13)  # bytes/s
+_link_class = _row(_latency, _rate)
+_plan: dict[str, Check] = {
+    "revision": _number,
+    "order": _ids,
+    "sites": _list_of(_integer(0, MAX_MEMBERS), MAX_MEMBERS),
+    "hub": _id,
+    "within": _link_class,
+    "across": _link_class,
+    # kind, from how many bytes on, algorithm, segments, nanoseconds
+    "choices": _list_of(
+        _row(_text(16), _number, _text(16), _integer(0, MAX_SEGMENTS), _integer(0, 10**15)), MAX_CHOICES
+    ),
+}
 _view: dict[str, Check] = {
     "epoch": _epoch,
     "members": _list_of(_member, MAX_MEMBERS),
     "admitted": _flag,
     "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
     "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
+    "plan": _optional(_fields(_plan)),
 }
 _run: dict[str, Check] = {"incarnation": _text(64), "token": _bytes(8)}
-
-
-def _fields(checks: Mapping[str, Check]) -> Check:
-    return lambda value: (
-        isinstance(value, dict)
-        and len(value) <= 2 * len(checks)
-        and all(name in value and check(value[name]) for name, check in checks.items())
-    )
 
 
 FIELDS: dict[str, dict[str, Check]] = {
@@ -139,6 +160,10 @@ FIELDS: dict[str, dict[str, Check]] = {
     "stalled": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "expired": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "mismatch": {**_operation, "call": _call, "members": _ids},
+    "links": {  # measured: source, target, latency, bandwidth, streams
+        "epoch": _epoch,
+        "rows": _list_of(_row(_id, _id, _latency, _rate, _integer(1, MAX_STREAMS)), MAX_ROWS),
+    },
     "call": {**_operation, "call": _call},
     # coordinator to peer
     "welcome": {"member": _id, **_run},
@@ -147,6 +172,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "halt": {"epoch": _epoch, "round": _number, "next": _epoch, "heirs": _ids},  # who is to go on
     "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
     "inquire": _operation,
+    "plan": {"epoch": _epoch, "plan": _fields(_plan)},  # for the next safe point
     "evicted": {"cause": _text(4096)},
     "left": {},
     "alive": {},
@@ -198,6 +224,13 @@ def decode(data: bytes) -> Message:
         if name not in found or not check(found[name]):
             raise BadMessage(f"{kind}: field {name!r} is missing or out of range")
     return {"t": kind, **{name: found[name] for name in fields}}
+
+
+def checked_plan(found: Any) -> Message:
+    """A plan that a planner has made, as `plan` messages carry it. Raises BadMessage."""
+    if not _fields(_plan)(found):
+        raise BadMessage("not a plan, or one with impossible numbers")
+    return {name: found[name] for name in _plan}
 
 
 def is_other_version(data: bytes) -> bool:

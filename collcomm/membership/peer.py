@@ -8,6 +8,7 @@
     waiting   view (with us in it)       member     Adopt
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
+    member, halted: plan (this epoch)    same       Planned
     joining   who                        joining    `join`, again
     waiting, member, halted: who         same       `report`: all that a coordinator needs to take the group over
     any       evicted                    gone       Dismissed
@@ -27,8 +28,9 @@ from __future__ import annotations
 from enum import Enum
 
 from ..types import Member, Outcome, Verdict, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
+from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Planned, Rejected, Say, Welcomed
 from .messages import PROFILE, Message
+from .plans import plan_of
 
 HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
 
@@ -93,6 +95,8 @@ class PeerMachine:
             return self._view(message)
         if kind == "pending":
             return [Pending(message["count"])]
+        if kind == "plan" and message["epoch"] == self.epoch:
+            return [Planned(self.epoch, plan_of(message["plan"]))]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
         if kind == "who":
@@ -106,7 +110,8 @@ class PeerMachine:
         return []
 
     def _view(self, message: Message) -> list[PeerEffect]:
-        view = View(message["epoch"], tuple(Member(*row) for row in message["members"]))
+        plan = None if message["plan"] is None else plan_of(message["plan"])
+        view = View(message["epoch"], tuple(Member(*row) for row in message["members"]), plan)
         if view.epoch <= self.epoch or self.state is State.JOINING or view.rank_of(self.member) is None:
             return []
         self.epoch = view.epoch

@@ -25,8 +25,9 @@ from ..transports.addresses import format_address, parse_address
 from . import strangers
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
-from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
+from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan, Send
 from .messages import MAX_REPORT_BYTES, BadMessage, Message, decode, encode, is_other_version
+from .planning import Planners
 from .presets import LAN, Limits
 from .probing import Probes
 from .store import Deposed, MemoryStore, Store
@@ -85,6 +86,7 @@ class Coordinator:
         self._descriptors: dict[int, bytes] = {}
         self._poller = zmq.Poller()
         self._probes = Probes(self._poller)
+        self._planners = Planners(self._poller)
         self._lock = threading.Lock()
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
@@ -145,10 +147,13 @@ class Coordinator:
                     now = time.monotonic()
                     for probe, refused in self._probes.ended(ready, now):
                         self._carry_out(self._machine.probed(now, probe, refused))
+                    for replan, plan in self._planners.ended(ready, now):
+                        self._carry_out(self._machine.planned(replan, plan))
                     if now >= next_tick:
                         next_tick = now + self._tick(now)
         finally:
             self._probes.close()
+            self._planners.close()
             self._router.disable_monitor()
             self._monitor.close(0)
             self._router.close(LINGER_MILLISECONDS)  # who has just left should hear that
@@ -232,8 +237,17 @@ class Coordinator:
                     return  # nobody hears of what was not written down
             elif isinstance(effect, Probe):
                 self._probes.start(effect, time.monotonic())
+            elif isinstance(effect, Replan):
+                self._plan(effect)
             else:
                 self._post(effect)
+
+    def _plan(self, replan: Replan) -> None:
+        try:
+            self._planners.start(replan, time.monotonic())
+        except OSError as error:  # no more processes
+            log.warning("no planner can be started: %s", error)
+            self._carry_out(self._machine.planned(replan, None))
 
     def _post(self, effect: Send | Ping) -> None:
         try:

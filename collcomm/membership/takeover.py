@@ -71,6 +71,9 @@ class Takeover:
             self._recovery.refused.add(member)
         return self._try(now)
 
+    def planned(self, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
+        return []  # it was made for the coordinator that was lost
+
     def tick(self, now: float) -> list[CoordinatorEffect]:
         return self._try(now)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..membership import CoordinatorMachine, Limits
-from ..membership.effects import CoordinatorEffect, Note, Ping, Probe, Remember
+from ..membership.effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan
 from ..membership.messages import Message, decode, encode
+from .plans import any_plan
 
 if TYPE_CHECKING:
     from .world import World
@@ -148,6 +149,8 @@ class SimCoordinator:
                 assert "broken an invariant" not in effect.text, effect.text
             elif isinstance(effect, Probe):
                 self._probe(effect)
+            elif isinstance(effect, Replan):
+                self._plan(effect)
             elif isinstance(effect, Ping):
                 world.pulse(self, effect.key, effect.number)
             else:
@@ -177,6 +180,17 @@ class SimCoordinator:
     def _load(self, group: str) -> Message | None:
         data = None if self._records is None else self._records.records.get(group)
         return None if data is None else decode(data)
+
+    def _plan(self, replan: Replan) -> None:
+        """A planner that is slow, fails at times, and plans anything that can be run: what it is worth does not matter here."""
+        life, random = self._life, self.world.random
+
+        def answer() -> None:
+            if life == self._life:
+                plan = None if random.random() < 0.1 else any_plan(random, replan.view.ids)
+                self.when_running(lambda: self.machine.planned(replan, plan))
+
+        self.world.scheduler.after(random.uniform(0.01, 2.0), answer)
 
     def _probe(self, probe: Probe) -> None:
         life = self._life

@@ -13,11 +13,13 @@ from ..membership.messages import Message, decode, encode
 from ..membership.peer import HERE_SECONDS
 from ..transports.sim import SimTransport
 from .ledger import Fate
+from .plans import any_rows
 from .scheduler import SimClock
 
 if TYPE_CHECKING:
     from .world import World
 
+MEASURES = 0.1  # of its turns: it has measured a link
 JOIN_SECONDS = 600.0  # simulated; a group may need long to be ready for newcomers
 
 
@@ -56,7 +58,7 @@ class SimPeer:
 
     def _live(self, body: Callable[[SimPeer, Communicator], None]) -> None:
         host_id = self.world.host_of(self.transport.port)
-        place = {"host": "10.0.0.1", "port": self.transport.port, "host_id": host_id, "offers": "shm"}
+        place = {"host": "10.0.0.1", "port": self.transport.port, "host_id": host_id, "offers": "shm", "site": ""}
         request = {"t": "join", "group": "run", "name": self.name, **place, **self._options}
         agent = Agent(SimLines(self.world, self), request, self.session, self.clock)
         try:
@@ -95,6 +97,9 @@ class SimPeer:
         """Compute for a while. Raises Left when the user has had enough."""
         if self.leaving:
             raise Left
+        if self.world.random.random() < MEASURES:
+            view = self.session.view
+            self.session.measured(any_rows(self.world.random, self.session.member, view.ids))
         think, self.think = self.think, 0.0
         self.world.scheduler.sleep(think + self.world.random.uniform(0.02, 0.3))
 

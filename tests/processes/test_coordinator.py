@@ -37,6 +37,7 @@ JOIN: dict[str, Any] = {
     "port": 4711,
     "host_id": "",
     "offers": "",
+    "site": "",
     "on_failure": "retry",
 }
 

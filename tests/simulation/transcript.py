@@ -82,7 +82,7 @@ class Transcript:
 
     def _fields(self, name: str, event: str, rest: list[str]) -> dict[str, Any]:
         if event == "join":
-            host = {"host": "10.0.0.1", "port": 4711, "host_id": "", "offers": ""}
+            host = {"host": "10.0.0.1", "port": 4711, "host_id": "", "offers": "", "site": ""}
             given = dict(word.split("=") for word in rest)
             options: dict[str, Any] = {**self.options, **given}
             return {"group": "run", "name": name.rstrip("'"), **host, **options, "min_size": int(options["min_size"])}

@@ -60,7 +60,15 @@ def test_reports_that_contradict_each_other_do_not_end_the_coordinator() -> None
 
 def test_a_view_of_as_many_as_may_join_can_be_sent() -> None:
     group = Transcript(min_size=MANY).group
-    join = {"t": "join", "group": "run", "host": "h" * 256, "port": 1, "host_id": "i" * 128, "offers": "o" * 64}
+    join = {
+        "t": "join",
+        "group": "run",
+        "host": "h" * 256,
+        "port": 1,
+        "host_id": "i" * 128,
+        "offers": "o" * 64,
+        "site": "s" * 64,
+    }
     effects = []
     for number in range(MANY):
         name = f"{number:04}".ljust(128, "x")

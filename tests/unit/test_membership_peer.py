@@ -12,14 +12,22 @@ from collcomm.membership.messages import decode, encode
 from collcomm.membership.peer import State
 from collcomm.types import Outcome, Verdict
 
-JOIN = {"t": "join", "group": "run", "name": "b", "host": "h", "port": 2, "host_id": "x", "offers": ""}
+JOIN = {"t": "join", "group": "run", "name": "b", "host": "h", "port": 2, "host_id": "x", "offers": "", "site": ""}
 JOIN |= {"min_size": 2, "on_failure": "retry"}
 WELCOME = {"t": "welcome", "member": 2, "incarnation": "5f", "token": b"8 bytes!"}
-ROWS = [[1, "a", "h", 1, "", ""], [2, "b", "h", 2, "x", ""]]
+ROWS = [[1, "a", "h", 1, "", "", ""], [2, "b", "h", 2, "x", "", ""]]
 
 
 def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, Any]:
-    given = {"epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], "keys": [], **fields}
+    given = {
+        "epoch": epoch,
+        "members": rows,
+        "admitted": True,
+        "outcomes": {},
+        "broken": [],
+        "plan": None,
+        "keys": [],
+    } | fields
     return {"t": "view", **given}
 
 
@@ -148,7 +156,7 @@ def test_who_is_asked_says_all_that_a_coordinator_needs() -> None:
     (said,) = tell(machine_in(State.HALTED), {"t": "who"})
     assert isinstance(said, Say) and said.line == 0
     report = decode(encode(said.message))
-    assert report["member"] == [2, "b", "h", 2, "x", ""]
+    assert report["member"] == [2, "b", "h", 2, "x", "", ""]
     assert (report["view"]["epoch"], report["view"]["members"]) == (3, ROWS)
     assert (report["next"], report["round"], report["heirs"]) == (4, 1, [1, 2])
     assert (report["incarnation"], report["token"], report["min_size"]) == ("5f", b"8 bytes!", 2)

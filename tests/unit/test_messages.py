@@ -28,12 +28,22 @@ from collcomm.membership.messages import (
 
 CALL = [7, "all_reduce(sum, float32, 1024 elements)"]
 OPERATION = {"epoch": 3, "gid": 2, "seq": 9}
+PLAN = {
+    "revision": 3,
+    "order": [1, 3],
+    "sites": [0, 1],
+    "hub": 3,
+    "within": [100_000, 125_000_000],
+    "across": [10_000_000, 12_500_000],
+    "choices": [["all_reduce", 0, "star", 1, 20_000_000], ["all_reduce", 65536, "ring", 0, 90_000_000]],
+}
 VIEW = {
     "epoch": 4,
-    "members": [[1, "a", "10.0.0.1", 4711, "", "shm,tcp"], [3, "c", "::1", 4712, "host/net", ""]],
+    "members": [[1, "a", "10.0.0.1", 4711, "", "shm,tcp", ""], [3, "c", "::1", 4712, "host/net", "", "rack-2"]],
     "admitted": False,
     "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
     "broken": [[1, 3]],
+    "plan": PLAN,
 }
 RUN = {"incarnation": "5f", "token": b"8 bytes!", "min_size": 2, "on_failure": "retry"}
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -44,6 +54,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "port": 4711,
         "host_id": "",
         "offers": "",
+        "site": "",
         "min_size": 2,
         "on_failure": "retry",
     },
@@ -56,6 +67,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "expired": {**OPERATION, "call": CALL, "members": [1, 2, 3], "waiting_on": []},
     "mismatch": {**OPERATION, "call": CALL, "members": [1, 2, 3]},
     "call": {**OPERATION, "call": CALL},
+    "links": {"epoch": 3, "rows": [[1, 3, 100_000, 125_000_000, 1], [3, 1, 100_000, 1, 64]]},
+    "plan": {"epoch": 3, "plan": PLAN},
     "welcome": {"member": 4, "incarnation": "5f", "token": b"8 bytes!"},
     "rejected": {"text": "a peer called 'lab-3' is in group 'run-7' already"},
     "pending": {"count": 1},
@@ -69,7 +82,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "standby": {"leader": "10.0.0.2:48148"},
     "report": {
         "group": "run-7",
-        "member": [1, "a", "::1", 4711, "", "shm,tcp"],
+        "member": [1, "a", "::1", 4711, "", "shm,tcp", ""],
         "next": 5,
         "round": 2,
         "heirs": [1],
@@ -91,8 +104,30 @@ port = st.integers(1, 65535)
 call = st.tuples(gid, st.text(max_size=40)).map(list)
 verdict = st.tuples(st.text(max_size=16), st.text(max_size=80), st.lists(st.text(max_size=20), max_size=4)).map(list)
 member = st.tuples(
-    member_id, st.text("abc", min_size=1), st.text("abc", min_size=1), port, st.text("abc"), st.text("abc")
+    member_id,
+    st.text("abc", min_size=1),
+    st.text("abc", min_size=1),
+    port,
+    st.text("abc"),
+    st.text("abc"),
+    st.text("abc"),
 ).map(list)
+latency, rate = st.integers(0, 600 * 10**9), st.integers(1, 10**13)
+link_class = st.tuples(latency, rate).map(list)
+choice = st.tuples(
+    st.text(max_size=16), number, st.text(max_size=16), st.integers(0, 4096), st.integers(0, 10**15)
+).map(list)
+plan = st.fixed_dictionaries(
+    {
+        "revision": number,
+        "order": ids,
+        "sites": st.lists(st.integers(0, MAX_MEMBERS), max_size=8),
+        "hub": member_id,
+        "within": link_class,
+        "across": link_class,
+        "choices": st.lists(choice, max_size=5),
+    }
+)
 operation = {"epoch": epoch, "gid": gid, "seq": number}
 view = {
     "epoch": epoch,
@@ -100,6 +135,7 @@ view = {
     "admitted": st.booleans(),
     "outcomes": st.dictionaries(gid, st.tuples(number, number, st.none() | verdict).map(list), max_size=5),
     "broken": st.lists(st.tuples(member_id, member_id).map(list), max_size=4),
+    "plan": st.none() | plan,
 }
 run = {
     "incarnation": st.text(max_size=64),
@@ -115,10 +151,16 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "port": port,
         "host_id": st.text(max_size=128),
         "offers": st.text(max_size=64),
+        "site": st.text(max_size=64),
         "min_size": st.integers(1, MAX_MEMBERS),
         "on_failure": st.sampled_from(["retry", "raise"]),
     },
     "ready": {"epoch": epoch},
+    "plan": {"epoch": epoch, "plan": plan},
+    "links": {
+        "epoch": epoch,
+        "rows": st.lists(st.tuples(member_id, member_id, latency, rate, st.integers(1, 64)).map(list), max_size=5),
+    },
     "state": {
         "epoch": epoch,
         "round": number,

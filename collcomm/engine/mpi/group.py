@@ -22,11 +22,13 @@ from ...errors import (
     CommunicatorClosed,
     PeerLost,
 )
+from ...planner import Choice
 from ...transports.base import Link, LinkBroken
 from ...transports.mpi import Comm, CommFailed, bound_the_end
 from ...types import Outcome, Verdict, View
 from ..attempt import Attempt, Mismatch
 from ..calls import Calls
+from ..choosing import Explanation
 from ..operation import Operation, Scratch
 from ..progress import Failure, Halted, Progress
 from ..request import Request
@@ -72,6 +74,10 @@ class MpiGroup(Calls):
         self._left = False
         self._program_now: Program | None = None
         self._attempt = MpiAttempt(self.progress, self._link, self._look, session.transport.poller)
+
+    def explain(self, kind: str, nbytes: int) -> Explanation:
+        """MPI chooses; what it took is known."""
+        return self.choosing.explain(kind, nbytes, self.view, Choice("mpi"))
 
     # -- one operation --------------------------------------------------------------------------------------------------
 

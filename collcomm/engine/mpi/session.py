@@ -129,6 +129,12 @@ class MpiSession(SharedFate[MpiGroup]):
     def wait_admission(self, view: View, deadline: float) -> View:
         raise AssertionError("nobody waits to join an MPI job")
 
+    def offers(self, view: View) -> int:
+        return 0  # MPI knows its links
+
+    def take_offer(self, view: View, common: int) -> None:
+        raise AssertionError("there are no plans for an MPI job")
+
     def adopted(self, group: MpiGroup, view: View) -> None:
         """``group`` has a new view."""
         if group.gid == WORLD_GID:

@@ -1,0 +1,50 @@
+"""A process that fits one traffic plan: a line of JSON in, a line of JSON out. Coordinators run it, so that planning takes no
+time from peers, and none from those who wait for the coordinator.
+
+It ends when its owner does: the owner keeps the other end of its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import threading
+
+from .membership.plans import link_row_of, plan_message
+from .planner.fit import fit
+from .planner.measured import Place
+from .types import Member, View
+
+CPU_SECONDS = 60  # whatever the group, no plan is worth more
+NICENESS = 10
+MAX_LINE = 16 << 20
+
+
+def main() -> int:
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    line = sys.stdin.readline(MAX_LINE)
+    if not line.endswith("\n"):
+        return 2
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    asked = json.loads(line)
+    view = View(asked["epoch"], tuple(Member(*row) for row in asked["members"]))
+    places = [Place(member.id, host, member.site) for member, host in zip(view.members, view.hosts, strict=True)]
+    plan = fit(places, [link_row_of(row) for row in asked["rows"]], asked["order"], asked["effort"])
+    print(json.dumps(plan_message(plan)), flush=True)
+    return 0
+
+
+def _end_with_owner() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # the thread that reads would hold up the interpreter's end

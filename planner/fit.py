@@ -1,0 +1,152 @@
+"""From measured links to a traffic plan: the order of the ring, and by kind and size the algorithm that costs least.
+
+Each candidate is costed on its own schedules (`simulate`) over the network that was measured, not by a formula for links that
+are alike; so one slow link, a trunk between sites and ranks that share a card are all seen. It is done once, by one
+process for all members, and what comes out is data: nobody has to come to the same floating-point numbers as the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ..collectives import BY_MESSAGES, KINDS
+from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
+from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place, median
+from .order import ring_order
+from .simulate import predict
+from .strategy import CUT, parameters
+
+SMALLEST, LARGEST = 64, 64 << 20  # sizes that choices are made for
+MOST_MESSAGES = 400_000  # to be simulated for one plan; above, sizes are looked at more coarsely
+ORDER_BYTES = 4 << 20  # what orders are compared by
+HUB_BYTES = 1 << 16
+STAYS = 0.97  # of the time that the present order takes; what saves less is not worth new links
+STEPS = 20_000  # of the search for an order, per unit of effort
+
+
+def fit(
+    places: Sequence[Place],
+    rows: Iterable[LinkRow],
+    previous: Sequence[int] = (),
+    effort: int = 0,
+    kinds: Sequence[str] = KINDS,
+) -> TrafficPlan:
+    """The plan for the members at ``places``, by rank, without a revision (0). ``previous``: the ids of the last plan's
+    order, from which the search goes on; ``effort``: 0, and more for a longer search. Raises ValueError for fewer than two
+    members."""
+    if len(places) < 2:
+        raise ValueError(f"a plan is for two members or more, not {len(places)}")
+    network = Measured(places, rows)
+    ids = [place.member for place in places]
+    order = _order(network, [ids.index(member) for member in previous if member in ids], effort)
+    hub = _hub(network)
+    groups = network.sites if len(set(network.sites)) > 1 else network.hosts
+    return TrafficPlan(
+        0,
+        tuple(ids[rank] for rank in order),
+        tuple(network.sites[rank] for rank in order),
+        ids[hub],
+        _typical(network, same_site=True),
+        _typical(network, same_site=False),
+        tuple(choice for kind in kinds for choice in _choices(network, kind, order, groups, hub)),
+    )
+
+
+def _order(network: Measured, previous: list[int], effort: int) -> tuple[int, ...]:
+    """The present order, unless another is clearly better."""
+    n = network.n
+    start = tuple(previous) if sorted(previous) == list(range(n)) else None
+    steps = STEPS * (1 + effort)
+    found = [
+        ring_order(network.bandwidths, network.latencies, objective=objective, steps=steps)
+        for objective in ("bottleneck", "sum")
+    ]
+    found.append(tuple(range(n)))
+    seconds, best = min((_round_trip(network, order), order) for order in found)
+    if start is not None and _round_trip(network, start) * STAYS <= seconds:
+        return start
+    return best
+
+
+def _round_trip(network: Measured, order: tuple[int, ...]) -> float:
+    options = parameters("all_reduce", "ring", ORDER_BYTES, 1, order, network.hosts, 0)
+    return predict("all_reduce", "ring", network.n, ORDER_BYTES, network, **options).seconds
+
+
+def _hub(network: Measured) -> int:
+    """The rank in the middle of whose star a message of a usual size is soonest everywhere."""
+
+    def cost(hub: int) -> float:
+        others = [rank for rank in range(network.n) if rank != hub]
+        trips = max(network.latencies[rank][hub] + network.latencies[hub][rank] for rank in others)
+        rates = [1 / network.bandwidths[rank][hub] + 1 / network.bandwidths[hub][rank] for rank in others]
+        return trips + HUB_BYTES * sum(rates)
+
+    return min(range(network.n), key=cost)
+
+
+def _typical(network: Measured, same_site: bool) -> LinkClass:
+    """A link between hosts inside a site, or between sites; the other kind where there is none of these."""
+    pairs = [(i, j) for i in range(network.n) for j in range(network.n) if network.hosts[i] != network.hosts[j]]
+    chosen = [(i, j) for i, j in pairs if (network.sites[i] == network.sites[j]) is same_site] or pairs
+    if not chosen:
+        return LinkClass(UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH)
+    return LinkClass(
+        median([network.latencies[i][j] for i, j in chosen]), median([network.bandwidths[i][j] for i, j in chosen])
+    )
+
+
+def _choices(
+    network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int
+) -> Iterator[PlannedChoice]:
+    """For ascending sizes; sizes at which nothing changes are left out."""
+    last: tuple[str, int] | None = None
+    for nbytes in _sizes(network.n, kind):
+        found = min(
+            (_cost(network, kind, algorithm, nbytes, cuts, order, groups, hub), algorithm, cuts)
+            for algorithm, cuts in _candidates(network, kind, groups)
+        )
+        seconds, algorithm, cuts = found
+        yield PlannedChoice(kind, nbytes if last is not None else 0, algorithm, cuts, seconds)
+        last = algorithm, cuts
+
+
+def _candidates(network: Measured, kind: str, groups: tuple[int, ...]) -> Iterator[tuple[str, int]]:
+    """Algorithms, with the ways in which they may cut."""
+    for kind_of, algorithm in sorted(BY_MESSAGES):
+        if kind_of != kind or (algorithm == "hierarchical" and not 1 < len(set(groups)) < network.n):
+            continue
+        yield algorithm, 1
+        if (kind, algorithm) in CUT:
+            yield algorithm, 0
+
+
+def _cost(
+    network: Measured,
+    kind: str,
+    algorithm: str,
+    nbytes: int,
+    cuts: int,
+    order: tuple[int, ...],
+    groups: tuple[int, ...],
+    hub: int,
+) -> float:
+    options = parameters(kind, algorithm, nbytes, cuts, order, groups, hub)
+    return predict(kind, algorithm, network.n, nbytes, network, **options).seconds
+
+
+def _sizes(n: int, kind: str) -> list[int]:
+    """Powers of two for what is used most, of four for the rest, or of more where there are many ranks."""
+    factor = 2 if kind == "all_reduce" else 4
+    while factor < LARGEST and _work(n, factor) > MOST_MESSAGES:
+        factor *= 4
+    sizes = [SMALLEST]
+    while sizes[-1] < LARGEST:
+        sizes.append(sizes[-1] * factor)
+    return sizes
+
+
+def _work(n: int, factor: int) -> float:
+    """Roughly the messages that are simulated for one kind."""
+    sizes = 1 + (LARGEST // SMALLEST).bit_length() / (factor.bit_length() - 1)
+    return sizes * 6 * 2 * n * (n - 1)

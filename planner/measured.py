@@ -1,0 +1,190 @@
+"""The network that measured links make: what is missing is completed, what cannot be is put right, and sites are found.
+
+A probe measures one link while the others are idle, so it does not see what links share. That is taken from the structure:
+what a host sends and receives goes through its card, and what goes from one site to another through one trunk, whose capacity
+is that of the best link through it. This errs on the safe side: a plan that crosses a trunk seldom is never bad.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..types import LinkRow
+from .choice import LOOPBACK
+
+LEAST_LATENCY, MOST_LATENCY = 1e-6, 60.0
+LEAST_BANDWIDTH, MOST_BANDWIDTH = 1e3, 1e12
+UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH = 100e-6, 1.25e9  # of a network of which nothing was measured
+SITE_GAP = 3.0  # between latencies within sites and between them
+SITE_LATENCY = 1e-3  # seconds one way; what is nearer than that is one site, unless the user says otherwise
+OVERHEAD = 15e-6  # seconds of a rank's own time per message
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a member is: its ``host`` (a number), and the ``site`` that the user has named, if he has."""
+
+    member: int
+    host: int
+    site: str = ""
+
+
+class Measured:
+    """A `Network` of the members at ``places``, in the order of ranks. ``rows`` about others are passed over."""
+
+    overhead = OVERHEAD
+    compute = LOOPBACK.compute
+
+    def __init__(self, places: Sequence[Place], rows: Iterable[LinkRow]):
+        self.n = len(places)
+        self.hosts = tuple(place.host for place in places)
+        rank_of = {place.member: rank for rank, place in enumerate(places)}
+        known = {
+            (rank_of[row.source], rank_of[row.target]): row
+            for row in rows
+            if row.source in rank_of and row.target in rank_of and _possible(row)
+        }
+        self.latencies = _completed(self.n, self.hosts, {link: row.latency for link, row in known.items()}, LATENCY)
+        self.sites = _sites(places, self.latencies)
+        self.latencies = _completed(self.n, self.sites, {link: row.latency for link, row in known.items()}, LATENCY)
+        self.bandwidths = _completed(
+            self.n, self.sites, {link: row.bandwidth for link, row in known.items()}, BANDWIDTH
+        )
+        for one in range(self.n):
+            for other in range(self.n):
+                if self.hosts[one] == self.hosts[other]:
+                    self.latencies[one][other], self.bandwidths[one][other] = LOOPBACK.latency, LOOPBACK.bandwidth
+        self.capacities: list[float] = []
+        self._numbers: dict[tuple[str, int, int], int] = {}
+        self._paths: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._cards = self._best_of_each_host()
+
+    def latency(self, source: int, target: int) -> float:
+        return self.latencies[source][target]
+
+    def path(self, source: int, target: int) -> tuple[int, ...]:
+        found = self._paths.get((source, target))
+        if found is None:
+            found = self._paths[source, target] = self._make_path(source, target)
+        return found
+
+    def _make_path(self, source: int, target: int) -> tuple[int, ...]:
+        here, there = self.hosts[source], self.hosts[target]
+        if here == there:
+            return (self._resource("memory", here, here, LOOPBACK.bandwidth),)
+        home, away = self.sites[source], self.sites[target]
+        path = [
+            self._resource("out", here, here, self._cards["out", here]),
+            self._resource("link", here, there, self.bandwidths[source][target]),
+            self._resource("in", there, there, self._cards["in", there]),
+        ]
+        if home != away:
+            path.append(self._resource("trunk", home, away, self._trunk(home, away)))
+        return tuple(path)
+
+    def _resource(self, kind: str, one: int, other: int, capacity: float) -> int:
+        key = (kind, one, other)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.capacities)
+            self.capacities.append(capacity)
+        return self._numbers[key]
+
+    def _trunk(self, home: int, away: int) -> float:
+        return max(
+            self.bandwidths[i][j]
+            for i in range(self.n)
+            for j in range(self.n)
+            if self.sites[i] == home and self.sites[j] == away
+        )
+
+    def _best_of_each_host(self) -> dict[tuple[str, int], float]:
+        """A host's card is as fast as its best link."""
+        best: dict[tuple[str, int], float] = {}
+        for i in range(self.n):
+            for j in range(self.n):
+                if self.hosts[i] != self.hosts[j]:
+                    out, into = ("out", self.hosts[i]), ("in", self.hosts[j])
+                    best[out] = max(best.get(out, 0.0), self.bandwidths[i][j])
+                    best[into] = max(best.get(into, 0.0), self.bandwidths[i][j])
+        return best
+
+    def names(self) -> list[str]:
+        """What each resource is, in the order of `capacities`."""
+        words = {"memory": "memory of host {0}", "out": "what host {0} sends", "in": "what host {0} receives"}
+        words |= {"link": "link {0} -> {1}", "trunk": "trunk of sites {0} -> {1}"}
+        return [words[kind].format(one, other) for kind, one, other in self._numbers]
+
+
+LATENCY, BANDWIDTH = UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH
+
+
+def _possible(row: LinkRow) -> bool:
+    """Whether a link can be like that; comparisons with NaN are false."""
+    return LEAST_LATENCY / 10 <= row.latency <= MOST_LATENCY and LEAST_BANDWIDTH <= row.bandwidth <= MOST_BANDWIDTH
+
+
+def _completed(n: int, groups: Sequence[int], known: dict[tuple[int, int], float], unknown: float) -> list[list[float]]:
+    """A value for each ordered pair: measured; else the other direction's; else the median of the pairs between the same
+    groups, of all pairs that cross groups or do not, of all; else ``unknown``."""
+    between: dict[tuple[int, int], list[float]] = {}
+    crossing: dict[bool, list[float]] = {True: [], False: []}
+    for (i, j), value in known.items():
+        pair = (min(groups[i], groups[j]), max(groups[i], groups[j]))
+        between.setdefault(pair, []).append(value)
+        crossing[groups[i] != groups[j]].append(value)
+    medians = {pair: median(values) for pair, values in between.items()}
+    rest = {crosses: median(values) for crosses, values in crossing.items() if values}
+    fallback = median(list(known.values())) if known else unknown
+    table = []
+    for i in range(n):
+        row = []
+        for j in range(n):
+            pair = (min(groups[i], groups[j]), max(groups[i], groups[j]))
+            otherwise = medians.get(pair, rest.get(groups[i] != groups[j], fallback))
+            row.append(known.get((i, j), known.get((j, i), otherwise)))
+        table.append(row)
+    return table
+
+
+def median(values: Sequence[float]) -> float:
+    """The lower one of two, so that it is one of the values."""
+    return sorted(values)[(len(values) - 1) // 2]
+
+
+def _sites(places: Sequence[Place], latencies: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """A number for each rank's site: near each other by latency and not said to be apart, or said to be together."""
+    n = len(places)
+    near = _nearness(places, latencies)
+    site = list(range(n))
+
+    def root(rank: int) -> int:
+        while site[rank] != rank:
+            rank = site[rank]
+        return rank
+
+    for i in range(n):
+        for j in range(i + 1, n):
+            one, other = places[i], places[j]
+            told = bool(one.site and other.site)
+            together = one.site == other.site if told else max(latencies[i][j], latencies[j][i]) <= near
+            if one.host == other.host or together:
+                site[max(root(i), root(j))] = min(root(i), root(j))
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(root(rank), len(numbers)) for rank in range(n))
+
+
+def _nearness(places: Sequence[Place], latencies: Sequence[Sequence[float]]) -> float:
+    """The latency up to which two ranks are in one site: below the widest gap between what occurs, if it is wide and far
+    out."""
+    found = sorted(
+        max(latencies[i][j], latencies[j][i])
+        for i in range(len(places))
+        for j in range(i + 1, len(places))
+        if places[i].host != places[j].host
+    )
+    gaps = [(after / before, before) for before, after in pairwise(found) if after > SITE_LATENCY]
+    widest, below = max(gaps, default=(1.0, math.inf))
+    return below if widest >= SITE_GAP else math.inf

@@ -1,0 +1,37 @@
+"""What members find out together at a safe point."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from collcomm.safepoint import meet, outcome
+from collcomm.types import View
+
+
+def joined(*words: np.ndarray) -> np.ndarray:
+    return np.bitwise_and.reduce(words)
+
+
+def test_newcomers_are_admitted_when_one_member_knows_of_them_and_none_is_busy() -> None:
+    view = View(3, ())
+    quiet, waiting = meet(view, False, False, 0), meet(view, True, False, 0)
+    busy = meet(view, True, True, 0)
+    assert outcome(joined(quiet, quiet), view) == (False, 0)
+    assert outcome(joined(quiet, waiting), view) == (True, 0)
+    assert outcome(joined(quiet, waiting, busy), view) == (False, 0)
+
+
+def test_a_plan_is_taken_when_all_hold_it() -> None:
+    view = View(3, ())
+    agreed = joined(*(meet(view, False, False, offers) for offers in (0b110, 0b011, 0b111)))
+    assert outcome(agreed, view) == (False, 0b010)
+    assert outcome(joined(agreed, meet(view, False, False, 0)), view)[1] == 0
+
+
+@pytest.mark.parametrize("epochs", [(3, 4), (4, 3), (5, 7), (1, 2)])
+def test_nobody_takes_a_plan_when_a_view_change_came_between(epochs: tuple[int, int]) -> None:
+    """Whatever view the words were joined in."""
+    agreed = joined(*(meet(View(epoch, ()), False, False, 1) for epoch in epochs))
+    for joined_in in range(9):
+        assert outcome(agreed, View(joined_in, ()))[1] == 0
