@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from collcomm.planner.experts import exflow
 
 

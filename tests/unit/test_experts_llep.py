@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from collcomm.planner.experts import Dispatch, dispatch, exchange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from collcomm.planner.experts import Dispatch, dispatch, exchange
 
 DEVICES, EXPERTS, TOKENS, CHUNK = 8, 128, 32_768, 1024
 CONTIGUOUS = [expert * DEVICES // EXPERTS for expert in range(EXPERTS)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from collcomm.planner.choice import Links
 from collcomm.planner.experts import choose_exchange, sparse, two_levels
 

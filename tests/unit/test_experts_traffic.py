@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from collcomm.planner.experts import sparse
 
 import collcomm
 from collcomm.experts import (
@@ -16,7 +17,6 @@ from collcomm.experts import (
     sparse_all_gather,
     sparse_reduce_scatter,
 )
-from collcomm.planner.experts import sparse
 from tests.support.peers import run_peers
 
 EXPERTS, WIDTH, HIDDEN, TOKENS = 8, 16, 32, 600
@@ -121,7 +121,9 @@ def test_a_death_between_plan_and_call(on_failure: str) -> None:
         assert gone.wait(20)
         kept = tokens.copy()
         expected = collcomm.ViewChanged if on_failure == "retry" else collcomm.PeerLost
-        with pytest.raises(expected, match=r"view 1 to view 2 with 3 members.*plan again" if on_failure == "retry" else None):
+        with pytest.raises(
+            expected, match=r"view 1 to view 2 with 3 members.*plan again" if on_failure == "retry" else None
+        ):
             exchange_tokens(comm, tokens, plan, timeout=20)
         np.testing.assert_array_equal(tokens, kept)
         for call in (
