@@ -33,7 +33,7 @@ import collcomm
 SILENCE_SECONDS = 120.0  # without a word from any peer, the run is given up
 TOLERANCE = 1e-4  # of the largest output: sums of gradients are added in another order, in float32
 MODES = {"plain": math.inf, "LLEP": 1.3}  # load over the mean from which experts are spread
-FULL = {"steps": 10, "tokens": 2048, "width": 96, "hidden": 384, "chunk": 256, "solver_seconds": 5.0}
+FULL = {"steps": 8, "tokens": 2048, "width": 96, "hidden": 256, "chunk": 256, "solver_seconds": 3.0}
 QUICK = {"steps": 3, "tokens": 256, "width": 24, "hidden": 48, "chunk": 32, "solver_seconds": 1.0}
 LAYERS, EXPERTS_OF_A_PEER, PLACED_ON = 3, 4, 4  # batches that tell where tokens go
 
@@ -80,8 +80,8 @@ def be_peer(chosen: argparse.Namespace) -> int:
     from moetrainer import run
 
     emit = EventStream()
-    # A peer's experts are gone with it: a call that a death hits is not to go on among the survivors.
-    comm = collcomm.join(chosen.join, name=chosen.name, min_size=chosen.peers, on_failure="raise")
+    # A peer's experts are gone with it: a call that a death hits is not to go on among the survivors. TCP, as between machines.
+    comm = collcomm.join(chosen.join, name=chosen.name, min_size=chosen.peers, on_failure="raise", transports=["tcp"])
     try:
         with comm:
             for mode, threshold in MODES.items():

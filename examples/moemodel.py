@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ HELD_OUT = 1 << 20  # the number of the batch that nobody trains on
 
 @dataclass(frozen=True)
 class Model:
-    """``layers`` blocks x + relu(x W1) W2, W1 and W2 of the one of ``experts`` that the token's route names. ``tokens``: of a peer,
-    in a step. ``groups``: of experts that tokens like to stay in."""
+    """``layers`` blocks x + relu(x W1) W2, W1 and W2 of the one of ``experts`` that the token's route names. ``tokens``: of a
+    peer, in a step. ``groups``: of experts that tokens like to stay in."""
 
     layers: int
     experts: int
@@ -96,12 +97,7 @@ class Model:
 
     def goal(self, tokens: Array, routes: Array) -> Array:
         """What the teacher makes of the tokens."""
-        teacher = {
-            (layer, expert): self.weights(layer, expert, teacher=True)
-            for layer in range(self.layers)
-            for expert in range(self.experts)
-        }
-        return self.dense(teacher, tokens, routes)
+        return self.dense(_all_weights(self, True), tokens, routes)
 
     def dense(self, weights: dict[tuple[int, int], Array], tokens: Array, routes: Array) -> Array:
         """All layers, with every expert at hand."""
@@ -114,6 +110,12 @@ class Model:
         return tokens
 
 
+@cache
+def _all_weights(model: Model, teacher: bool) -> dict[tuple[int, int], Array]:
+    places = [(layer, expert) for layer in range(model.layers) for expert in range(model.experts)]
+    return {place: model.weights(*place, teacher) for place in places}
+
+
 def mean_square(outputs: Array, goal: Array, total: int) -> tuple[float, Array]:
     """This part of the loss over ``total`` tokens, and its gradient."""
     error = outputs - goal
@@ -121,8 +123,9 @@ def mean_square(outputs: Array, goal: Array, total: int) -> tuple[float, Array]:
 
 
 def alone(model: Model, steps: int, peers: int) -> tuple[list[float], list[Array]]:
-    """The training in a single process, on all peers' tokens: losses, and each peer's final outputs on the batch that nobody trains on."""
-    weights = {(layer, e): model.weights(layer, e) for layer in range(model.layers) for e in range(model.experts)}
+    """The training in a single process, on all peers' tokens: losses, and outputs for each peer's part of the batch that nobody
+    trains on."""
+    weights = dict(_all_weights(model, False))
     losses = []
     for step in range(steps):
         batches = [model.batch(step, peer) for peer in range(peers)]
@@ -146,5 +149,5 @@ def alone(model: Model, steps: int, peers: int) -> tuple[list[float], list[Array
                 before[rows], moves[layer, expert] = model.backward(weights[layer, expert], given, inner, slope[rows])
             slope = before
         for place, gradient in moves.items():
-            weights[place] -= np.float32(RATE) * gradient
+            weights[place] = weights[place] - np.float32(RATE) * gradient
     return losses, [model.dense(weights, *model.batch(HELD_OUT, peer)) for peer in range(peers)]

@@ -4,8 +4,8 @@
     subject to  each expert on one device; N / devices experts of each layer on each device;
                 y[l, e, f, d] <= x[l, e, d]  and  y[l, e, f, d] <= x[l + 1, f, d]
 
-with x in {0, 1} and y in [0, 1], which an optimum makes 0 or 1 by itself. Devices are alike, so expert 0 of the first layer is put on
-device 0.
+with x in {0, 1} and y in [0, 1], which an optimum makes 0 or 1 by itself. Devices are alike, so expert 0 of the first layer is
+put on device 0.
 """
 
 from __future__ import annotations

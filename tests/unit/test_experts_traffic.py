@@ -171,7 +171,7 @@ def test_what_does_not_fit_the_plan_is_refused() -> None:
         weights = sparse.gather([[True]], [[True]], [4], epoch=comm.view.epoch)
         with pytest.raises(ValueError, match="has chunk 0: give it"):
             sparse_all_gather(comm, {}, weights)
-        with pytest.raises(ValueError, match="of sparse.gather"):
+        with pytest.raises(ValueError, match=r"of sparse\.gather"):
             sparse_reduce_scatter(comm, {}, weights)
         gradients = sparse.scatter([[True]], [[True]], [4], epoch=comm.view.epoch)
         with pytest.raises(ValueError, match="4 elements of float32, not 4 of float64"):
