@@ -14,15 +14,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..communicator import Communicator
 from ..errors import ViewChanged
 from ..planner.experts import TokenExchange, dispatch, exchange
 
+Array = npt.NDArray[Any]
+
 CHANGE = "plan again from new counts, with homes for the experts among those who are here"
 
 
-def plan_dispatch(comm: Communicator, counts: Sequence[int], home: Sequence[int], **options: Any) -> TokenExchange:
+def plan_dispatch(
+    comm: Communicator, counts: Sequence[int] | Array, home: Sequence[int], **options: Any
+) -> TokenExchange:
     """Gather everybody's ``counts[expert]``, and plan where the tokens are computed. Every member calls it.
 
     :param counts: tokens of this rank, by expert.
