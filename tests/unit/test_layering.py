@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "torch": FACE,
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
+    "experts": FACE,
     "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
     "certificates": BOTTOM,
@@ -98,17 +99,18 @@ DRIVERS = {  # modules of pure rooms that touch the world
 PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
     "collectives": set(),
     "membership": {"msgpack"},
-    "planner": {"numpy"},
+    "planner": {"numpy", "scipy"},
     "health": {"numpy"},
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
-OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography"}
+OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography", "scipy"}
 MODULE_OF = {
     "etcd3gw": "etcd",
     "cryptography": "certificates",
     "mpi4py": "mpi",
     "cupy": "cuda_ipc",
+    "scipy": "milp",
 }  # packages whose module bears a plainer name
 MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
 
