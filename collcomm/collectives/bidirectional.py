@@ -1,7 +1,7 @@
 """Two rings at once, one each way round: both directions of every link between neighbours are used at the same time.
 
 An all_reduce gives each way half of the vector. Where the blocks are whole, each goes the shorter way, so that they are all
-there after about n/2 steps instead of n - 1 (the bidirectional all-gather of torus networks: Chan and others 2007).
+there after n // 2 steps instead of n - 1 (several links at once: Chan, van de Geijn, Gropp and Thakur 2006).
 """
 
 from __future__ import annotations

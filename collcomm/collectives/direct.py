@@ -1,5 +1,5 @@
-"""Direct exchange: every pair of ranks talks once in each phase. All sends come before the receipts, so that small ones cost one latency
-together; rank by rank they go round the group, so that no rank is called by all others at once."""
+"""Direct exchange: every pair of ranks talks once in each phase. All sends come before the receipts, so that small ones cost one
+latency together; rank by rank they go round the group, so that no rank is called by all others at once."""
 
 from __future__ import annotations
 

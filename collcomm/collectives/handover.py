@@ -1,6 +1,6 @@
-"""An all_to_all over hosts: two hosts of m and k ranks exchange min(m, k) messages each way instead of m k (message combining as
-in Kielmann and others 1999, MagPIe). For many small blocks: what is saved is messages, and connections across the network;
-what it costs is that most blocks are copied on their way, and up to four times the data in scratch.
+"""An all_to_all over hosts: two hosts of m and k ranks exchange min(m, k) messages each way instead of m k (locality-aware, as in
+Kinkead and others 2025). For many small blocks: what is saved is messages, and connections across the network; what it
+costs is that most blocks are copied on their way, and several times the data in scratch.
 """
 
 from __future__ import annotations
