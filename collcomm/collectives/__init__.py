@@ -7,8 +7,9 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from . import direct, doubling, hierarchical, oneshot, ring, star, tree, windows
+from . import bidirectional, direct, doubling, halving, hierarchical, oneshot, ring, star, tree, windows
 from .hosts import Hosts
+from .relabel import relabelled
 from .schedule import Action, Schedule, Span, Step
 
 Generator = Callable[..., Schedule]
@@ -26,15 +27,32 @@ def _generators(*modules: ModuleType) -> dict[tuple[str, str], Generator]:
     }
 
 
-BY_MESSAGES = _generators(ring, doubling, direct, tree, star, hierarchical)
+BY_MESSAGES = _generators(ring, bidirectional, doubling, halving, direct, tree, star, hierarchical)
 THROUGH_WINDOWS = _generators(windows, oneshot)
 ALGORITHMS = {**BY_MESSAGES, **THROUGH_WINDOWS}
 
 
 @lru_cache(maxsize=256)
-def generate(kind: str, algorithm: str, n: int, rank: int, root: int = 0, **parameters: Any) -> Schedule:
-    """The schedule of ``rank`` among ``n`` for one collective. Raises KeyError for an unknown combination."""
-    return ALGORITHMS[kind, algorithm](n, rank, root, **parameters)
+def generate(
+    kind: str,
+    algorithm: str,
+    n: int,
+    rank: int,
+    root: int = 0,
+    *,
+    order: tuple[int, ...] | None = None,
+    **parameters: Any,
+) -> Schedule:
+    """The schedule of ``rank`` among ``n`` for one collective.
+
+    ``order``: the rank that stands at each position of the algorithm (round its ring, say), for algorithms by messages; None
+    is the order of ranks. ``parameters``: those of the generator. Raises KeyError for an unknown combination, ValueError
+    for an order that is no permutation of the ranks.
+    """
+    generator = ALGORITHMS[kind, algorithm]
+    if order is None:
+        return generator(n, rank, root, **parameters)
+    return relabelled(generator, kind, n, rank, root, order, parameters)
 
 
 __all__ = [

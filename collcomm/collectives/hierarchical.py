@@ -3,16 +3,19 @@
 Every piece has a *carrier* on each host; the carriers of a piece form a ring of their own across the hosts, so that all ranks
 of a host share the work, also where hosts have unequal numbers of ranks. ``hosts``: the host of each rank.
 
-An all_to_all has no such form here: its bytes cross the network once in any case (see `direct`).
+The bytes of an all_to_all cross the network once in any case; what its carriers save is messages (see `handover`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from .handover import all_to_all
 from .hosts import Hosts
 from .ring import wave
 from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
+
+__all__ = ["all_gather", "all_reduce", "all_to_all", "broadcast", "reduce_scatter"]
 
 
 def all_reduce(n: int, rank: int, root: int = 0, hosts: tuple[int, ...] = (), segments: int = 1) -> Schedule:

@@ -19,23 +19,27 @@ def wave(steps: int, segments: int) -> Iterator[tuple[int, int]]:
             yield step, time - step
 
 
+def exchange(n: int, rank: int, step: int, base: int, way: int = 1) -> tuple[Step, Step]:
+    """What a rank sends on and what it receives in ``step`` of an all_reduce of the n chunks from ``base`` on, which go to the
+    right (``way`` 1) or to the left (-1): n - 1 steps of reducing, n - 1 of gathering."""
+    ahead, behind = (rank + way) % n, (rank - way) % n
+    place = way * rank
+    if step < n - 1:
+        outgoing, incoming = base + (place - step) % n, base + (place - step - 1) % n
+        going = send(ahead, chunk("out" if step else "in", outgoing))
+        return going, recv_reduce(behind, chunk("out", incoming), chunk("in", incoming))
+    step -= n - 1
+    outgoing, incoming = base + (place + 1 - step) % n, base + (place - step) % n
+    return send(ahead, chunk("out", outgoing)), recv(behind, chunk("out", incoming))
+
+
 def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1) -> Schedule:
     """``segments * n`` chunks; chunk ``segment * n + c`` is owned, when reduced, by rank c - 1."""
-    right, left = (rank + 1) % n, (rank - 1) % n
     steps: list[Step] = []
     if n == 1:
         steps = [copy(chunk("out", s), chunk("in", s)) for s in range(segments)]
     for step, segment in wave(2 * (n - 1), segments) if n > 1 else ():
-        base = segment * n
-        if step < n - 1:
-            outgoing, incoming = base + (rank - step) % n, base + (rank - step - 1) % n
-            steps.append(send(right, chunk("out" if step else "in", outgoing)))
-            steps.append(recv_reduce(left, chunk("out", incoming), chunk("in", incoming)))
-        else:
-            step -= n - 1
-            outgoing, incoming = base + (rank + 1 - step) % n, base + (rank - step) % n
-            steps.append(send(right, chunk("out", outgoing)))
-            steps.append(recv(left, chunk("out", incoming)))
+        steps += exchange(n, rank, step, segment * n)
     pieces = segments * n
     return Schedule("all_reduce", "ring", n, rank, {"in": pieces, "out": pieces}, tuple(steps), in_place=True)
 

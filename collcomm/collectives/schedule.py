@@ -8,11 +8,14 @@ operation they stand for:
     all_reduce      C equal pieces         the same C pieces        C pieces
     reduce_scatter  n, by destination      1, this rank's piece     n, as in
     all_gather      1, this rank's piece   n, by owner
-    all_to_all      n, by destination      n, by origin
+    all_to_all      n, by destination      n, by origin             any number of blocks, all of one size
     broadcast       (none)                 C equal pieces, the root's filled beforehand
     reduce          C equal pieces         C, at the root           C elsewhere
     gather          1                      n by owner, at the root  n elsewhere, if needed
     scatter         n, at the root         1                        n elsewhere, if needed
+
+An all_to_all with "tmp" is for blocks of one size: who passes on what others exchange could not know more. A message of several
+blocks goes from "tmp" to "tmp" there, so that both ends keep it whole whatever the ranks are called (see `relabel`).
 
 Messages between a pair of ranks are untagged and in order: a's sends to b meet b's receives from a one by one.
 

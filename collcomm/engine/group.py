@@ -387,7 +387,10 @@ def _nothing() -> None:
 def make_plan(request: Request, choice: Choice, alive: Sequence[int], rank: int, in_place: bool) -> Plan:
     """The plan of ``request`` for ``rank`` of a view whose members are the ranks ``alive`` of the call's view."""
     root = alive.index(request.root) if request.root >= 0 else 0
-    schedule = generate(request.kind, choice.algorithm, len(alive), rank, root, **choice.parameters)
+    algorithm, parameters = choice.algorithm, choice.parameters
+    if not request.fits_windows:  # only the two ends of a block know its size: nobody can pass it on
+        algorithm, parameters = "direct", {key: value for key, value in parameters.items() if key == "order"}
+    schedule = generate(request.kind, algorithm, len(alive), rank, root, **parameters)
     bounds = request.bounds(schedule.chunks, alive, alive[rank])
     return compile_plan(schedule, bounds, request.dtype.itemsize, in_place)
 

@@ -96,13 +96,17 @@ class Request:
         return max((self.counts or self.sends)[rank] for rank in alive)
 
     def bounds(self, chunks: dict[str, int], alive: Sequence[int], me: int) -> dict[str, list[int]]:
-        """Where the chunks of each buffer start and end, for the ranks ``alive`` of the call's view, as rank ``me`` of it."""
+        """Where the chunks of each buffer start and end, for the ranks ``alive`` of the call's view, as rank ``me`` of it.
+
+        Scratch of an all_to_all is for equal blocks."""
         if self.kind in EVEN_KINDS:
             return {buffer: _even(self.size, count) for buffer, count in chunks.items()}
         whole = {buffer: count for buffer, count in chunks.items() if count}
         found = {}
         for buffer, count in whole.items():
-            if self.kind == "all_to_all":
+            if self.kind == "all_to_all" and buffer == "tmp":
+                sizes = [self.sends[me]] * count
+            elif self.kind == "all_to_all":
                 sizes = [(self.sends if buffer == "in" else self.receives)[rank] for rank in alive]
             elif count == len(alive) and not self._own_only(buffer):
                 sizes = [self.counts[rank] for rank in alive]

@@ -13,7 +13,7 @@ from collcomm.planner import choose_across
 from collcomm.collectives import Action, Hosts, Schedule, generate
 from collcomm.collectives.prover import prove
 
-KINDS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast")
+KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast")
 SEGMENTED = ("all_reduce", "broadcast")
 Layout = tuple[int, ...]
 
@@ -97,6 +97,33 @@ def test_the_network_carries_each_byte_once_per_host(hosts: Layout) -> None:
     part = Fraction(1, schedules[0].chunks["out"])
     _, received = crossing(schedules, hosts, {"out": part})
     assert dict(received) == dict.fromkeys(set(hosts) - {hosts[0]}, 1)
+
+
+@pytest.mark.parametrize(
+    "hosts", [(0, 0, 1, 1), (0, 1, 0, 1), (0, 0, 0, 1, 1), (0, 1, 1, 2, 2, 2), (0, *[1] * 7, *[2] * 8, 3), (0,) * 5]
+)
+def test_few_messages_carry_all_blocks_between_two_hosts(hosts: Layout) -> None:
+    """As many as the smaller host has ranks, and they hold nothing but what crosses."""
+    n = len(hosts)
+    messages: Counter[tuple[int, int]] = Counter()
+    blocks: Counter[tuple[int, int]] = Counter()
+    for rank in range(n):
+        for step in generate("all_to_all", "hierarchical", n, rank, hosts=hosts).steps:
+            if step.action is Action.SEND and hosts[rank] != hosts[step.peer]:
+                assert step.source is not None
+                messages[hosts[rank], hosts[step.peer]] += 1
+                blocks[hosts[rank], hosts[step.peer]] += step.source.last - step.source.first
+    pairs = [(a, b) for a in set(hosts) for b in set(hosts) if a != b]
+    assert messages == {(a, b): min(hosts.count(a), hosts.count(b)) for a, b in pairs}
+    assert blocks == {(a, b): hosts.count(a) * hosts.count(b) for a, b in pairs}
+
+
+def test_neighbours_are_handed_all_in_one_message() -> None:
+    hosts = tuple(rank // 8 for rank in range(64))
+    for rank in (0, 9, 63):
+        steps = generate("all_to_all", "hierarchical", 64, rank, hosts=hosts).steps
+        sent = Counter(step.peer for step in steps if step.action is Action.SEND)
+        assert set(sent.values()) == {1} and len(sent) == 7 + 7
 
 
 def test_all_ranks_of_a_host_share_the_work() -> None:

@@ -80,13 +80,13 @@ PIECES = (1, INLINE_BYTES // 8, INLINE_BYTES // 2, INLINE_BYTES)
 
 @pytest.mark.parametrize(("kind", "algorithm"), [key for key in BY_MESSAGES if key[1] != "hierarchical"])
 def test_every_algorithm(kind: str, algorithm: str) -> None:
-    segmented = algorithm == "ring" and kind in ("all_reduce", "broadcast")
+    segmented = algorithm in ("ring", "bidirectional") and kind in ("all_reduce", "broadcast")
     for n, piece, segments in product(range(2, 10), PIECES, (1, 5) if segmented else (1,)):
         parameters = {"segments": segments} if segmented else {}
         assert ends(plans_of(kind, algorithm, n, piece, **parameters)), (n, piece, segments)
 
 
-@pytest.mark.parametrize("kind", ["all_reduce", "reduce_scatter", "all_gather", "broadcast"])
+@pytest.mark.parametrize("kind", ["all_reduce", "reduce_scatter", "all_gather", "all_to_all", "broadcast"])
 def test_hierarchical(kind: str) -> None:
     layouts = [
         (0, 1, 1, 2, 2, 2),
