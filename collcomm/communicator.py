@@ -22,6 +22,7 @@ from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
 from .participant import Participant
 from .parts import HostParts
+from .partings import Partings
 from .sharing import Sharing, derived_gid
 from .types import View
 
@@ -47,6 +48,7 @@ class Communicator(Participant):
 
     def __init__(self, session: AnySession, group: AnyGroup, name: str, op_timeout: float):
         super().__init__(session, group, name, op_timeout)
+        self._parts = Partings()
         self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
 
     # -- membership -----------------------------------------------------------------------------------------------------
@@ -90,9 +92,12 @@ class Communicator(Participant):
         operation = Operation(asked, self.view, self._session.member, None, None)
         self._group.run(operation, self._timeout)
         self._group.show(operation.view)
+        beside = self._parts.add(members, self.view)
         if self._session.member not in members:
             return None
-        return self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)
+        part = self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)
+        part._group.choosing.beside = beside
+        return part
 
     def create_group(self, ranks: Sequence[int], tag: str) -> Communicator:
         """A communicator of ``ranks`` of this one, in this order. They alone call it, with the same ranks and ``tag``, which

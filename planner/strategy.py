@@ -14,6 +14,7 @@ from ..collectives import BY_MESSAGES, Hosts
 from ..types import PlannedChoice, TrafficPlan
 from .across import choose_across
 from .choice import MAX_SEGMENTS, Choice, Links, segments
+from .flows import Fabric, share_links
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
@@ -21,9 +22,16 @@ SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is 
 
 
 class Strategy:
-    """``ids``: of the members, by rank; ``hosts``: a number for the host of each."""
+    """``ids``: of the members, by rank; ``hosts``: a number for the host of each. ``beside``: the ids of groups that may communicate
+    at the same time: all members have to name the same, in the same order."""
 
-    def __init__(self, plan: TrafficPlan | None, ids: Sequence[int], hosts: tuple[int, ...]):
+    def __init__(
+        self,
+        plan: TrafficPlan | None,
+        ids: Sequence[int],
+        hosts: tuple[int, ...],
+        beside: Sequence[Sequence[int]] = (),
+    ):
         self.plan = plan
         self.hosts = hosts
         self.sites = hosts
@@ -34,6 +42,8 @@ class Strategy:
             return
         self.order = _order(plan, ids, hosts)
         self.sites = _sites(plan, ids, hosts)
+        if beside and len(set(self.sites)) > 1 and len(set(plan.sites)) > 1:
+            self.order = _order_beside(plan, ids, self.sites, beside)
         self._hub = ids.index(plan.hub) if plan.hub in ids else 0
         if len(ids) >= SAME_SIZE * len(plan.order) and len(ids) * SAME_SIZE <= len(plan.order):
             for choice in plan.choices:
@@ -102,6 +112,21 @@ def _order(plan: TrafficPlan, ids: Sequence[int], hosts: Sequence[int]) -> tuple
         if rank not in order:
             near = [place for place, other in enumerate(order) if hosts[other] == hosts[rank]]
             order.insert(near[-1] + 1 if near else len(order), rank)
+    start = order.index(0)
+    return tuple(order[start:] + order[:start])
+
+
+def _order_beside(
+    plan: TrafficPlan, ids: Sequence[int], sites: Sequence[int], beside: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Ranks in an order that crosses from site to site where the groups ``beside`` do not, as far as it can."""
+    site_of = dict(zip(plan.order, plan.sites, strict=False)) | dict(zip(ids, sites, strict=True))
+    everybody = sorted(site_of)
+    number = {member: place for place, member in enumerate(everybody)}
+    groups = [[number[member] for member in dict.fromkeys(group) if member in number] for group in (*beside, ids)]
+    shared = share_links(groups, Fabric([site_of[member] for member in everybody]))
+    rank_of = {member: rank for rank, member in enumerate(ids)}
+    order = [rank_of[everybody[place]] for place in shared.orders[-1]]
     start = order.index(0)
     return tuple(order[start:] + order[:start])
 

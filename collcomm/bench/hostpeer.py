@@ -22,7 +22,9 @@ def host_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
     flat = comm.split(range(comm.size))
     assert flat is not None and isinstance(flat._group, Group)
-    flat._group.choose = lambda kind, nbytes, view: choose(kind, view.size, nbytes)  # as if nobody knew who shares a host
+    flat._group.choose = lambda kind, nbytes, view: choose(
+        kind, view.size, nbytes
+    )  # as if nobody knew who shares a host
     x = np.ones(case["nbytes"] // 4, np.float32)
     out = np.empty_like(x)
     times: dict[str, list[float]] = {"ours": [], "flat": []}

@@ -66,16 +66,18 @@ def _words(seconds: float) -> str:
 
 
 class Choosing:
-    """Of one communicator. A view brings its plan with it, so all members choose alike."""
+    """Of one communicator. A view brings its plan with it, so all members choose alike. ``beside``: the members of the groups that
+    were made before this one from the same communicator."""
 
     def __init__(self) -> None:
+        self.beside: tuple[tuple[int, ...], ...] = ()
         self._view: View | None = None
         self._strategy = Strategy(None, (), ())
         self._took: dict[tuple[str, int], deque[float]] = {}
 
     def strategy(self, view: View) -> Strategy:
         if self._view is not view:
-            self._view, self._strategy = view, Strategy(view.plan, view.ids, view.hosts)
+            self._view, self._strategy = view, Strategy(view.plan, view.ids, view.hosts, self.beside)
         return self._strategy
 
     def choose(self, kind: str, nbytes: int, view: View) -> Choice:

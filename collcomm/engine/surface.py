@@ -11,7 +11,7 @@ from ..errors import CollcommError
 from ..transports.base import Poller
 from ..transports.device import Device
 from ..types import Member, View
-from .choosing import Explanation
+from .choosing import Choosing, Explanation
 from .handle import Conclusion, Handle
 from .operation import Operation
 from .queue import OperationQueue
@@ -48,6 +48,7 @@ class AnyGroup(Protocol):
     gid: int
     view: View
     queue: OperationQueue
+    choosing: Choosing
     operations: int
     retries: int
     seconds_lost: float

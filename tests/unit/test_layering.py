@@ -29,6 +29,8 @@ CORE = {
     "pointtopoint",
     "sharing",
     "launched",
+    "safepoint",
+    "partings",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -58,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
     "certificates": BOTTOM,
+    "replanning": BELOW_CORE,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", ""},
     "cli": FACE | {"bench", "chaos", "keys", "simulate", "tuning", ""},
