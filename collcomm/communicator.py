@@ -21,8 +21,8 @@ from .errors import CommunicatorClosed
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
 from .participant import Participant
-from .parts import HostParts
 from .partings import Partings
+from .parts import HostParts
 from .sharing import Sharing, derived_gid
 from .types import View
 

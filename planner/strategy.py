@@ -22,8 +22,8 @@ SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is 
 
 
 class Strategy:
-    """``ids``: of the members, by rank; ``hosts``: a number for the host of each. ``beside``: the ids of groups that may communicate
-    at the same time: all members have to name the same, in the same order."""
+    """``ids``: of the members, by rank; ``hosts``: a number for the host of each. ``beside``: the ids of groups that may
+    communicate at the same time: all members have to name the same, in the same order."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from .gpu import cupy, gpu_facts
 from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
+from .planpeer import plan_peer
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
 from .torchrank import torch_rank

@@ -23,8 +23,8 @@ PAUSE_SECONDS = 0.05  # between two steps that wait for a plan
 
 
 def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
-    """``case["ways"]``: name -> None for the plan, or [algorithm, parameters] for a fixed choice; ``sizes`` in bytes; ``seconds``: of
-    one block of calls; ``kind``."""
+    """``case["ways"]``: name -> None for the plan, or [algorithm, parameters] for a fixed choice; ``sizes`` in bytes;
+    ``seconds``: of one block of calls; ``kind``."""
     emit(event="calls")  # the next peer is started after this one: their ranks follow
     if "site" in case:
         os.environ["COLLCOMM_SITE"] = case["site"]

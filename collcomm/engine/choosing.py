@@ -66,8 +66,8 @@ def _words(seconds: float) -> str:
 
 
 class Choosing:
-    """Of one communicator. A view brings its plan with it, so all members choose alike. ``beside``: the members of the groups that
-    were made before this one from the same communicator."""
+    """Of one communicator. A view brings its plan with it, so all members choose alike. ``beside``: the members of the groups
+    that were made before this one from the same communicator."""
 
     def __init__(self) -> None:
         self.beside: tuple[tuple[int, ...], ...] = ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-
 from collcomm.planner.measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place
+
 from collcomm.types import LinkRow
 
 

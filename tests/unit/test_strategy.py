@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
-from collcomm.collectives import KINDS, generate
 from collcomm.planner import choose_across
 from collcomm.planner.strategy import Strategy
+
+from collcomm.collectives import KINDS, generate
 from collcomm.types import LinkClass, PlannedChoice, TrafficPlan
 
 LAN, WAN = LinkClass(1e-4, 1e8), LinkClass(1e-2, 1e7)
