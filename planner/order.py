@@ -1,8 +1,8 @@
 """Ring order over links that differ: the directed cycle through all ranks with the best narrowest link, or the least sum.
 
-As PCCL (arXiv 2505.14065) does, the order of a ring is an asymmetric travelling salesman's tour over measured links: exact for few
+As in PCCL (arXiv 2505.14065), the order of a ring is an asymmetric travelling salesman's tour over measured links: exact for few
 ranks (Held and Karp 1962), local search beyond (`localsearch`). A ring moves as fast as its slowest link, so "bottleneck" first
-maximises the smallest bandwidth, then minimises the sum of latencies (of 1 / bandwidth, without them); "sum" minimises a sum alone.
+maximises the smallest bandwidth, then minimises the sum of latencies (without them, of 1 / bandwidth); "sum" minimises only that.
 
 Matrices are ``matrix[source][target]``; the diagonal does not count. A link that nothing sensible is known of (None, NaN, inf,
 negative, out of all bounds; in bandwidths and latencies also 0) is taken to be as bad as the worst one known. Equal input gives
@@ -294,7 +294,7 @@ def _few(largest: Matrix | None, summed: Matrix, found: _Best) -> Iterator[None]
 
 
 def _starts(weights: Matrix, found: _Best, search: LocalSearch) -> Iterator[None]:
-    """Descents from the order given, from a patched cover and from nearest-neighbour cycles; then the search stands at the best."""
+    """Descents from the order given, a patched cover and nearest-neighbour cycles; then the search stands at the best."""
     least, cheapest = search.total, search.order
     n = len(weights)
     for number in range(_STARTS + 2):
@@ -414,7 +414,5 @@ def ring_order(
         found.offer(start)
         found.offer(exact)
         return found.order
-    order: Order = ()
-    for _, order in _search(largest, summed, start, 0, default_steps(n) if steps is None else steps):
-        pass
+    *_, (_, order) = _search(largest, summed, start, 0, default_steps(n) if steps is None else steps)
     return order

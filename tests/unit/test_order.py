@@ -9,9 +9,6 @@ from itertools import islice, pairwise, permutations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from collcomm.planner.localsearch import LocalSearch, SplitMix64
 from collcomm.planner.order import (
     MOST_RANKS,
@@ -24,6 +21,8 @@ from collcomm.planner.order import (
     search_order,
     without,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 Links = list[list[float]]
 
