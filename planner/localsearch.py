@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -161,12 +160,14 @@ class LocalSearch:
         ranks = self._ranks
         j, k = (at, at) if kind == 0 else divmod(at, columns)
         first, second = ranks[: j + 1], ranks[j + 1 : k + 1]
-        parts: list[Any] = [
-            (first[::-1],),
-            (second, first),
-            (second[::-1], first),
-            (second, first[::-1]),
-        ][kind]
+        if kind == 0:
+            parts = [first[::-1]]
+        elif kind == 1:
+            parts = [second, first]
+        elif kind == 2:
+            parts = [second[::-1], first]
+        else:
+            parts = [second, first[::-1]]
         self._ranks = np.concatenate((*parts, ranks[k + 1 :]))
         self._look_at(int(ranks[end]) for end in (-1, 0, j, j + 1, k, k + 1))
 

@@ -12,11 +12,12 @@ equal orders on all machines. An order is a tuple of ranks that begins with its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from .heldkarp import held_karp
 from .localsearch import LocalSearch, Matrix, links_of, nearest_neighbours
 from .patching import patched_cover
 
@@ -184,37 +185,10 @@ def _exact(largest: Matrix | None, summed: Matrix) -> Order:
     if n < 3:
         return tuple(range(n))
     if largest is not None:  # first the threshold, then the least sum among links that keep to it
-        cycle = _held_karp(largest, np.maximum)
+        cycle = held_karp(largest, np.maximum)
         threshold = max(float(largest[source, target]) for source, target in links_of(cycle))
         summed = np.where(largest <= threshold, summed, np.inf)
-    return tuple(_held_karp(summed, np.add))
-
-
-def _held_karp(cost: Matrix, combine: Callable[..., Any]) -> list[int]:
-    """The cycle from rank 0 with the least combined cost. Held and Karp 1962: the best path to each rank through each set.
-
-    Sets are bit masks over the ranks from 1; those of one size are treated together. O(n^2 2^n) time, O(n 2^n) memory.
-    """
-    m = len(cost) - 1
-    inner = cost[1:, 1:]
-    sets = np.arange(1 << m, dtype=np.int64)
-    sizes = sum((sets >> bit) & 1 for bit in range(m))
-    best = np.full((1 << m, m), np.inf)
-    for rank in range(m):
-        best[1 << rank, rank] = cost[0, rank + 1]
-    for size in range(2, m + 1):
-        layer = sets[sizes == size]
-        for rank in range(m):
-            having = layer[(layer >> rank) & 1 == 1]
-            best[having, rank] = combine(best[having ^ (1 << rank)], inner[:, rank]).min(axis=1)
-    chosen = (1 << m) - 1
-    rank = int(combine(best[chosen], cost[1:, 0]).argmin())
-    backwards = [rank]
-    while len(backwards) < m:
-        chosen ^= 1 << rank
-        rank = int(combine(best[chosen], inner[:, rank]).argmin())
-        backwards.append(rank)
-    return [0, *(rank + 1 for rank in reversed(backwards))]
+    return tuple(held_karp(summed, np.add))
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
