@@ -46,6 +46,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers", type=_positive, default=4, help="peers that begin the run (default: %(default)s)")
     parser.add_argument("--rounds", type=_positive, help=f"outer rounds (default: {FULL['rounds']})")
     parser.add_argument("--inner-steps", type=_positive, help=f"AdamW steps a round (default: {FULL['inner_steps']})")
+    parser.add_argument(
+        "--least-steps",
+        type=_positive,
+        help="machines differ: the fastest takes --inner-steps, slower ones what takes as long, but no less than this",
+    )
     parser.add_argument("--kill-round", type=int, help=f"kill a peer in this round; 0: none ({FULL['kill_round']})")
     parser.add_argument("--join-round", type=int, help=f"start one in this round; 0: none ({FULL['join_round']})")
     parser.add_argument("--inner-lr", type=float, help=f"AdamW's learning rate (default: {FULL['inner_lr']})")
@@ -64,6 +69,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--bind: give this machine's own address, not a wildcard: the peers here are reached at it, too")
     if chosen.kill_round and chosen.peers < 2:
         parser.error("--kill-round: nobody would be left of one peer; give --kill-round 0")
+    if chosen.least_steps and chosen.least_steps > chosen.inner_steps:
+        parser.error(f"--least-steps: must be at most the {chosen.inner_steps} of --inner-steps")
     return chosen
 
 
@@ -93,6 +100,7 @@ def be_peer(chosen: argparse.Namespace) -> int:
         inner_lr=chosen.inner_lr,
         held_out=chosen.held_out,
         seed=chosen.seed,
+        least_steps=chosen.least_steps or 0,
         newcomer=chosen.newcomer,
         newcomer_round=chosen.newcomer_round,
     )
@@ -167,6 +175,8 @@ class Job:
             "inner-lr": chosen.inner_lr,
             "seed": chosen.seed,
         }
+        if chosen.least_steps:
+            options["least-steps"] = chosen.least_steps
         if self.newcomer and name != self.newcomer:
             options |= {"newcomer": self.newcomer, "newcomer-round": min(chosen.join_round + 1, chosen.rounds - 1)}
         command = [sys.executable, str(Path(__file__).resolve()), "--events", *(["--quick"] if chosen.quick else [])]

@@ -25,6 +25,7 @@ class Peer:
     bytes_received: int = 0
     digest: str | None = None
     times: dict[str, float] = field(default_factory=dict)  # first "ready", "joined", "synced", "round"
+    steps: dict[int, int] = field(default_factory=dict)  # round -> inner steps
     losses: dict[int, float] = field(default_factory=dict)  # round -> mean training loss of its inner steps
 
 
@@ -146,6 +147,7 @@ class Record:
 
     def _on_reducing(self, peer: Peer, event: Event) -> None:
         peer.state, peer.step = "averaging", self.inner_steps
+        peer.steps[event["round"]] = event["steps"]
         peer.losses[event["round"]] = peer.loss = event["loss"]
         self._round(event["round"]).reducing.append(peer.name)
 
@@ -187,6 +189,11 @@ class Record:
     @property
     def bytes_sent(self) -> int:
         return sum(peer.bytes_sent for peer in self.peers.values())
+
+    def inner_steps_taken(self) -> str:
+        """Of a peer in a round: "50", or "20 to 50" where peers differ."""
+        taken = {steps for peer in self.peers.values() for steps in peer.steps.values()} or {self.inner_steps}
+        return f"{min(taken)} to {max(taken)}" if len(taken) > 1 else str(min(taken))
 
     def held_out(self) -> list[tuple[int, float]]:
         return [(n, this.held_out) for n, this in sorted(self.rounds.items()) if this.held_out is not None]

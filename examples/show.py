@@ -101,7 +101,7 @@ def print_report(console: Console, record: Record, costs: list[Cost], picture: P
     if losses:
         console.print(
             f"Held-out loss: {losses[0][1]:.3f} nats per byte before, {losses[-1][1]:.3f} after "
-            f"{losses[-1][0]} rounds of {record.inner_steps} inner steps."
+            f"{losses[-1][0]} rounds of {record.inner_steps_taken()} inner steps."
         )
     console.print(f"Loss curve: {picture}")
 
@@ -128,13 +128,14 @@ def _views_table(record: Record) -> Table:
 
 def _peers_table(record: Record) -> Table:
     table = Table(title="Peers", title_justify="left")
-    for column in ("peer", "end", "rounds", "sent", "received", "last loss"):
+    for column in ("peer", "end", "rounds", "steps", "sent", "received", "last loss"):
         table.add_column(column, justify="left" if column in ("peer", "end") else "right")
     for peer in record.peers.values():
         table.add_row(
             peer.name,
             peer.state,
             str(len(peer.losses)),
+            str(sum(peer.steps.values())),
             _megabytes(peer.bytes_sent),
             _megabytes(peer.bytes_received),
             "" if peer.loss is None else f"{peer.loss:.3f}",

@@ -13,7 +13,7 @@ import torch
 from bytegpt import ByteGPT, Shape, Text, windows_at
 
 import collcomm
-from collcomm.diloco import DiLoCo
+from collcomm.diloco import DiLoCo, UnevenSteps
 
 Emit = Callable[..., None]  # emit("step", round=3, step=7, loss=2.5)
 
@@ -25,7 +25,7 @@ NEWCOMER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """One peer's part. What the whole group must agree on (``rounds`` to ``inner_lr``) is taken over from the group."""
+    """One peer's part. What all must agree on (``rounds`` to ``inner_lr``, ``least_steps``) is taken over from the group."""
 
     coordinator: str
     name: str | None
@@ -37,6 +37,7 @@ class PeerSettings:
     inner_lr: float
     held_out: int  # windows
     seed: int
+    least_steps: int = 0  # of uneven machines, of which the fastest take inner_steps; 0: all take those
     newcomer: str = ""  # wait for this peer ...
     newcomer_round: int = 0  # ... after this round, if it is not there yet
 
@@ -54,8 +55,8 @@ class InnerLoop:
         self._held_out = torch.from_numpy(self.text.held_out_windows(settings.held_out, settings.shape.context))
         self._own_steps = 0
 
-    def train(self, finished: int, plan: Plan, member: int, part: int, parts: int, emit: Emit) -> float:
-        """The inner steps of one round, on share ``part`` of ``parts``. Returns the mean loss.
+    def train(self, finished: int, plan: Plan, steps: int, member: int, part: int, parts: int, emit: Emit) -> float:
+        """The ``steps`` inner steps of one round, on share ``part`` of ``parts``. Returns the mean loss.
 
         Shares move on by one each round, so that a dead peer's is not lost; batches are drawn by (seed, member,
         round), so that no two peers ever see the same.
@@ -64,21 +65,21 @@ class InnerLoop:
         random = np.random.default_rng([self.settings.seed, member, finished])
         context = self.settings.shape.context
         total, shown = 0.0, 0.0
-        for step in range(plan.inner_steps):
+        for step in range(steps):
             starts = random.integers(0, len(shard) - context - 1, plan.batch)
             loss = self.model.loss(torch.from_numpy(windows_at(shard, starts, context)))
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for group in self.optimizer.param_groups:
-                group["lr"] = plan.rate(finished, step) * min(1.0, (self._own_steps + 1) / WARM_UP_STEPS)
+                group["lr"] = plan.rate(finished, step / steps) * min(1.0, (self._own_steps + 1) / WARM_UP_STEPS)
             self.optimizer.step()
             self._own_steps += 1
             total += loss.item()
             if time.monotonic() - shown > STEP_EVENT_SECONDS:
                 shown = time.monotonic()
                 emit("step", round=finished + 1, step=step + 1, loss=loss.item())
-        return total / plan.inner_steps
+        return total / steps
 
     @torch.no_grad()
     def held_out_loss(self, rank: int, size: int) -> tuple[float, int]:
@@ -98,9 +99,9 @@ class InnerLoop:
 class Plan:
     """The schedule of the run, kept in arrays that `DiLoCo.sync` shares: a newcomer trains as the group does."""
 
-    def __init__(self, rounds: int, inner_steps: int, batch: int, inner_lr: float):
+    def __init__(self, rounds: int, inner_steps: int, batch: int, inner_lr: float, least_steps: int = 0):
         self.shared = {
-            "plan.counts": np.array([rounds, inner_steps, batch], np.int64),
+            "plan.counts": np.array([rounds, inner_steps, batch, least_steps], np.int64),
             "plan.inner_lr": np.array([inner_lr], np.float64),
         }
 
@@ -116,9 +117,13 @@ class Plan:
     def batch(self) -> int:
         return int(self.shared["plan.counts"][2])
 
-    def rate(self, finished: int, step: int) -> float:
-        """Inner learning rate: a cosine over all inner steps of the run, without the warm-up."""
-        progress = (finished * self.inner_steps + step) / (self.rounds * self.inner_steps)
+    @property
+    def least_steps(self) -> int:
+        return int(self.shared["plan.counts"][3])
+
+    def rate(self, finished: int, part: float) -> float:
+        """Inner learning rate when ``part`` of a round is done: a cosine over the whole run, without the warm-up."""
+        progress = (finished + part) / self.rounds
         falling = 0.5 * (1 + math.cos(math.pi * progress))
         return float(self.shared["plan.inner_lr"][0]) * (FINAL_RATE + (1 - FINAL_RATE) * falling)
 
@@ -127,13 +132,14 @@ def run_peer(settings: PeerSettings, emit: Emit) -> bool:
     """Take part in the run until its last round. Returns whether all peers ended with the same bits."""
     torch.set_num_threads(1)  # peers share this machine's cores
     inner = InnerLoop(settings)
-    plan = Plan(settings.rounds, settings.inner_steps, settings.batch, settings.inner_lr)
+    plan = Plan(settings.rounds, settings.inner_steps, settings.batch, settings.inner_lr, settings.least_steps)
     emit("ready")
     with collcomm.join(settings.coordinator, name=settings.name, min_size=settings.min_size) as comm:
         emit("joined", member=comm.view[comm.rank].id)
         diloco = DiLoCo(comm, inner.model.arrays(), extra=plan.shared)
         shown_epoch = -1
         train_loss = np.nan
+        pace: UnevenSteps | None = None
         while True:
             if comm.view.epoch != shown_epoch:
                 shown_epoch = comm.view.epoch
@@ -144,9 +150,15 @@ def run_peer(settings: PeerSettings, emit: Emit) -> bool:
             emit("evaluated", round=diloco.rounds, **evaluate(inner, comm, train_loss))
             if diloco.rounds >= plan.rounds:
                 break
+            if plan.least_steps and pace is None:
+                pace = UnevenSteps(comm, plan.least_steps, plan.inner_steps)
+            steps = pace.agree() if pace else plan.inner_steps
             rank, size = comm.rank, comm.size
-            train_loss = inner.train(diloco.rounds, plan, comm.view[rank].id, rank, size, emit)
-            emit("reducing", round=diloco.rounds + 1, loss=train_loss)
+            with Stopwatch() as training:
+                train_loss = inner.train(diloco.rounds, plan, steps, comm.view[rank].id, rank, size, emit)
+            if pace:
+                pace.trained(steps, training.seconds)
+            emit("reducing", round=diloco.rounds + 1, loss=train_loss, steps=steps)
             report = diloco.round()
             emit(
                 "round",

@@ -26,6 +26,8 @@ import numpy as np
 from .flat import Array, FlatParameters
 from .outer import NesterovSGD
 
+MOST_WEIGHT = 1 << 24
+
 
 class Group(Protocol):
     """What DiLoCo needs of a `collcomm.Communicator`."""
@@ -71,6 +73,9 @@ class DiLoCo:
     :param lr: outer learning rate.
     :param momentum: outer Nesterov momentum.
     :param extra: more arrays that newcomers get from the group in `sync`, written in place.
+    :param weighted: average by the steps that peers took, which they give to `round`; all peers must choose alike. DiLoCo's
+        is the plain average: each peer's move counts the same, however many steps led to it (`uneven`). By steps, a slow
+        peer's short move has as little say as it has data behind it.
     """
 
     def __init__(
@@ -80,12 +85,16 @@ class DiLoCo:
         lr: float = 0.7,
         momentum: float = 0.9,
         extra: Mapping[str, Array] | None = None,
+        weighted: bool = False,
     ):
         self._comm = comm
         self._parameters = FlatParameters(params)
         self._outer = NesterovSGD(self._parameters.size, self._parameters.dtype, lr, momentum)
         self._anchor: Array = np.empty(self._parameters.size, self._parameters.dtype)
-        self._bucket: Array = np.empty_like(self._anchor)
+        self._weighted = weighted
+        self._bucket: Array = np.empty(
+            self._parameters.size + weighted, self._parameters.dtype
+        )  # the last: sum of steps
         self._round = np.zeros(1, np.int64)
         self._layout = np.array([self._parameters.fingerprint], np.int64)
         self._parameters.read(self._anchor)
@@ -127,14 +136,27 @@ class DiLoCo:
         self._parameters.write(self._anchor)
         return report
 
-    def round(self) -> RoundReport:
-        """Average everybody's pseudo-gradient (anchor - parameters), take the outer step, write the result back."""
+    def round(self, steps: int | None = None) -> RoundReport:
+        """Average everybody's pseudo-gradient (anchor - parameters), take the outer step, write the result back.
+
+        ``steps``: inner steps that led here; counts with ``weighted`` only.
+
+        :raises ValueError: ``weighted``, and ``steps`` is not from 1 to 2^24 (which float32 holds exactly).
+        """
+        if self._weighted and not (steps is not None and 1 <= steps <= MOST_WEIGHT):
+            raise ValueError(f"a weighted round needs this peer's steps, from 1 to {MOST_WEIGHT}, not {steps!r}")
         started, before = time.perf_counter(), self._comm.stats()
-        self._parameters.drift_from(self._anchor, self._bucket)
+        gradient = self._bucket[: self._parameters.size]
+        self._parameters.drift_from(self._anchor, gradient)
+        if self._weighted:
+            np.multiply(gradient, gradient.dtype.type(steps), out=gradient)
+            self._bucket[-1] = steps
         reducing = time.perf_counter()
-        self._comm.all_reduce(self._bucket, op="avg", out=self._bucket)
+        self._comm.all_reduce(self._bucket, op="sum" if self._weighted else "avg", out=self._bucket)
         reduced, after = time.perf_counter(), self._comm.stats()
-        self._outer.step(self._anchor, self._bucket)
+        if self._weighted:
+            np.divide(gradient, self._bucket[-1], out=gradient)
+        self._outer.step(self._anchor, gradient)
         self._parameters.write(self._anchor)
         self._round += 1
         reduce_seconds = reduced - reducing
