@@ -24,6 +24,7 @@ from .sharing import FairShares, SharedClocks, Sharing
 from .workload import LOCAL, RECV, SEND, Workload
 
 PARTS = 8  # into which a large message is cut: enough that a tree passes on while it receives
+FEW_STEPS = 100_000  # of all ranks; with more, messages stay whole unless asked for
 EXACT_CHANNELS = 512  # pairs and streams; with more, shares are approximate (`sharing.SharedClocks`)
 MOST_NODES = 4_000_000  # steps of all ranks; a gigabyte or two of memory
 CPU, TRANSFER, ARRIVAL, FAILURE = 0, 1, 2, 3
@@ -38,14 +39,14 @@ def simulate(
     start: Sequence[float] | None = None,
     failures: Sequence[Failure] = (),
     *,
-    parts: int = PARTS,
+    parts: int | None = None,
     streams: int = 1,
     seed: int | None = None,
     exact: bool | None = None,
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
-    begins. ``parts``: at most so many per message. ``streams``: per link; a network with several ways takes a third argument
+    begins. ``parts``: at most so many per message (default: 8, or 1 where there are many steps). ``streams``: per link; a network with several ways takes a third argument
     in `path`. ``seed``: of the delays up to what the network calls ``jitter``; without one there are none.
     ``exact``: rates by progressive filling, whatever it takes.
 
@@ -76,7 +77,7 @@ def run(
     start: Sequence[float] | None = None,
     failures: Sequence[Failure] = (),
     *,
-    parts: int = PARTS,
+    parts: int | None = None,
     streams: int = 1,
     seed: int | None = None,
     exact: bool | None = None,
@@ -84,9 +85,11 @@ def run(
     """As `simulate`, for programs."""
     if len(found) != network.n:
         raise ValueError(f"{len(found)} schedules for a network of {network.n} ranks: give one for each")
+    steps = sum(len(program.actions) for program in found)
+    if parts is None:
+        parts = PARTS if steps <= FEW_STEPS else 1
     if parts < 1 or streams < 1:
         raise ValueError(f"parts and streams are at least 1, not {parts} and {streams}")
-    steps = sum(len(program.actions) for program in found)
     if steps > MOST_NODES:
         raise ValueError(f"{steps:,} steps are too many to simulate one by one (at most {MOST_NODES:,}): try `lockstep`")
     work = Workload(found, bounds, parts, streams)
