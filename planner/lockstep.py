@@ -44,7 +44,7 @@ def lockstep(
 ) -> Prediction:
     """As `simulate.predict`. ``order``: the ranks as they stand round the ring.
 
-    Raises ValueError if ranks differ by more than a rotation, KeyError for an unknown algorithm.
+    Raises NoRotation, ValueError for too many steps, KeyError for an unknown algorithm.
     """
     if network.n != n:
         raise ValueError(f"{n} ranks on a network of {network.n}")
@@ -54,7 +54,9 @@ def lockstep(
         raise ValueError(f"{len(program.actions):,} steps of each rank are too many (at most {MOST_STEPS:,})")
     for rank in sorted({1 % n, n // 2, n - 1} - {0}):
         if _shape(_program(kind, algorithm, n, rank, root, parameters)) != _shape(program):
-            raise ValueError(f"{kind} by {algorithm}: rank {rank} is no rotation of rank 0; `simulate` takes such schedules")
+            raise NoRotation(
+                f"{kind} by {algorithm}: rank {rank} is no rotation of rank 0; `simulate` takes such schedules"
+            )
     return _Lockstep(program, even_bounds(program, nbytes), network, ranks).run()
 
 
@@ -68,14 +70,17 @@ def _shape(program: Program) -> tuple[Any, ...]:
     return program.actions, shifts, program.after
 
 
+class NoRotation(ValueError):
+    """Ranks differ by more than a rotation."""
+
+
 class _Lockstep:
     """``ranks``: by place. Vectors are by place: entry p is of rank ``ranks[p]``."""
 
     def __init__(self, program: Program, bounds: Bounds, network: Network, ranks: Sequence[int]):
         self.program, self.network, self.ranks, self.n = program, network, ranks, program.n
         self.sizes = [
-            _length(source or target, bounds)
-            for source, target in zip(program.sources, program.targets, strict=True)
+            _length(source or target, bounds) for source, target in zip(program.sources, program.targets, strict=True)
         ]
         self.inline = runs_inline(program, self.sizes)
         speeds = getattr(network, "computes", None) or [network.compute] * self.n
@@ -107,14 +112,20 @@ class _Lockstep:
     def _look(self) -> None:
         """Find the rates of the transfers by how far they go."""
         shifts = sorted(self.sent)
-        looked_at = shifts if self.together else sorted({shifts[i * (len(shifts) - 1) // (LOOKED_AT - 1)] for i in range(LOOKED_AT)})
+        looked_at = (
+            shifts
+            if self.together
+            else sorted({shifts[i * (len(shifts) - 1) // (LOOKED_AT - 1)] for i in range(LOOKED_AT)})
+        )
         routes = {shift: self._routes(shift) for shift in looked_at}
         for shift in shifts:
             self.stands_for[shift] = min(looked_at, key=lambda seen: (abs(seen - shift), seen))
         count = len(self.capacities)
         if self.together:
             width = max(route.shape[1] for route in routes.values())
-            padded = [np.pad(route, ((0, 0), (0, width - route.shape[1])), constant_values=-1) for route in routes.values()]
+            padded = [
+                np.pad(route, ((0, 0), (0, width - route.shape[1])), constant_values=-1) for route in routes.values()
+            ]
             rates = _fill(np.concatenate(padded), self.capacities) if padded else np.zeros(0)
             for place, shift in enumerate(looked_at):
                 self.rates[shift] = rates[place * self.n : (place + 1) * self.n]
@@ -215,7 +226,9 @@ class _Lockstep:
         cost: Vector | float = self.network.overhead
         if self.program.actions[index] == Action.RECV_REDUCE:
             cost = cost + self.sizes[index] * self.per_byte
-        self._finish(index, self._turn(shift if self.together else RECEIVING, np.maximum(arrived, self._waits(index)), cost))
+        self._finish(
+            index, self._turn(shift if self.together else RECEIVING, np.maximum(arrived, self._waits(index)), cost)
+        )
 
 
 def _length(place: Place | None, bounds: Bounds) -> int:

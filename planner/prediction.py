@@ -39,7 +39,11 @@ class Prediction:
 
     def busiest(self, count: int = 10) -> list[Load]:
         """The resources used most, by share of their capacity, the busiest first."""
-        lasted = self.seconds if self.seconds < float("inf") else max((t for t in self.finish if t < float("inf")), default=0)
+        lasted = (
+            self.seconds
+            if self.seconds < float("inf")
+            else max((t for t in self.finish if t < float("inf")), default=0)
+        )
         loads = [
             Load(resource, nbytes, self.busy[resource], share_of(nbytes, self.capacities[resource], lasted))
             for resource, nbytes in enumerate(self.carried)

@@ -44,7 +44,9 @@ class Program:
 def analyse(schedule: Schedule) -> Program:
     """Raises ValueError for a schedule that uses windows."""
     if schedule.windows:
-        raise ValueError(f"{schedule.kind} by {schedule.algorithm} uses shared memory: there are no messages to simulate")
+        raise ValueError(
+            f"{schedule.kind} by {schedule.algorithm} uses shared memory: there are no messages to simulate"
+        )
     steps = schedule.steps
     return Program(
         schedule.kind,

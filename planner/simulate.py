@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from typing import Any, cast
 
-from ..collectives import Schedule
+from ..collectives import Schedule, generate
 from .failure import Failure
+from .lockstep import NoRotation, lockstep
 from .network import Network
 from .prediction import Prediction, Stuck
 from .program import Bounds, Program, analyse, even_bounds, programs
@@ -24,8 +25,11 @@ from .sharing import FairShares, SharedClocks, Sharing
 from .workload import LOCAL, RECV, SEND, Workload
 
 PARTS = 8  # into which a large message is cut: enough that a tree passes on while it receives
+CHEAP_NODES = 1000  # up to so many, into more parts
 FEW_STEPS = 100_000  # of all ranks; with more, messages stay whole unless asked for
 EXACT_CHANNELS = 512  # pairs and streams; with more, shares are approximate (`sharing.SharedClocks`)
+CHOSEN_AMONG = 64  # ranks; programs of so few are kept
+MANY_STEPS = 500_000  # of all ranks
 MOST_NODES = 4_000_000  # steps of all ranks; a gigabyte or two of memory
 CPU, TRANSFER, ARRIVAL, FAILURE = 0, 1, 2, 3
 NEVER = float("inf")
@@ -46,7 +50,7 @@ def simulate(
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
-    begins. ``parts``: at most so many per message (default: 8, or 1 where there are many steps). ``streams``: per link; a network with several ways takes a third argument
+    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link; a network with several ways takes a third argument
     in `path`. ``seed``: of the delays up to what the network calls ``jitter``; without one there are none.
     ``exact``: rates by progressive filling, whatever it takes.
 
@@ -54,19 +58,35 @@ def simulate(
     """
     found = [analyse(schedule) for schedule in schedules]
     bounds = nbytes if callable(nbytes) else None
-    split = (lambda program: bounds(program.rank)) if bounds else (lambda program: even_bounds(program, cast(int, nbytes)))
+    split = (
+        (lambda program: bounds(program.rank)) if bounds else (lambda program: even_bounds(program, cast(int, nbytes)))
+    )
     return run(found, split, network, start, failures, parts=parts, streams=streams, seed=seed, exact=exact)
 
 
 def predict(
     kind: str, algorithm: str, n: int, nbytes: int, network: Network, root: int = 0, **parameters: Any
 ) -> Prediction:
-    """What the collective takes from a common start; ``parameters`` are the algorithm's. Plain float arithmetic in a fixed
-    order: all ranks get the same figure.
+    """What the collective takes from a common start; ``parameters`` are the algorithm's.
+
+    Plain float arithmetic in a fixed order, unless there are more than ``MANY_STEPS`` steps: all ranks get the same figure.
+    Beyond that, what ranks do in lock step is simulated so (`lockstep`).
 
     Raises KeyError for an unknown algorithm, ValueError for more steps than can be simulated.
     """
-    found = programs(kind, algorithm, n, root, **parameters)
+    if n <= CHOSEN_AMONG:
+        return run(
+            programs(kind, algorithm, n, root, **parameters), lambda program: even_bounds(program, nbytes), network
+        )
+    steps = n * len(generate(kind, algorithm, n, (root + 1) % n, root, **parameters).steps)
+    if steps > MANY_STEPS:
+        try:
+            return lockstep(kind, algorithm, n, nbytes, network, root, **parameters)
+        except NoRotation:
+            pass
+    if steps > MOST_NODES:
+        raise ValueError(f"{kind} by {algorithm} among {n:,} ranks has some {steps:,} steps: too many to simulate")
+    found = [analyse(generate(kind, algorithm, n, rank, root, **parameters)) for rank in range(n)]
     return run(found, lambda program: even_bounds(program, nbytes), network)
 
 
@@ -87,11 +107,13 @@ def run(
         raise ValueError(f"{len(found)} schedules for a network of {network.n} ranks: give one for each")
     steps = sum(len(program.actions) for program in found)
     if parts is None:
-        parts = PARTS if steps <= FEW_STEPS else 1
+        parts = max(PARTS, min(4 * PARTS, CHEAP_NODES // max(1, steps))) if steps <= FEW_STEPS else 1
     if parts < 1 or streams < 1:
         raise ValueError(f"parts and streams are at least 1, not {parts} and {streams}")
     if steps > MOST_NODES:
-        raise ValueError(f"{steps:,} steps are too many to simulate one by one (at most {MOST_NODES:,}): try `lockstep`")
+        raise ValueError(
+            f"{steps:,} steps are too many to simulate one by one (at most {MOST_NODES:,}): try `lockstep`"
+        )
     work = Workload(found, bounds, parts, streams)
     if start is not None and len(start) != work.n:
         raise ValueError(f"{len(start)} starting times for {work.n} ranks")
@@ -133,7 +155,9 @@ class _Simulation:
         speeds = getattr(network, "computes", None) or [network.compute] * work.n
         self.per_byte = [1.0 / speed for speed in speeds]
         self.dead = bytearray(work.n)
-        self.waiting: list[list[int]] = [[] for _ in work.channels]  # sends that were issued, while another is under way
+        self.waiting: list[list[int]] = [
+            [] for _ in work.channels
+        ]  # sends that were issued, while another is under way
         self.under_way = [-1] * len(work.channels)
         self.done = bytearray(len(work.kind))
 

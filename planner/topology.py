@@ -117,7 +117,9 @@ class Topology:
         for host in self.all_hosts:
             self._gates.append(self._node(host.gate, f"host {host.name!r}") if host.gate else -1)
             if self._gates[-1] >= 0 and (self._gates[-1] < self._first_switch or host.up is None or host.down is None):
-                raise TopologyError(f"{self.name}: host {host.name!r} is attached to {host.gate!r}: that needs a switch and a nic")
+                raise TopologyError(
+                    f"{self.name}: host {host.name!r} is attached to {host.gate!r}: that needs a switch and a nic"
+                )
             self._up.append(-1 if host.up is None else self._resource(host.up, f"{host.name} up"))
             self._down.append(-1 if host.down is None else self._resource(host.down, f"{host.name} down"))
             self._local.append(self._resource(host.local, f"within {host.name}") if host.ranks > 1 else -1)

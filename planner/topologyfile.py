@@ -1,39 +1,39 @@
 """Topology files: TOML that says which hosts, switches and links there are.
 
-    name = "two sites"
-    overhead = "10 us"                  # optional: of a rank's time, per message
+name = "two sites"
+overhead = "10 us"                  # optional: of a rank's time, per message
 
-    [[hosts]]                           # one host; or many, with prefix = "h" and count = 8: h0 to h7
-    name = "a"
-    nic = "10 Gbit/s"                   # or up = ..., down = ...; may be left out for hosts with links of their own
-    attach = "west"                     # the switch that the card is plugged into; optional
-    latency = "50 us"                   # of that cable; jitter = "1 ms": by which messages may be later
-    ranks = 2                           # optional: on each of these hosts
-    site = "Oslo"                       # optional: a label
-    compute = "8 GB/s"                  # optional: at which a rank reduces
-    local = "4 GB/s"                    # optional: between the ranks of the host, all together
+[[hosts]]                           # one host; or many, with prefix = "h" and count = 8: h0 to h7
+name = "a"
+nic = "10 Gbit/s"                   # or up = ..., down = ...; may be left out for hosts with links of their own
+attach = "west"                     # the switch that the card is plugged into; optional
+latency = "50 us"                   # of that cable; jitter = "1 ms": by which messages may be later
+ranks = 2                           # optional: on each of these hosts
+site = "Oslo"                       # optional: a label
+compute = "8 GB/s"                  # optional: at which a rank reduces
+local = "4 GB/s"                    # optional: between the ranks of the host, all together
 
-    [[hosts]]                           # attach = "leaf*" with per_switch = 40: the first 40 at the first leaf, and so on
-    prefix = "h"
-    count = 10000
-    attach = "leaf*"
-    per_switch = 40
-    nic = "10 Gbit/s"
+[[hosts]]                           # attach = "leaf*" with per_switch = 40: the first 40 at the first leaf, and so on
+prefix = "h"
+count = 10000
+attach = "leaf*"
+per_switch = 40
+nic = "10 Gbit/s"
 
-    [[switches]]
-    prefix = "leaf"                     # or name = "west"
-    count = 250
+[[switches]]
+prefix = "leaf"                     # or name = "west"
+count = 250
 
-    [[links]]                           # names, or all that begin so: "leaf*" with "spine*" joins each with each
-    a = "leaf*"
-    b = "spine*"
-    rate = "40 Gbit/s"                  # or a_to_b = ..., b_to_a = ...; or oversubscription = 4: what the hosts at a switch a
-    latency = "2 us"                    # could send or receive at once, divided by 4, is spread over that switch's links
-    parallel = 2                        # optional: that many side by side
+[[links]]                           # names, or all that begin so: "leaf*" with "spine*" joins each with each
+a = "leaf*"
+b = "spine*"
+rate = "40 Gbit/s"                  # or a_to_b = ..., b_to_a = ...; or oversubscription = 4: what the hosts at a switch a
+latency = "2 us"                    # could send or receive at once, divided by 4, is spread over that switch's links
+parallel = 2                        # optional: that many side by side
 
-    [[failures]]
-    link = ["west", "east"]             # or host = "a"
-    at = "2 s"
+[[failures]]
+link = ["west", "east"]             # or host = "a"
+at = "2 s"
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ class _Reader:
             self._add_links(entry)
         title = document.get("name", self._file)
         topology = Topology(str(title), list(self._hosts.values()), list(self._switches), self._links, overhead)
-        topology.failures = tuple(
-            self._failure(entry, topology) for entry in self._entries(document, "failures")
-        )
+        topology.failures = tuple(self._failure(entry, topology) for entry in self._entries(document, "failures"))
         return topology
 
     def _wrong(self, what: str) -> TopologyError:
@@ -189,7 +187,9 @@ class _Reader:
         if gates and card is None:
             raise self._wrong("what is attached to a switch needs a nic, like '10 Gbit/s'")
         if not gates and ("latency" in entry or "jitter" in entry):
-            raise self._wrong("latency and jitter are of the cable to a switch: say which with attach, or give them to links")
+            raise self._wrong(
+                "latency and jitter are of the cable to a switch: say which with attach, or give them to links"
+            )
         common: dict[str, Any] = {
             "ranks": self._count(entry, "ranks", 1, 1024),
             "site": self._text(entry, "site"),

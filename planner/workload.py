@@ -12,7 +12,13 @@ from ..collectives import Action
 from .program import FRAME_BYTES, INLINE_BYTES, Bounds, Place, Program, runs_inline
 
 SEND, RECV, RECV_REDUCE, LOCAL = 0, 1, 2, 3
-_KINDS = {Action.SEND: SEND, Action.RECV: RECV, Action.RECV_REDUCE: RECV_REDUCE, Action.COPY: LOCAL, Action.REDUCE: LOCAL}
+_KINDS = {
+    Action.SEND: SEND,
+    Action.RECV: RECV,
+    Action.RECV_REDUCE: RECV_REDUCE,
+    Action.COPY: LOCAL,
+    Action.REDUCE: LOCAL,
+}
 _KIND = [_KINDS.get(Action(number), LOCAL) for number in range(len(Action))]
 
 
@@ -39,7 +45,9 @@ class Workload:
         self._receives: dict[tuple[int, int, int], list[int]] = {}
         for rank, program in enumerate(programs):
             if program.rank != rank or program.n != self.n:
-                raise ValueError(f"schedule {rank} of {self.n} is of rank {program.rank} of {program.n}: give all, by rank")
+                raise ValueError(
+                    f"schedule {rank} of {self.n} is of rank {program.rank} of {program.n}: give all, by rank"
+                )
             self._add(rank, program, bounds(program))
         self._join()
 
@@ -108,7 +116,9 @@ class Workload:
         for ends, sends in self._sends.items():
             receives = self._receives.pop(ends, [])
             if len(sends) != len(receives):
-                raise ValueError(f"rank {ends[0]} sends {len(sends)} messages that rank {ends[1]} takes {len(receives)} of")
+                raise ValueError(
+                    f"rank {ends[0]} sends {len(sends)} messages that rank {ends[1]} takes {len(receives)} of"
+                )
             number = len(self.channels)
             self.channels.append(ends)
             in_order, out_order = not self.inline[ends[1]], not self.inline[ends[0]]

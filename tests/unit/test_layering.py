@@ -56,10 +56,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diloco": FACE | {"aio", "overlap"},
     "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
+    "plan": FACE | {"bench"},
     "certificates": BOTTOM,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "simulate", "tuning", ""},
+    "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -110,7 +111,7 @@ MODULE_OF = {
     "mpi4py": "mpi",
     "cupy": "cuda_ipc",
 }  # packages whose module bears a plainer name
-MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:
