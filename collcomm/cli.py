@@ -13,6 +13,7 @@ from .chaos import command as chaos
 from .errors import CollcommError
 from .membership import PRESETS, Journal, Store, read_secret, run_coordinator
 from .membership.server import LOOPBACK
+from .plan import command as plan
 from .simulate import command as simulate
 
 
@@ -49,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tune = commands.add_parser("tune", help="measure what strided transfers cost on this machine, and remember it")
     tune.set_defaults(run=tuning.run)
     simulate.add_arguments(commands.add_parser("simulate", help="attack the protocol with seeded random histories"))
+    plan.add_arguments(commands.add_parser("plan", help="predict what collectives will cost on a network, and draw it"))
     chaos.add_arguments(
         commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")
     )
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)
-    except (CollcommError, ValueError, PermissionError) as error:
+    except (CollcommError, ValueError, PermissionError, FileNotFoundError) as error:
         print(f"collcomm: {error}")
         return 2
     except KeyboardInterrupt:

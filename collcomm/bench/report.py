@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .measure import format_seconds, format_size, machine
@@ -16,9 +16,9 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
     print_table(title, [_cells(row) for row in rows])
 
 
-def print_table(title: str, lines: Sequence[dict[str, str]]) -> None:
-    """``lines``: all with the cells of the first."""
-    facts = ", ".join(f"{name} {value}" for name, value in machine().items())
+def print_table(title: str, lines: Sequence[dict[str, str]], about: Mapping[str, Any] | None = None) -> None:
+    """``lines``: all with the cells of the first. ``about``: what the figures depend on, if it is not this machine."""
+    facts = ", ".join(f"{name} {value}" for name, value in (machine() if about is None else about).items())
     header = list(lines[0])
     table = [[line[name] for name in header] for line in lines]
     widths = [max(len(name), *(len(row[i]) for row in table)) for i, name in enumerate(header)]

@@ -8,10 +8,10 @@ from .schedule import Schedule, Step, chunk, copy, recv, recv_reduce, send
 def all_reduce(n: int, rank: int, root: int = 0) -> Schedule:
     """The root adds in the order of ranks after it and sends the result out."""
     given, result = chunk("in", 0), chunk("out", 0)
-    others = [(root + shift) % n for shift in range(1, n)]
     if rank != root:
         steps: list[Step] = [send(root, given), recv(root, result)]
     else:
+        others = [(root + shift) % n for shift in range(1, n)]
         steps = _collect(root, others, n)
         steps += [send(peer, result) for peer in others]
     return Schedule("all_reduce", "star", n, rank, {"in": 1, "out": 1}, tuple(steps), in_place=True)
@@ -25,9 +25,9 @@ def _collect(root: int, others: list[int], n: int) -> list[Step]:
 
 
 def reduce(n: int, rank: int, root: int = 0) -> Schedule:
-    others = [(root + shift) % n for shift in range(1, n)]
     if rank != root:
         return Schedule("reduce", "star", n, rank, {"in": 1}, (send(root, chunk("in", 0)),))
+    others = [(root + shift) % n for shift in range(1, n)]
     return Schedule("reduce", "star", n, rank, {"in": 1, "out": 1}, tuple(_collect(root, others, n)))
 
 

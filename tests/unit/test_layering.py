@@ -59,11 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experts": FACE,
     "bench": FACE | {"aio", "", "diloco", "keys"},
     "simulate": FACE,
+    "plan": FACE | {"bench"},
     "certificates": BOTTOM,
     "replanning": BELOW_CORE,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "simulate", "tuning", ""},
+    "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -115,7 +116,7 @@ MODULE_OF = {
     "cupy": "cuda_ipc",
     "scipy": "milp",
 }  # packages whose module bears a plainer name
-MEASURING = {"bench", "chaos", "cli", "simulate"}  # compares with torch, draws tables, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:
