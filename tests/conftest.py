@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from collcomm.bench.namespaces import PREFIX
+from collcomm.laboratory import PREFIX
 from tests.support import peers
 from tests.support.lazydevice import LazyDevice
 from tests.support.ondevice import OnDevice

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..keys import make_keys
+from ..laboratory import Network
 from ..membership import Coordinator
 from .gpu import moved
 from .launch import CoordinatorProcess, Peers, free_port
 from .measure import Timing, bus_factor, summary
-from .namespaces import Network
 from .workload import numpy_dtype
 
 Row = dict[str, Any]

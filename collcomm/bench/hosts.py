@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from ..laboratory import Network
 from .launch import CoordinatorProcess, Peers
 from .measure import summary
-from .namespaces import Network
 
 HOSTS = 2
 PORT = 48148

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from collcomm.bench.launch import CoordinatorProcess, Peers
-from collcomm.bench.namespaces import Network, missing_for_namespaces
+from collcomm.laboratory import Network, missing_for_namespaces
 
 PORT = 48148
 PEER_PROGRAM = (str(Path(__file__).with_name("peer.py")),)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collcomm.bench.namespaces import Network
+from collcomm.laboratory import Network
 from tests.torch_backend.clients.launch import environment, ranks_environment, run_bounded
 
 PORT = 29_500
