@@ -19,7 +19,7 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float64]
 _Ranks = npt.NDArray[np.int64]
 
-WINDOW = 160  # positions after the broken link among which the other two are looked for: bounds the work of one look
+WINDOW = 96  # positions after the broken link among which the other two are looked for: bounds the work of one look
 KICK_WINDOW = 36  # a kick that stays local is repaired in few moves, and keeps what is good elsewhere
 _WORD = (1 << 64) - 1
 
