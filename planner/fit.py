@@ -7,21 +7,39 @@ process for all members, and what comes out is data: nobody has to come to the s
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 from ..collectives import BY_MESSAGES, KINDS
 from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
 from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place, median
-from .order import ring_order
-from .simulate import predict
+from .order import default_steps, ring_order
+from .program import even_bounds, programs
+from .simulate import predict, run
 from .strategy import CUT, parameters
 
-SMALLEST, LARGEST = 64, 64 << 20  # sizes that choices are made for
-MOST_MESSAGES = 400_000  # to be simulated for one plan; above, sizes are looked at more coarsely
+SMALLEST, LARGEST = 64, 64 << 20  # sizes that choices are made for, by powers of two
+SAMPLES = (
+    64,
+    4 << 10,
+    64 << 10,
+    256 << 10,
+    1 << 20,
+    16 << 20,
+)  # what is simulated; between and beyond, times are linear
+LARGE = 1 << 20
+MOST_RANKS = 64  # of which schedules are costed one by one; among more, closed forms choose
+MOST_DIRECT = 32  # the same for algorithms in which everybody talks to everybody
+WHOLE = (
+    "direct",
+    "star",
+)  # algorithms in which nobody sends on what he receives: their messages need not be cut to be costed
 ORDER_BYTES = 4 << 20  # what orders are compared by
 HUB_BYTES = 1 << 16
 STAYS = 0.97  # of the time that the present order takes; what saves less is not worth new links
-STEPS = 20_000  # of the search for an order, per unit of effort
+OBJECTIVES: tuple[Literal["bottleneck"], Literal["sum"]] = ("bottleneck", "sum")
 
 
 def fit(
@@ -48,7 +66,11 @@ def fit(
         ids[hub],
         _typical(network, same_site=True),
         _typical(network, same_site=False),
-        tuple(choice for kind in kinds for choice in _choices(network, kind, order, groups, hub)),
+        tuple(
+            choice
+            for kind in (kinds if network.n <= MOST_RANKS else ())
+            for choice in _choices(network, kind, order, groups, hub)
+        ),
     )
 
 
@@ -56,10 +78,10 @@ def _order(network: Measured, previous: list[int], effort: int) -> tuple[int, ..
     """The present order, unless another is clearly better."""
     n = network.n
     start = tuple(previous) if sorted(previous) == list(range(n)) else None
-    steps = STEPS * (1 + effort)
+    steps = default_steps(n) * (1 + effort)
     found = [
-        ring_order(network.bandwidths, network.latencies, objective=objective, steps=steps)
-        for objective in ("bottleneck", "sum")
+        ring_order(network.bandwidths, network.latencies, objective=objective, steps=steps, start=start)
+        for objective in OBJECTIVES
     ]
     found.append(tuple(range(n)))
     seconds, best = min((_round_trip(network, order), order) for order in found)
@@ -99,16 +121,20 @@ def _typical(network: Measured, same_site: bool) -> LinkClass:
 def _choices(
     network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int
 ) -> Iterator[PlannedChoice]:
-    """For ascending sizes; sizes at which nothing changes are left out."""
-    last: tuple[str, int] | None = None
-    for nbytes in _sizes(network.n, kind):
-        found = min(
-            (_cost(network, kind, algorithm, nbytes, cuts, order, groups, hub), algorithm, cuts)
-            for algorithm, cuts in _candidates(network, kind, groups)
+    """For ascending sizes; those at which nothing changes are left out but for the time that they take."""
+    curves = {}
+    for algorithm, cuts in _candidates(network, kind, groups):
+        options = partial(parameters, kind, algorithm, order=order, sites=groups, hub=hub, cuts=cuts)
+        curves[algorithm, cuts] = [
+            _cost(network, kind, algorithm, nbytes, options(nbytes=nbytes)) for nbytes in SAMPLES
+        ]
+    nbytes = SMALLEST
+    while curves and nbytes <= LARGEST:
+        (seconds, _, _), (algorithm, cuts) = min(
+            ((_at(curve, nbytes), *candidate), candidate) for candidate, curve in curves.items()
         )
-        seconds, algorithm, cuts = found
-        yield PlannedChoice(kind, nbytes if last is not None else 0, algorithm, cuts, seconds)
-        last = algorithm, cuts
+        yield PlannedChoice(kind, nbytes if nbytes > SMALLEST else 0, algorithm, cuts, seconds)
+        nbytes *= 2
 
 
 def _candidates(network: Measured, kind: str, groups: tuple[int, ...]) -> Iterator[tuple[str, int]]:
@@ -116,37 +142,21 @@ def _candidates(network: Measured, kind: str, groups: tuple[int, ...]) -> Iterat
     for kind_of, algorithm in sorted(BY_MESSAGES):
         if kind_of != kind or (algorithm == "hierarchical" and not 1 < len(set(groups)) < network.n):
             continue
+        if algorithm == "direct" and network.n > MOST_DIRECT:
+            continue
         yield algorithm, 1
         if (kind, algorithm) in CUT:
             yield algorithm, 0
 
 
-def _cost(
-    network: Measured,
-    kind: str,
-    algorithm: str,
-    nbytes: int,
-    cuts: int,
-    order: tuple[int, ...],
-    groups: tuple[int, ...],
-    hub: int,
-) -> float:
-    options = parameters(kind, algorithm, nbytes, cuts, order, groups, hub)
-    return predict(kind, algorithm, network.n, nbytes, network, **options).seconds
+def _cost(network: Measured, kind: str, algorithm: str, nbytes: int, options: dict[str, Any]) -> float:
+    found = programs(kind, algorithm, network.n, 0, **options)
+    parts = 1 if algorithm in WHOLE and nbytes >= LARGE else None
+    return run(found, lambda program: even_bounds(program, nbytes), network, parts=parts).seconds
 
 
-def _sizes(n: int, kind: str) -> list[int]:
-    """Powers of two for what is used most, of four for the rest, or of more where there are many ranks."""
-    factor = 2 if kind == "all_reduce" else 4
-    while factor < LARGEST and _work(n, factor) > MOST_MESSAGES:
-        factor *= 4
-    sizes = [SMALLEST]
-    while sizes[-1] < LARGEST:
-        sizes.append(sizes[-1] * factor)
-    return sizes
-
-
-def _work(n: int, factor: int) -> float:
-    """Roughly the messages that are simulated for one kind."""
-    sizes = 1 + (LARGEST // SMALLEST).bit_length() / (factor.bit_length() - 1)
-    return sizes * 6 * 2 * n * (n - 1)
+def _at(curve: Sequence[float], nbytes: int) -> float:
+    """Seconds for ``nbytes``, on the straight lines through the samples ``curve``."""
+    place = max(1, min(len(SAMPLES) - 1, bisect_left(SAMPLES, nbytes)))
+    (left, right), (low, high) = SAMPLES[place - 1 : place + 1], curve[place - 1 : place + 1]
+    return low + (high - low) * (nbytes - left) / (right - left)

@@ -59,17 +59,15 @@ class Measured:
                     self.latencies[one][other], self.bandwidths[one][other] = LOOPBACK.latency, LOOPBACK.bandwidth
         self.capacities: list[float] = []
         self._numbers: dict[tuple[str, int, int], int] = {}
-        self._paths: dict[tuple[int, int], tuple[int, ...]] = {}
         self._cards = self._best_of_each_host()
+        self._trunks = self._best_between_sites()
+        self._paths = [[self._make_path(i, j) for j in range(self.n)] for i in range(self.n)]
 
     def latency(self, source: int, target: int) -> float:
         return self.latencies[source][target]
 
     def path(self, source: int, target: int) -> tuple[int, ...]:
-        found = self._paths.get((source, target))
-        if found is None:
-            found = self._paths[source, target] = self._make_path(source, target)
-        return found
+        return self._paths[source][target]
 
     def _make_path(self, source: int, target: int) -> tuple[int, ...]:
         here, there = self.hosts[source], self.hosts[target]
@@ -82,7 +80,7 @@ class Measured:
             self._resource("in", there, there, self._cards["in", there]),
         ]
         if home != away:
-            path.append(self._resource("trunk", home, away, self._trunk(home, away)))
+            path.append(self._resource("trunk", home, away, self._trunks[home, away]))
         return tuple(path)
 
     def _resource(self, kind: str, one: int, other: int, capacity: float) -> int:
@@ -92,13 +90,13 @@ class Measured:
             self.capacities.append(capacity)
         return self._numbers[key]
 
-    def _trunk(self, home: int, away: int) -> float:
-        return max(
-            self.bandwidths[i][j]
-            for i in range(self.n)
-            for j in range(self.n)
-            if self.sites[i] == home and self.sites[j] == away
-        )
+    def _best_between_sites(self) -> dict[tuple[int, int], float]:
+        best: dict[tuple[int, int], float] = {}
+        for i in range(self.n):
+            for j in range(self.n):
+                pair = self.sites[i], self.sites[j]
+                best[pair] = max(best.get(pair, 0.0), self.bandwidths[i][j])
+        return best
 
     def _best_of_each_host(self) -> dict[tuple[str, int], float]:
         """A host's card is as fast as its best link."""

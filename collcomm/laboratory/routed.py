@@ -233,9 +233,7 @@ def _draw_router(drawn: Blueprint, place: str, network: int) -> None:
     drawn.address(place, "lan", f"10.48.{network}.{GATEWAY}/24")
 
 
-def _draw_hosts(
-    drawn: Blueprint, network_of: Sequence[int], router: str, rates: Sequence[float | None]
-) -> list[str]:
+def _draw_hosts(drawn: Blueprint, network_of: Sequence[int], router: str, rates: Sequence[float | None]) -> list[str]:
     """Hosts in the networks of their routers; returns their addresses."""
     addresses = []
     for index, network in enumerate(network_of):

@@ -161,7 +161,9 @@ def measured_rate(
         return server.rate(seconds)
 
 
-def dialled(lab: Any, source: int | None, address: str, port: int, seconds: float = 5.0, count: int = 1) -> dict[str, Any]:
+def dialled(
+    lab: Any, source: int | None, address: str, port: int, seconds: float = 5.0, count: int = 1
+) -> dict[str, Any]:
     """What `dial` tells from a host."""
     case = {"task": "dial", "target": address, "port": port, "seconds": seconds, "count": count}
     command: Sequence[str] = [*lab.enter(source), *from_path, json.dumps(case)]
