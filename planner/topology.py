@@ -76,7 +76,8 @@ class Plug:
 
 @dataclass
 class Topology:
-    """A `Network`. Ranks are numbered host by host. ``names``: of the resources, in words; ``failures``: that the file foresees."""
+    """A `Network`. Ranks are numbered host by host. ``names``: of the resources, in words; ``failures``: that the file foresees;
+    ``computes``: bytes/s at which each rank reduces; ``link_resources``: of each link, there and back."""
 
     name: str
     all_hosts: Sequence[Host]
