@@ -50,8 +50,8 @@ def simulate(
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
-    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link; with
-    more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what the network
+    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link;
+    with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what the network
     calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
 
     Raises ValueError for schedules that do not fit each other or are too large.
