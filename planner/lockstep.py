@@ -4,7 +4,8 @@ ranks is a handful of vector operations, where `simulate` would have hundreds of
 One rank's program stands for all; that the others are its rotations is checked on a few. What is approximate, beside numpy's
 order of additions: transfers of a ring are taken to be under way all the time, so their max-min rates are worked out once;
 of a direct exchange, rounds are taken to follow each other, and their rates are those of the nearest of a few rounds looked at.
-The ways of a ring (right, left), and what is sent and received in a direct exchange, each have the rank's thread for themselves. All chunks are taken to be as large as rank 0's.
+The ways of a ring (right, left), and what is sent and received in a direct exchange, each have the rank's thread for themselves.
+All chunks are taken to be as large as rank 0's.
 Of what a step waits for, only the last ``WINDOW`` steps count: older messages have gone round the ring since.
 """
 

@@ -24,8 +24,9 @@ class Stuck:
 
 @dataclass(frozen=True)
 class Prediction:
-    """``seconds``: until the last rank is done, infinite if one never is; ``finish``: of each rank; ``carried`` and ``busy``: bytes
-    that passed each resource, and seconds for which any did; ``exact``: whether all transfers had their max-min fair rates."""
+    """``seconds``: until the last rank is done, infinite if one never is; ``finish``: of each rank; ``carried`` and ``busy``:
+    bytes that passed each resource, and seconds for which any did; ``events``: that it took to work this out; ``exact``:
+    whether all transfers had their max-min fair rates; ``stuck``: who never finishes (the first 64)."""
 
     seconds: float
     finish: tuple[float, ...]

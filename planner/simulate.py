@@ -26,7 +26,7 @@ from .workload import LOCAL, RECV, SEND, Workload
 
 PARTS = 8  # into which a large message is cut: enough that a tree passes on while it receives
 CHEAP_NODES = 1000  # up to so many, into more parts
-FEW_STEPS = 100_000  # of all ranks; with more, messages stay whole unless asked for
+FEW_STEPS = 30_000  # of all ranks; with more, messages stay whole unless asked for
 EXACT_CHANNELS = 512  # pairs and streams; with more, shares are approximate (`sharing.SharedClocks`)
 CHOSEN_AMONG = 64  # ranks; programs of so few are kept
 MANY_STEPS = 500_000  # of all ranks
@@ -50,18 +50,18 @@ def simulate(
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
-    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link; a network with several ways takes a third argument
-    in `path`. ``seed``: of the delays up to what the network calls ``jitter``; without one there are none.
-    ``exact``: rates by progressive filling, whatever it takes.
+    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link;
+    with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what the network
+    calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
 
     Raises ValueError for schedules that do not fit each other or are too large.
     """
     found = [analyse(schedule) for schedule in schedules]
-    bounds = nbytes if callable(nbytes) else None
-    split = (
-        (lambda program: bounds(program.rank)) if bounds else (lambda program: even_bounds(program, cast(int, nbytes)))
-    )
-    return run(found, split, network, start, failures, parts=parts, streams=streams, seed=seed, exact=exact)
+
+    def bounds(program: Program) -> Bounds:
+        return nbytes(program.rank) if callable(nbytes) else even_bounds(program, nbytes)
+
+    return run(found, bounds, network, start, failures, parts=parts, streams=streams, seed=seed, exact=exact)
 
 
 def predict(
@@ -307,7 +307,7 @@ class _Simulation:
             carried=tuple(self.sharing.carried),
             busy=tuple(self.sharing.busy),
             capacities=tuple(self.network.capacities),
-            messages=sum(1 for kind in self.work.kind if kind == SEND),
+            messages=self.work.messages,
             events=events,
             exact=self.exact,
             stuck=tuple(Stuck(rank, why) for rank, why in self._reasons(stuck[:SHOWN]).items()),

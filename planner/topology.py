@@ -76,7 +76,8 @@ class Plug:
 
 @dataclass
 class Topology:
-    """A `Network`. Ranks are numbered host by host. ``names``: of the resources, in words; ``failures``: that the file foresees."""
+    """A `Network`. Ranks are numbered host by host. ``names``: of the resources, in words; ``failures``: that the file foresees;
+    ``computes``: bytes/s at which each rank reduces; ``link_resources``: of each link, there and back."""
 
     name: str
     all_hosts: Sequence[Host]
@@ -86,7 +87,7 @@ class Topology:
     failures: tuple[Failure, ...] = ()
     n: int = field(init=False)
     hosts: tuple[int, ...] = field(init=False)
-    capacities: list[float] = field(init=False)
+    capacities: Sequence[float] = field(init=False)
     names: list[str] = field(init=False)
     compute: float = field(init=False)
     computes: list[float] = field(init=False)
@@ -102,7 +103,8 @@ class Topology:
         self.n = len(self.hosts)
         self.computes = [self.all_hosts[number].compute for number in self.hosts]
         self.compute = min(self.computes)
-        self.capacities, self.names = [], []
+        self._rates: list[float] = []
+        self.capacities, self.names = self._rates, []
         self.node_names = [*(host.name for host in self.all_hosts), *self.switches]
         self.node_of: dict[str, int] = {}
         for number, name in enumerate(self.node_names):
@@ -147,9 +149,9 @@ class Topology:
     def _resource(self, rate: float, name: str) -> int:
         if not 0.0 < rate < float("inf"):
             raise TopologyError(f"{self.name}: {name}: a rate is above 0 and finite, not {rate}")
-        self.capacities.append(rate)
+        self._rates.append(rate)
         self.names.append(name)
-        return len(self.capacities) - 1
+        return len(self._rates) - 1
 
     def _check(self) -> None:
         """Every host reaches every other: by way of one switch, or else pair by pair."""

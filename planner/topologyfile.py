@@ -288,9 +288,9 @@ class _Reader:
             if {link.a, link.b} == set(ends)
             for resource in pair
         ]
-        for host in topology.all_hosts:
-            if host.gate and {host.name, host.gate} == set(ends):
-                found += topology.card(topology.node_of[host.name])
+        for number, each in enumerate(topology.all_hosts):
+            if each.gate and {each.name, each.gate} == set(ends):
+                found += topology.card(number)
         if not found:
             raise self._wrong(f"no link joins {ends[0]!r} and {ends[1]!r}")
         return Failure(at, f"link {ends[0]} - {ends[1]} fails", tuple(found))

@@ -25,10 +25,12 @@ _KIND = [_KINDS.get(Action(number), LOCAL) for number in range(len(Action))]
 class Workload:
     """Columns by node: ``kind``, ``rank``, ``nbytes``; ``pending``: how many things it waits for; ``followers``: who waits until
     it is done; ``successor``: who waits until it has been issued (a send) or done; ``channel`` and ``twin`` of a send: its pair
-    and stream, and the node that receives it; ``inline``: ranks that go step by step. ``channels``: (source, target, stream)."""
+    and stream, and the node that receives it. ``messages``: sends, however many parts they have; ``inline``: ranks that go step
+    by step; ``channels``: (source, target, stream)."""
 
     def __init__(self, programs: Sequence[Program], bounds: Callable[[Program], Bounds], parts: int, streams: int):
         self.n = len(programs)
+        self.messages = 0
         self.kind: list[int] = []
         self.rank: list[int] = []
         self.nbytes: list[float] = []
@@ -69,6 +71,7 @@ class Workload:
             firsts.append(first)
             counts.append(count)
             ordinal = 0
+            self.messages += kind == SEND
             if kind != LOCAL:
                 ordinal = ordinals.get((kind == SEND, peer), 0)
                 ordinals[kind == SEND, peer] = ordinal + 1
@@ -125,8 +128,9 @@ class Workload:
             before_send = before_receive = -1
             for send, receive in zip(sends, receives, strict=True):
                 if self.nbytes[send] != self.nbytes[receive]:
+                    sent, expected = self.nbytes[send], self.nbytes[receive]
                     raise ValueError(
-                        f"rank {ends[0]} sends {self.nbytes[send]:g} bytes of which rank {ends[1]} expects {self.nbytes[receive]:g}"
+                        f"rank {ends[0]} sends {sent:g} bytes, of which rank {ends[1]} expects {expected:g}"
                     )
                 self.channel[send] = number
                 self.twin[send] = receive

@@ -150,7 +150,7 @@ def _add_links(
         pair = (link.b, link.a) if turned else (link.a, link.b)
         offset = (drawn[pair] - (cables[pair] - 1) / 2) * 3.5 * gap
         drawn[pair] += 1
-        one, other = _beside(*(places[topology.node_of[name]] for name in pair), offset)
+        one, other = _beside(places[topology.node_of[pair[0]]], places[topology.node_of[pair[1]]], offset)
         if turned:
             one, other = other, one
         lines += [_beside(one, other, gap), _beside(other, one, gap)]
@@ -286,7 +286,7 @@ def _draw_layers(topology: Topology, loads: Sequence[float]) -> Figure:
     )
     step = 2 / max(1, len(rows[0]))
     for node in rows[0]:
-        x, y = places[node]
+        x = places[node][0]
         for side, card in ((-1, 0), (1, 1)):
             used = [loads[topology.card(host)[card]] for host in groups[node]]
             mean, top = sum(used) / len(used), max(used)
