@@ -73,7 +73,9 @@ def describe(
     for source in range(n):
         row: list[tuple[str, ...]] = []
         for target in range(n):
-            limited = [(name, rate) for name, rate in path(source, target) if rate is not None] if source != target else []
+            limited = (
+                [(name, rate) for name, rate in path(source, target) if rate is not None] if source != target else []
+            )
             capacities.update(limited)
             row.append(tuple(name for name, _ in limited))
         paths.append(tuple(row))

@@ -184,7 +184,8 @@ class RelayedLaboratory(Laboratory):
         """Another delay (seconds one way) or loss between all ports of the relay."""
         n = len(self._relay.ports)
         self._relay.change(
-            None if delay is None else square(n, lambda s, t: delay), None if loss is None else square(n, lambda s, t: loss)
+            None if delay is None else square(n, lambda s, t: delay),
+            None if loss is None else square(n, lambda s, t: loss),
         )
 
     def describe(self) -> Description:

@@ -30,9 +30,7 @@ def missing_for_namespaces(*more: str) -> str | None:
 
 def execute(command: Sequence[str], text: str | None = None) -> str:
     """Run a command with ``text`` on its standard input; returns what it prints. Raises RuntimeError if it fails."""
-    done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
-    )
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
