@@ -56,8 +56,8 @@ class PathsLaboratory(Laboratory):
 
 
 def two_paths(rate: float, paths: int = 2, hosts: int = 2) -> PathsLaboratory:
-    """Two routers joined by ``paths`` of equal cost and ``rate`` bytes/s each; the first half of the hosts is behind one, the rest
-    behind the other, with cables that nothing limits.
+    """Two routers joined by ``paths`` of equal cost and ``rate`` bytes/s each; the first half of the hosts is behind one, the
+    rest behind the other, with cables that nothing limits.
 
     A flow keeps to the path that a hash of its addresses and ports has chosen (RFC 2992); several flows spread.
     """
@@ -147,7 +147,7 @@ def behind_nat(
     inbound: str = "drop",
     symmetric: bool = False,
 ) -> Laboratory:
-    """``public`` hosts that all can dial, then ``behind[k]`` hosts behind the translating router number k, which can only dial out.
+    """``public`` hosts that all can dial, then ``behind[k]`` hosts behind the translating router k, which can only dial out.
 
     The hub is in the public network and routes nothing: what is sent to a private address of another network vanishes there.
     ``inbound``: what a router does with a connection from outside, "drop" or "reject". ``symmetric``: the router takes another
@@ -165,8 +165,8 @@ def behind_nat(
     drawn.place(HUB)
     drawn.bridge(HUB, "bridge")
     drawn.address(HUB, "bridge", f"{hub_address}/24")
-    for k in range(len(behind)):
-        _draw_translator(drawn, k, hub_address, inbound, symmetric)
+    for router in range(len(behind)):
+        _draw_translator(drawn, router, hub_address, inbound, symmetric)
     addresses, ports = [], []
     for index, k in enumerate(router_of):
         host = f"h{index}"

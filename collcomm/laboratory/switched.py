@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from .blueprint import QUEUE_SECONDS, Blueprint
-from .description import Description, describe, square
+from .description import describe, square
 from .laboratory import (
     CONTROL_ADDRESS,
     HOSTS_NETWORK,
@@ -19,6 +20,7 @@ from .relayprocess import HELD_BYTES, RelayProcess
 
 HUB_NUMBER = 200  # the hub's in the network, behind those of all hosts
 MTU = 1500
+_ALLOWED = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 
 Rates = float | Sequence[float | None] | None
 
@@ -60,8 +62,8 @@ def one_slow_host(n: int, rate: float, slow_rate: float, slow: int = 0) -> Netwo
 
 
 def asymmetric_ring(bandwidths: Sequence[Sequence[float]]) -> Laboratory:
-    """Hosts on one switch whose pairs have planted rates: ``bandwidths[source][target]`` in bytes/s, each direction for itself and
-    none shared; the diagonal is not looked at. A class of HTB for each destination at each host, chosen by u32."""
+    """Hosts on one switch whose pairs have planted rates: ``bandwidths[source][target]`` in bytes/s, each direction for itself
+    and none shared; the diagonal is not looked at. A class of HTB for each destination at each host, chosen by u32."""
     n = len(bandwidths)
     rates_of(n, None)
     if any(len(row) != n for row in bandwidths):
@@ -90,7 +92,7 @@ def two_sites(
     seed: int = 1,
     congestion: str | None = None,
 ) -> RelayedLaboratory:
-    """Two switches with ``per_site`` hosts each, of ``rate`` bytes/s; a trunk of ``trunk_rate`` each way, ``delay`` seconds one way.
+    """Two switches with ``per_site`` hosts each, of ``rate`` bytes/s; a trunk of ``trunk_rate`` and ``delay`` seconds each way.
 
     Hosts 0 to ``per_site`` - 1 are the first site. ``loss``: of the trunk's packets, drawn from ``seed``. ``congestion``: the
     hosts' TCP congestion control; None: the kernel's own.
@@ -129,7 +131,7 @@ def delayed(
     seed: int = 1,
     congestion: str | None = None,
 ) -> RelayedLaboratory:
-    """``n`` hosts of ``rate`` bytes/s on one switch, any two of them ``delay`` seconds apart, one way; or [source][target] seconds.
+    """``n`` hosts of ``rate`` bytes/s on one switch, any two ``delay`` seconds apart, one way; or [source][target] seconds.
 
     ``loss``: the probability for each packet, also by pair if wanted. The rate counts whole frames: TCP has 95.6% of it for data
     at an MTU of 1500, and 99.3% at 9000. ``congestion``: the hosts' TCP congestion control; None: the kernel's own.
@@ -209,6 +211,9 @@ def _draw_host(
     host, port = f"h{index}", f"port{index}"
     drawn.place(host)
     if congestion is not None:
+        allowed = Path(_ALLOWED).read_text().split()
+        if congestion not in allowed:
+            raise ValueError(f"namespaces may use {', '.join(allowed)}, not {congestion!r}; add it to {_ALLOWED} first")
         drawn.setting(host, "ipv4/tcp_congestion_control", congestion)
     drawn.cable(place, port, host, "eth0")
     drawn.join(place, port, bridge)
@@ -219,9 +224,12 @@ def _draw_host(
 
 
 def _relay(
-    ports: Sequence[str], delay: float | Sequence[Sequence[float]], loss: float | Sequence[Sequence[float]], seed: int,
+    ports: Sequence[str],
+    delay: float | Sequence[Sequence[float]],
+    loss: float | Sequence[Sequence[float]],
+    seed: int,
     rate: float | None,
-) -> RelayProcess:  # fmt: skip
+) -> RelayProcess:
     delays, losses = _by_pair(len(ports), delay), _by_pair(len(ports), loss)
     longest = max(max(row) for row in delays)
     held = HELD_BYTES if rate is None else max(HELD_BYTES, round(2 * rate * longest))
@@ -244,6 +252,3 @@ def _address(number: int, ipv6: bool = False) -> str:
 
 def _with_prefix(address: str) -> str:
     return f"{address.strip('[]')}/64" if ":" in address else f"{address}/24"
-
-
-__all__ = ["Description", "Network", "asymmetric_ring", "delayed", "flat", "one_slow_host", "two_sites"]

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from_path = [sys.executable, "-I", "-S", __file__]
+PROGRAM = [sys.executable, "-I", "-S", __file__]
 BLOCK = bytes(256 << 10)
 END_SECONDS = 20.0
 
@@ -80,21 +81,24 @@ def send(target: str, port: int, seconds: float, streams: int) -> None:
         one.close()
 
 
-def dial(target: str, port: int, seconds: float, count: int = 1) -> None:
-    """Connect, and send a byte to and fro ``count`` times; tells the seconds, or the error."""
-    begun = time.monotonic()
+def dial(targets: list[tuple[str, int]], seconds: float, count: int) -> None:
+    """Connect to all at once, and send a byte to and fro ``count`` times; tells for each the seconds, or the error."""
+    with ThreadPoolExecutor(len(targets)) as pool:
+        _say({"answers": list(pool.map(lambda target: _dial(*target, seconds, count), targets))})
+
+
+def _dial(target: str, port: int, seconds: float, count: int) -> dict[str, Any]:
     try:
         with socket.create_connection((target, port), timeout=seconds) as one:
-            connected = time.monotonic() - begun
             trips = []
             for _ in range(count):
                 begun = time.monotonic()
                 one.sendall(b"e")
                 one.recv(1)
                 trips.append(time.monotonic() - begun)
-            _say({"connected": connected, "trips": trips})
+            return {"trips": trips}
     except OSError as error:
-        _say({"error": type(error).__name__})
+        return {"error": type(error).__name__}
 
 
 def _say(event: dict[str, Any]) -> None:
@@ -106,7 +110,7 @@ class Server:
 
     def __init__(self, lab: Any, host: int | None, port: int = 5001):
         address = lab.hub_address if host is None else lab.address(host)
-        command = [*lab.enter(host), *from_path, json.dumps({"task": "serve", "address": address, "port": port})]
+        command = [*lab.enter(host), *PROGRAM, json.dumps({"task": "serve", "address": address, "port": port})]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.address, self.port = address, port
 
@@ -142,7 +146,7 @@ class Server:
 def sending(lab: Any, source: int, server: Server, streams: int = 1, seconds: float = 60.0) -> Iterator[None]:
     """Traffic from a host to a server, while the context lasts."""
     case = {"task": "send", "target": server.address, "port": server.port, "seconds": seconds, "streams": streams}
-    command = [*lab.enter(source), *from_path, json.dumps(case)]
+    command = [*lab.enter(source), *PROGRAM, json.dumps(case)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -153,7 +157,7 @@ def sending(lab: Any, source: int, server: Server, streams: int = 1, seconds: fl
 
 
 def measured_rate(
-    lab: Any, source: int, target: int, streams: int = 1, warm: float = 0.5, seconds: float = 1.0
+    lab: Any, source: int, target: int, streams: int = 1, warm: float = 0.4, seconds: float = 0.8
 ) -> float:
     """Bytes/s of TCP data from one host to another, after ``warm`` seconds."""
     with Server(lab, target) as server, sending(lab, source, server, streams):
@@ -161,15 +165,20 @@ def measured_rate(
         return server.rate(seconds)
 
 
-def dialled(
-    lab: Any, source: int | None, address: str, port: int, seconds: float = 5.0, count: int = 1
-) -> dict[str, Any]:
-    """What `dial` tells from a host."""
-    case = {"task": "dial", "target": address, "port": port, "seconds": seconds, "count": count}
-    command: Sequence[str] = [*lab.enter(source), *from_path, json.dumps(case)]
+def all_dialled(
+    lab: Any, source: int | None, targets: Sequence[tuple[str, int]], seconds: float = 5.0, count: int = 1
+) -> list[dict[str, Any]]:
+    """What `dial` tells from a host: of each target "trips", their seconds, or "error", the exception's name."""
+    case = {"task": "dial", "targets": targets, "seconds": seconds, "count": count}
+    command = [*lab.enter(source), *PROGRAM, json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + END_SECONDS)
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: list[dict[str, Any]] = json.loads(done.stdout)["answers"]
     return told
+
+
+def dialled(lab: Any, source: int | None, server: Server, seconds: float = 5.0, count: int = 1) -> dict[str, Any]:
+    """`all_dialled` of one server."""
+    return all_dialled(lab, source, [(server.address, server.port)], seconds, count)[0]
 
 
 if __name__ == "__main__":
