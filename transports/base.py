@@ -1,8 +1,9 @@
 """The contract between the engine and a transport that moves messages.
 
 A *link* joins this peer with one other for one communicator; it has one or more *streams*, each an ordered,
-reliable byte stream that carries frames (`frames`). Streams may be added to a living link, and die without it. The engine asks the transport for a link when a plan needs it and
-then talks to the streams directly, from whichever thread runs the operation; one thread at a time uses a link.
+reliable byte stream that carries frames (`frames`). Streams may be added to a living link, and die without it. The engine
+asks the transport for a link when a plan needs it and then talks to the streams directly, from whichever thread runs the
+operation; one thread at a time uses a link.
 """
 
 from __future__ import annotations

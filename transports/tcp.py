@@ -29,7 +29,14 @@ class TcpRoute:
 
     name = "tcp"
 
-    def __init__(self, host: str = "", port: int = 0, streams: int = 1, tls: Tls | None = None, sources: Sequence[str | Source] = ()):
+    def __init__(
+        self,
+        host: str = "",
+        port: int = 0,
+        streams: int = 1,
+        tls: Tls | None = None,
+        sources: Sequence[str | Source] = (),
+    ):
         if not 1 <= streams <= MAX_STREAMS:
             raise ValueError(f"streams per link must be from 1 to {MAX_STREAMS}, not {streams}")
         self.streams = streams

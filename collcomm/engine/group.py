@@ -186,7 +186,7 @@ class Group(Calls):
             run_exchange(plan, windows, operation.buffers, attempt, operation.unfetched.get("in"), operation.early)
         else:
             self._make_links(plan.peers, operation.view, attempt)
-            run_messages(plan, operation, scratch, attempt, self.session.streams)
+            run_messages(plan, operation, scratch, attempt)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
             windows.commit(attempt)

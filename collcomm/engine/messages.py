@@ -9,8 +9,8 @@ from .plan import Plan
 from .streaming import run_streaming
 
 
-def run_messages(plan: Plan, operation: Operation, scratch: Scratch, attempt: Attempt, streams: int) -> None:
-    """``streams``: per link. Raises Halted, Mismatch, LinkBroken."""
+def run_messages(plan: Plan, operation: Operation, scratch: Scratch, attempt: Attempt) -> None:
+    """Raises Halted, Mismatch, LinkBroken."""
     piecewise = not plan.inline and plan.saves  # what is fetched and saved, is when its turn has come
     operation.bind(plan.sizes, scratch, fetches=piecewise)
     undo = operation.undo
@@ -21,4 +21,4 @@ def run_messages(plan: Plan, operation: Operation, scratch: Scratch, attempt: At
         run_inline(plan, buffers, dtype, ufunc, attempt)
     else:
         staged = operation.unfetched if piecewise else {}, operation.early
-        run_streaming(plan, buffers, dtype, ufunc, attempt, streams, undo, *staged)
+        run_streaming(plan, buffers, dtype, ufunc, attempt, undo, *staged)
