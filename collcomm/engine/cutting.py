@@ -1,8 +1,8 @@
 """Cuts messages into the frames in which they travel.
 
-Both ends of a link cut alike, and neither needs to know how many streams the other sees at the moment: the size of a frame
-depends on its message alone. A large frame costs less, per byte; many frames share out better over several streams, and let a
-reduction begin earlier.
+Both ends of a link cut alike, and neither needs to know how many streams the other sees at the moment: all frames have one size,
+but the last of a message. Smaller ones would share out more evenly over several streams; but on one stream between
+two processes of a host, an all_reduce of 64 MiB in frames of 64 KiB takes up to twice as long as in frames of 256 KiB.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from ..collectives import Action
 
-FRAME_BYTES = 1 << 18  # payload of a frame at most: what stays in L2 while it is reduced
-SMALL_FRAME_BYTES = 1 << 16  # and of one of a message that is no larger than some of these
-FRAMES_PER_MESSAGE = 16  # at least, between the two
+FRAME_BYTES = 1 << 18  # payload of one frame: what stays in L2 while it is reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +70,6 @@ class FrameOrder:
     local: list[Frame]
 
 
-def frame_bytes(nbytes: int, itemsize: int) -> int:
-    """Payload of each frame, but the last, of a message of ``nbytes`` in elements of ``itemsize``."""
-    limit = FRAME_BYTES
-    while limit > SMALL_FRAME_BYTES and nbytes < FRAMES_PER_MESSAGE * limit:
-        limit >>= 1
-    return limit - limit % itemsize
-
-
 def cut(messages: Sequence[Message], itemsize: int) -> FrameOrder:
     """All frames, numbered in program order."""
     sends: dict[int, list[Frame]] = {}
@@ -88,8 +78,8 @@ def cut(messages: Sequence[Message], itemsize: int) -> FrameOrder:
     starts: list[int] = []  # first frame of each message
     pieces: list[int] = []
     count = 0
+    limit = FRAME_BYTES - FRAME_BYTES % itemsize
     for message in messages:
-        limit = frame_bytes(message.nbytes, itemsize)
         parts = max(1, -(-message.nbytes // limit))
         starts.append(count)
         pieces.append(parts)
