@@ -146,6 +146,7 @@ class DropsLinks:
     """Which of its links a transport closes, and when."""
 
     _links: dict[LinkKey, Any]
+    striped = False  # links have, or have had, several streams
 
     def keep_only(self, members: Iterable[int]) -> None:
         """Close the links to all others: they have left."""
@@ -187,6 +188,8 @@ class Poller(Protocol):
 
 class Transport(Protocol):
     """Makes links, over which messages go, or windows are exchanged."""
+
+    striped: bool  # links have, or have had, several streams
 
     @property
     def offers(self) -> Sequence[str]:

@@ -36,11 +36,12 @@ class SimTransport(DropsLinks):
     """As `SocketTransport`: the later member dials."""
 
     offers = ("sim",)
-    streams = 1  # per link
 
-    def __init__(self, network: Network, host: Host):
+    def __init__(self, network: Network, host: Host, streams: int = 1):
         self.host = host
         self.port = network.register(self)
+        self.striped = streams > 1
+        self._streams = streams  # per link
         self._network = network
         self._scheduler = network.scheduler
         self._member = -1
@@ -161,7 +162,7 @@ class SimTransport(DropsLinks):
             elif target._member != member.id or target._keys.get(self._member) != secret:
                 send_back(_REFUSED)
             else:
-                pairs = [network.connect(self.host, target.host) for _ in range(self.streams)]
+                pairs = [network.connect(self.host, target.host) for _ in range(self._streams)]
                 theirs = _streams([far for _, far in pairs], self._member)
                 target._put(calling, SimLink(key[0], self._member, self, theirs))
                 send_back([near for near, _ in pairs])

@@ -41,6 +41,7 @@ class SocketTransport(DropsLinks):
         self.routes = tuple(routes)
         names = [route.name for route in routes]
         self.offers = tuple(names if offers is None else (name for name in offers if name in names))
+        self.striped = any(route.streams > 1 for route in routes)
         self._standing = Standing()
         self._links: dict[LinkKey, SocketLink] = {}
         self._dialling: set[LinkKey] = set()
@@ -242,6 +243,7 @@ class SocketTransport(DropsLinks):
                 break
             source = source_of(sources, added) if sources else source_of(route.sources, index)
             place = index, max(index + 1, len(link.streams)), True, source
+            self.striped = True
             added += link.put(index, self._dial_one(route, gid, purpose, member, place, check))
         return added
 
@@ -300,6 +302,7 @@ class SocketTransport(DropsLinks):
                 if link is None or self._closed:
                     stream.close()  # it has broken meanwhile, as the caller will hear
                 else:
+                    self.striped = True
                     link.put(greeting.stream, stream)
                 return
             parts = self._partial.pop(key, {})

@@ -50,6 +50,7 @@ class Attempt:
         "size",
         "staging",
         "streams",
+        "striped",
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class Attempt:
         self._on_stall = on_stall
         self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
         self.streams: list[Stream | None] = []  # by rank
+        self.striped = False  # links have several streams: small messages, too, may have to go again
         self.flows: Flows | None = (
             None  # of the data phase, as long as what they sent over several streams may have to go again
         )
@@ -95,6 +97,15 @@ class Attempt:
         self.size = size
         self.deadline = deadline
         self._report_at = 0.0
+
+    @property
+    def partners(self) -> list[int]:
+        """The ranks that this one tells, or hears of, in a commit round."""
+        found, distance = set(), 1
+        while distance < self.size:
+            found |= {(self.rank + distance) % self.size, (self.rank - distance) % self.size}
+            distance *= 2
+        return sorted(found)
 
     def leave(self) -> None:
         """What was sent over several streams is settled."""

@@ -20,7 +20,7 @@ A stream is known by its serial number, since a new one may have its place by th
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..transports.base import Link, LinkBroken, Poller, Stream
@@ -58,6 +58,7 @@ class Flow:
         self.lanes: dict[Stream, Lane] = {}
         self.several = False
         self.gone: list[bytes] = []  # what was said of streams that died
+        self.ahead = False  # the other end has begun the next operation, so this one is committed
 
     @property
     def done(self) -> bool:
@@ -65,9 +66,10 @@ class Flow:
 
 
 class Flows:
-    """``complete``: all frames are there, and all have been handed over; some may have to go again."""
+    """``partners``: ranks of the commit round, whose streams are looked after as well. ``complete``: all frames are there, and all
+    have been handed over; some may have to go again."""
 
-    def __init__(self, work: Work, order: FrameOrder, attempt: Attempt):
+    def __init__(self, work: Work, order: FrameOrder, attempt: Attempt, partners: Sequence[int] = ()):
         self.attempt = attempt
         self.poller: Poller = attempt.poller()
         self.listening: dict[int, Receiver] = {}
@@ -80,7 +82,7 @@ class Flows:
         self._looked_at = 0.0
         self._work = work
         self._by_peer: dict[int, Flow] = {}
-        for peer in dict.fromkeys((*order.sends, *order.receives)):
+        for peer in dict.fromkeys((*order.sends, *order.receives, *partners)):
             self._by_peer[peer] = Flow(work, peer, attempt.link(peer), order)
         self.all = tuple(self._by_peer.values())
         for flow in self.all:
@@ -305,7 +307,8 @@ class Flows:
             for stream, lane in list(flow.lanes.items()):
                 try:
                     if lane.descriptor in self.listening and not lane.receiver.overhear():
-                        self._forget(lane)  # the next operation has begun there
+                        self._forget(lane)
+                        flow.ahead |= lane.receiver.is_ahead
                         lane.receiver.abandon()
                 except LinkBroken as broken:
                     self.lose(flow, stream, broken)
@@ -340,15 +343,14 @@ class Flows:
         flow = self._by_peer.get(rank)
         if flow is None or not flow.several:
             return False
-        while self.attempt.early.get(rank) != frame:
+        while True:
             self.serve()
-            if self.attempt.early.get(rank) == frame:
-                break
+            if flow.ahead or self.attempt.early.get(rank) == frame:
+                return True
             if self.poller.poll([]):
                 self.attempt.check()
             else:
                 self.attempt.idle((rank,))
-        return True
 
     def _usual(self, flow: Flow) -> Iterator[Lane]:
         """In the order of the link's streams."""

@@ -264,6 +264,12 @@ class Receiver:
                 self.stream.skip(stale.length)
             self._got = 0
 
+    @property
+    def is_ahead(self) -> bool:
+        """The header that has come is of a later operation in this epoch."""
+        attempt, found = self._work.attempt, unpack(self._header)
+        return found.epoch == attempt.epoch and found.seq > attempt.seq
+
     def drop(self) -> None:
         """The stream is dead."""
         self.incoming.receivers.remove(self)

@@ -36,14 +36,14 @@ def run_streaming(
     """``buffers``: flat bytes by name; ``undo``: hears of what is overwritten in "out"; ``incoming``: by buffer, what is to be
     asked for it before it is touched; ``outgoing``: hears of what is final in "out".
 
-    When links have several streams, what went over them may have to go again in the commit round: ``attempt.flows``, which
+    When links have several streams (``attempt.striped``), what went over them may have to go again in the commit round: ``attempt.flows``, which
     needs the buffers until then.
 
     Raises Halted, Mismatch, LinkBroken.
     """
     order = plan.frames()
     work = Work(buffers, dtype, ufunc, attempt, order.count, undo if plan.saves else None, incoming, outgoing)
-    flows = Flows(work, order, attempt)
+    flows = Flows(work, order, attempt, attempt.partners if attempt.striped else ())
     try:
         _loop(work, flows, list(order.local))
     except BaseException:
