@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from .addresses import format_address, host_identity, local_address_towards, parse_address, parse_addresses
-from .base import Link, LinkBroken, Stream, Transport, TransportClosed
+from .base import Link, LinkBroken, PathReport, Stream, Transport, TransportClosed
+from .dialling import Route
 from .shm import ShmRoute
-from .sockets import Route, SocketTransport
+from .sockets import SocketTransport
 from .tcp import TcpRoute
 from .tls import Tls
 
 __all__ = [
     "Link",
     "LinkBroken",
+    "PathReport",
     "Route",
     "ShmRoute",
     "SocketTransport",

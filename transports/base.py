@@ -1,14 +1,15 @@
 """The contract between the engine and a transport that moves messages.
 
 A *link* joins this peer with one other for one communicator; it has one or more *streams*, each an ordered,
-reliable byte stream that carries frames (`frames`). The engine asks the transport for a link when a plan needs it and
-then talks to the streams directly, from whichever thread runs the operation; one thread at a time uses a link.
+reliable byte stream that carries frames (`frames`). Streams may be added to a living link, and die without it. The engine
+asks the transport for a link when a plan needs it and then talks to the streams directly, from whichever thread runs the
+operation; one thread at a time uses a link.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import CommunicatorClosed
 
@@ -31,10 +32,24 @@ class TransportClosed(CommunicatorClosed):
     """The transport was closed while a link was being made."""
 
 
+class PathReport(NamedTuple):
+    """What the kernel has measured on a connection. ``app_limited``: the rate is what it was given to send, not what the path
+    carries; ``retransmits``: segments that were sent again, since it was made."""
+
+    rtt: float  # seconds, smoothed
+    rate: float  # delivered, bytes per second
+    app_limited: bool
+    retransmits: int
+    acknowledged: int  # bytes
+
+
 class Stream(Protocol):
     """One ordered byte stream to a peer. Byte counts are payload and headers together."""
 
     member: int
+    serial: int  # both ends call it so
+    retired: bool  # it has died, or been given up, while its link lives on
+    rate: float  # bytes per second, as the other end took them lately; 0.0: not known. Whoever uses the stream keeps it
 
     @property
     def gathers(self) -> bool:
@@ -80,6 +95,12 @@ class Stream(Protocol):
     def unacknowledged_for(self) -> float:
         """Seconds for which the other host has owed an acknowledgement; 0.0 when it owes none."""
 
+    def path_report(self) -> PathReport | None:
+        """What the kernel knows of the path; None where it does not tell."""
+
+    def retire(self) -> None:
+        """Close it at once, whatever is under way, while the link's other streams go on."""
+
 
 class Window(Protocol):
     """Memory of one member that others on its host see, see `window`. ``words``: its header; ``spins``: looks before sleeping."""
@@ -110,7 +131,9 @@ class Link(Protocol):
     def member(self) -> int: ...
 
     @property
-    def streams(self) -> Sequence[Stream]: ...
+    def streams(self) -> Sequence[Stream]:
+        """In an order that both ends agree on, save for a moment. When one is added, or replaced, this becomes another object; a
+        running operation may go by that. Those that are ``retired`` stay in their place."""
 
     def close(self) -> None: ...
 
@@ -123,6 +146,7 @@ class DropsLinks:
     """Which of its links a transport closes, and when."""
 
     _links: dict[LinkKey, Any]
+    striped = False  # links have, or have had, several streams
 
     def keep_only(self, members: Iterable[int]) -> None:
         """Close the links to all others: they have left."""
@@ -164,6 +188,8 @@ class Poller(Protocol):
 
 class Transport(Protocol):
     """Makes links, over which messages go, or windows are exchanged."""
+
+    striped: bool  # links have, or have had, several streams
 
     @property
     def offers(self) -> Sequence[str]:

@@ -8,6 +8,9 @@ same buffer behind it aligned to 16 bytes.
 ``fingerprint`` stands for the whole call (kind, op, dtype, sizes), so that peers which called different things find out
 at the first frame; ``message`` counts the messages of one operation on one directed pair of ranks; ``offset`` is the
 position of this frame's payload within that message, in bytes.
+
+Two kinds have no payload and speak of one stream of a link that has several, which ``message`` names by its serial number:
+``offset`` says how many frames of operation ``seq`` have been taken from it whole. GOT: so far; GONE: and it is closed.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MAGIC = 0x6343
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<HBBIIIQII")
 HEADER_BYTES = HEADER.size
 MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not data
 
 NONCE_BYTES = 16
+MAX_STREAMS = 64  # of a link
 MAX_PURPOSE = 3  # of a link: collectives, point to point, windows in host memory and on devices
 GREETING = struct.Struct(f"<4sHBBIIIIBB2x{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
@@ -35,6 +39,8 @@ class Kind(IntEnum):
 
     DATA = 1
     DONE = 2  # the sender's data phase is finished (commit round); ``message`` is the round's number
+    GOT = 3  # what has come on one stream
+    GONE = 4  # what had come on one stream, which its sender uses no more
 
 
 class Header(NamedTuple):
@@ -57,13 +63,17 @@ def pack(kind: int, epoch: int, seq: int, fingerprint: int, offset: int, length:
 
 def unpack(buffer: bytes | bytearray | memoryview) -> Header:
     magic, kind, zero, epoch, seq, fingerprint, offset, length, message = HEADER.unpack_from(buffer)
-    if magic != MAGIC or zero or kind not in (1, 2) or length > MAX_FRAME_BYTES:
+    if magic != MAGIC or zero or not 1 <= kind <= 4 or length > (MAX_FRAME_BYTES if kind < 3 else 0):
         raise BadFrame(f"not a frame of this protocol: {bytes(buffer[:HEADER_BYTES]).hex()}")
     return Header(kind, epoch, seq, fingerprint, offset, length, message)
 
 
 class Greeting(NamedTuple):
-    """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator."""
+    """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator.
+
+    A link is there when all its ``streams`` are; with ``joins`` the connection is for a link that is there already, as its stream
+    ``stream`` (a new one, or in place of one that died), and ``streams`` says how many it has then.
+    """
 
     epoch: int
     gid: int
@@ -73,13 +83,19 @@ class Greeting(NamedTuple):
     streams: int
     purpose: int
     nonce: bytes
+    joins: bool = False
+
+    @property
+    def serial(self) -> int:
+        """What both ends call the connection."""
+        return int.from_bytes(self.nonce[:4], "little")
 
     def pack(self) -> bytes:
         return GREETING.pack(
             GREETING_MAGIC,
             VERSION,
             self.purpose,
-            0,
+            int(self.joins),
             self.epoch,
             self.gid,
             self.caller,
@@ -91,14 +107,14 @@ class Greeting(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes) -> Greeting:
-        magic, version, purpose, zero, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
+        magic, version, purpose, joins, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
         if magic != GREETING_MAGIC:
             raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
-        if zero or not 0 < streams <= 64 or stream >= streams or purpose > MAX_PURPOSE:
+        if joins > 1 or not 0 < streams <= MAX_STREAMS or stream >= streams or purpose > MAX_PURPOSE:
             raise BadFrame("greeting with impossible fields")
-        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce)
+        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce, bool(joins))
 
 
 GREETING_BYTES = GREETING.size

@@ -146,7 +146,7 @@ class MpiLink:
     def __init__(self, member: int, sock: MpiSocket):
         self.member = member
         self.socket = sock
-        self.streams = [SocketStream(sock, member)]  # type: ignore[arg-type]
+        self.streams = (SocketStream(sock, member),)  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.socket.close()

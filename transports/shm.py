@@ -10,11 +10,11 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..types import Member
+from .dialling import CONNECT_SECONDS, Source
 from .door import Line
-from .sockets import CONNECT_SECONDS
 from .stream import SocketStream
 from .tls import Tls
 from .window import supported
@@ -31,6 +31,7 @@ class ShmRoute:
     """
 
     name = "shm"
+    sources: Sequence[Source] = ()
     tls: Tls | None = None  # nothing leaves the host; membership is proved all the same
 
     def __init__(self, host: str, port: int, host_id: str, streams: int = 1):
@@ -50,7 +51,7 @@ class ShmRoute:
     def reaches(self, member: Member) -> bool:
         return member.host_id == self._host_id and self.name in member.offers.split(",")
 
-    def connect(self, member: Member, check: Callable[[], None]) -> Line:
+    def connect(self, member: Member, check: Callable[[], None], source: Source | None = None) -> Line:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ..types import Member
 from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
@@ -17,7 +17,7 @@ _REFUSED, _OUTDATED = object(), object()
 class SimLink:
     """``gid`` and ``transport``: of the other end."""
 
-    def __init__(self, gid: int, member: int, transport: SimTransport, streams: list[TcpStream]):
+    def __init__(self, gid: int, member: int, transport: SimTransport, streams: tuple[TcpStream, ...]):
         self.gid = gid
         self.member = member
         self.transport = transport
@@ -28,8 +28,8 @@ class SimLink:
             stream.close()
 
 
-def _stream(end: SimSocket, member: int) -> TcpStream:
-    return TcpStream(end, member, spins=0)  # type: ignore[arg-type]
+def _streams(ends: Sequence[SimSocket], member: int) -> tuple[TcpStream, ...]:
+    return tuple(TcpStream(end, member, spins=0, serial=end.serial) for end in ends)  # type: ignore[arg-type]
 
 
 class SimTransport(DropsLinks):
@@ -37,9 +37,11 @@ class SimTransport(DropsLinks):
 
     offers = ("sim",)
 
-    def __init__(self, network: Network, host: Host):
+    def __init__(self, network: Network, host: Host, streams: int = 1):
         self.host = host
         self.port = network.register(self)
+        self.striped = streams > 1
+        self._streams = streams  # per link
         self._network = network
         self._scheduler = network.scheduler
         self._member = -1
@@ -118,9 +120,9 @@ class SimTransport(DropsLinks):
                 check()
                 raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
             answer = self._greet(key, member, epoch, secret, check)
-            if isinstance(answer, SimSocket):
+            if isinstance(answer, list):
                 target = self._network.transports[member.port]
-                self._put(key, SimLink(gid, member.id, target, [_stream(answer, member.id)]))
+                self._put(key, SimLink(gid, member.id, target, _streams(answer, member.id)))
                 return
             if answer is _REFUSED:
                 check()
@@ -130,18 +132,18 @@ class SimTransport(DropsLinks):
 
     def _greet(
         self, key: LinkKey, member: Member, epoch: int, secret: bytes, check: Callable[[], None]
-    ) -> SimSocket | object:
-        """One connection attempt: an end, or `_REFUSED`, or `_OUTDATED` when the other side is in a later view."""
-        answer: list[SimSocket | object] = []
+    ) -> list[SimSocket] | object:
+        """One connection attempt: an end of each stream, or `_REFUSED`, or `_OUTDATED` when the other side is in a later view."""
+        answer: list[list[SimSocket] | object] = []
         network, deadline = self._network, self._scheduler.now + CONNECT_SECONDS
         target = network.transports[member.port]
         calling = (key[0], key[1], self._member)
 
-        def reply(found: SimSocket | object) -> None:
+        def reply(found: list[SimSocket] | object) -> None:
             answer.append(found)
             self._wake()
 
-        def send_back(found: SimSocket | object) -> None:
+        def send_back(found: list[SimSocket] | object) -> None:
             network.carry(target.host, self.host, network.delay(), lambda: reply(found))
 
         def arrive() -> None:
@@ -160,16 +162,18 @@ class SimTransport(DropsLinks):
             elif target._member != member.id or target._keys.get(self._member) != secret:
                 send_back(_REFUSED)
             else:
-                mine, theirs = network.connect(self.host, target.host)
-                target._put(calling, SimLink(key[0], self._member, self, [_stream(theirs, self._member)]))
-                send_back(mine)
+                pairs = [network.connect(self.host, target.host) for _ in range(self._streams)]
+                theirs = _streams([far for _, far in pairs], self._member)
+                target._put(calling, SimLink(key[0], self._member, self, theirs))
+                send_back([near for near, _ in pairs])
 
         network.carry(self.host, target.host, 2 * network.delay(), arrive)
         try:
             self._until(lambda: bool(answer), member, check)
         except BaseException:
-            if answer and isinstance(answer[0], SimSocket):
-                answer[0].close()
+            if answer and isinstance(answer[0], list):
+                for end in answer[0]:
+                    end.close()
             raise
         return answer[0]
 

@@ -82,6 +82,7 @@ class Network:
     def connect(self, caller: Host, called: Host) -> tuple[SimSocket, SimSocket]:
         ends = SimSocket(self, caller), SimSocket(self, called)
         ends[0].other, ends[1].other = ends[1], ends[0]
+        ends[1].serial = ends[0].serial
         return ends
 
     # -- packets -------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class SimSocket:
         self.error = 0
         self._network = network
         self._scheduler = network.scheduler
-        self._number = network.number()
+        self._number = self.serial = network.number()
         self._inbox = bytearray()
         self._flying = 0  # bytes on their way to us
         self._ended = False

@@ -8,64 +8,30 @@ at the `door` and disturbs nobody.
 
 from __future__ import annotations
 
-import errno
 import secrets
 import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import UnsupportedTransport
 from ..types import Member
 from .base import MESSAGES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .dialling import Route, Source, await_socket, greet, source_of
 from .door import GREETING_SECONDS, Door, Line, Standing
-from .frames import NONCE_BYTES, Greeting
-from .handshake import Dialler, Outdated, Refused
+from .frames import MAX_STREAMS, NONCE_BYTES, Greeting
+from .handshake import Dialler, Outdated
+from .link import SocketLink
 from .poller import SocketPoller
 from .stream import WAIT_SECONDS, SocketStream
-from .tls import Tls
 from .window import BadWindow, OwnWindow, receive_window
 
-CONNECT_SECONDS = 5.0  # a host that has not answered a connection or greeting by then is out of reach
-ANSWER_SECONDS = GREETING_SECONDS + 1.0  # it may wait for its view, and is told so long that we are there
 PROBE_SECONDS = 0.3
 MAX_PARTIAL = 1024  # links of which some streams are there and some are not
-MAX_STREAMS = 64
 MAX_LINGERING = 64  # connections with peers that have left
-
-
-class Route(Protocol):
-    """One way in which connections are made. ``listener``: the transport closes it; ``streams``: connections per link; ``tls``:
-    what the door speaks, if anything."""
-
-    name: str
-    listener: socket.socket
-    streams: int
-    tls: Tls | None
-
-    def reaches(self, member: Member) -> bool: ...
-
-    def connect(self, member: Member, check: Callable[[], None]) -> Line:
-        """A connection to ``member``, not blocking. Raises OSError."""
-
-    def stream(self, line: Line, member: int) -> SocketStream: ...
-
-
-class SocketLink:
-    """The streams that join this peer with ``member`` for one communicator and purpose."""
-
-    def __init__(self, key: LinkKey, streams: list[SocketStream]):
-        self.key = key
-        self.member = key[2]
-        self.streams = streams
-
-    def close(self) -> None:
-        for stream in self.streams:
-            stream.close()
 
 
 class SocketTransport(DropsLinks):
@@ -75,6 +41,7 @@ class SocketTransport(DropsLinks):
         self.routes = tuple(routes)
         names = [route.name for route in routes]
         self.offers = tuple(names if offers is None else (name for name in offers if name in names))
+        self.striped = any(route.streams > 1 for route in routes)
         self._standing = Standing()
         self._links: dict[LinkKey, SocketLink] = {}
         self._dialling: set[LinkKey] = set()
@@ -189,17 +156,18 @@ class SocketTransport(DropsLinks):
                     stream.close()
 
     def _retire(self, link: SocketLink) -> None:
-        self._gone_sent += sum(stream.bytes_sent for stream in link.streams)
-        self._gone_received += sum(stream.bytes_received for stream in link.streams)
+        sent, received = link.traffic()
+        self._gone_sent += sent
+        self._gone_received += received
         link.close()
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far, headers included, over all links."""
         with self._changed:
-            streams = [stream for link in self._links.values() for stream in link.streams]
+            moved = [link.traffic() for link in self._links.values()]
             return (
-                self._gone_sent + sum(stream.bytes_sent for stream in streams),
-                self._gone_received + sum(stream.bytes_received for stream in streams),
+                self._gone_sent + sum(sent for sent, _ in moved),
+                self._gone_received + sum(received for _, received in moved),
             )
 
     def close(self) -> None:
@@ -230,7 +198,8 @@ class SocketTransport(DropsLinks):
         streams: list[SocketStream] = []
         try:
             for index in range(route.streams):
-                streams.append(route.stream(self._dial_one(route, gid, purpose, member, index, check), member.id))
+                place = index, route.streams, False, source_of(route.sources, index)
+                streams.append(self._dial_one(route, gid, purpose, member, place, check))
         except BaseException:
             for stream in streams:
                 stream.close()
@@ -242,10 +211,54 @@ class SocketTransport(DropsLinks):
                 raise TransportClosed("the communicator was closed while dialling")
             return self._links.setdefault(key, link)
 
+    def widen(
+        self,
+        gid: int,
+        purpose: int,
+        member: Member,
+        streams: int,
+        sources: Sequence[Source] = (),
+        check: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Add connections to the link with ``member``, which is there and was made by this peer, until ``streams`` of them live,
+        and return how many were added; in place of dead ones first. Operations that run take to them in their midst. ``sources``:
+        local address ("": any) and port (0: any) of each, in turn; by its source port a path is chosen where there are several
+        of equal cost, by its address a card; if none are given, those of the route.
+
+        For any thread, one at a time per link. Raises LinkBroken when there is no such link, or a connection cannot be made
+        (those before it stay), ValueError, TransportClosed.
+        """
+        key = (gid, purpose, member.id)
+        if not 1 <= streams <= MAX_STREAMS:
+            raise ValueError(f"streams per link must be from 1 to {MAX_STREAMS}, not {streams}")
+        if not self.makes_link(member.id):
+            raise ValueError(f"the link with {member} is the other end's to widen: the later member dials")
+        link = self._links.get(key)
+        if link is None:
+            raise LinkBroken(member.id, "closed", f"there is no link with {member} yet that could be widened")
+        route, added = self._route(member), 0
+        while link.living < streams and self._links.get(key) is link:
+            index = link.vacancy()
+            if index >= MAX_STREAMS:
+                break
+            source = source_of(sources, added) if sources else source_of(route.sources, index)
+            place = index, max(index + 1, len(link.streams)), True, source
+            self.striped = True
+            added += link.put(index, self._dial_one(route, gid, purpose, member, place, check))
+        return added
+
     def _dial_one(
-        self, route: Route, gid: int, purpose: int, member: Member, index: int, check: Callable[[], None]
-    ) -> Line:
-        """One connection, made and proved in whatever view is present. Ends, since each turn takes a later view."""
+        self,
+        route: Route,
+        gid: int,
+        purpose: int,
+        member: Member,
+        place: tuple[int, int, bool, Source | None],
+        check: Callable[[], None],
+    ) -> SocketStream:
+        """One connection, made and proved in whatever view is present. Ends, since each turn takes a later view. ``place``: its
+        number, of how many, whether the others are there, and where it comes from."""
+        index, streams, joins, source = place
         while True:
             member_here, epoch, keys = self._standing
             key = keys.get(member.id)
@@ -253,9 +266,11 @@ class SocketTransport(DropsLinks):
                 check()
                 raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
             nonce = secrets.token_bytes(NONCE_BYTES)
-            greeting = Greeting(epoch, gid, member_here, member.id, index, route.streams, purpose, nonce)
+            greeting = Greeting(epoch, gid, member_here, member.id, index, streams, purpose, nonce, joins)
             try:
-                return _greet(route, member, Dialler(greeting, key), check)
+                stream = route.stream(greet(route, member, Dialler(greeting, key), check, source), member.id)
+                stream.serial = greeting.serial
+                return stream
             except Outdated:
                 self._await_later_view(epoch, member, check)
             except LinkBroken:
@@ -279,8 +294,17 @@ class SocketTransport(DropsLinks):
     def _welcome(self, route: Route, greeting: Greeting, line: Line) -> None:
         """A connection that has proved to be ``greeting.caller``'s."""
         stream = route.stream(line, greeting.caller)
+        stream.serial = greeting.serial
         key = (greeting.gid, greeting.purpose, greeting.caller)
         with self._changed:
+            if greeting.joins:
+                link = self._links.get(key)
+                if link is None or self._closed:
+                    stream.close()  # it has broken meanwhile, as the caller will hear
+                else:
+                    self.striped = True
+                    link.put(greeting.stream, stream)
+                return
             parts = self._partial.pop(key, {})
             if any(index >= greeting.streams for index in parts) or self._closed:
                 _close_all(parts)  # a link of another shape was begun and given up
@@ -303,43 +327,3 @@ def _close_all(parts: dict[int, SocketStream]) -> None:
     for stream in parts.values():
         stream.close()
     parts.clear()
-
-
-def _greet(route: Route, member: Member, dialler: Dialler, check: Callable[[], None]) -> Line:
-    """Connect to ``member``, say who we are, and prove it to each other. Raises LinkBroken, Outdated."""
-    line: Line | None = None
-    try:
-        line = route.connect(member, check)
-        line.sendall(dialler.opening)
-        while not dialler.done:
-            try:
-                part = line.recv(dialler.wants)
-            except BlockingIOError:
-                await_socket(line, select.POLLIN, check, ANSWER_SECONDS)
-                continue
-            if not part:
-                raise LinkBroken(member.id, "closed", f"{member} hung up on our greeting")
-            line.sendall(dialler.receive(part))
-    except BaseException as error:
-        if line is not None:
-            line.close()
-        if isinstance(error, Refused):
-            raise LinkBroken(member.id, "closed", f"cannot connect to {member}: {error}") from None
-        if isinstance(error, OSError):
-            evidence = "closed" if isinstance(error, ConnectionError | ssl.SSLError) else "unacked"
-            raise LinkBroken(member.id, evidence, f"cannot connect to {member}: {error.strerror}") from None
-        raise
-    return line
-
-
-def await_socket(
-    line: Line | socket.socket, events: int, check: Callable[[], None], patience: float = CONNECT_SECONDS
-) -> None:
-    """Wait until ``line`` is ready. Raises OSError (ETIMEDOUT) after ``patience`` seconds, and what ``check`` raises."""
-    poller = select.poll()
-    poller.register(line, events)
-    deadline = time.monotonic() + patience
-    while not poller.poll(WAIT_SECONDS * 1e3):
-        check()
-        if time.monotonic() > deadline:
-            raise OSError(errno.ETIMEDOUT, f"no answer within {patience:.0f} s")

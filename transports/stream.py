@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .base import Buffer, LinkBroken
+from .base import Buffer, LinkBroken, PathReport
 
 WAIT_SECONDS = 0.005  # one blocking call; bounds how late a halt is noticed
 SPINS = 30  # looks before sleeping, about 50 us: an idle core takes longer to wake, and sched_yield lets others run
@@ -30,12 +30,16 @@ _UNACKED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, er
 _DONTWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _NOSIGNAL = socket.MSG_NOSIGNAL
 _TCP_INFO_BYTES = 104
+_PATH_INFO_BYTES = 168
+_NOTSENT_LOWAT = 25  # TCP_NOTSENT_LOWAT of Linux
+_ABORT = struct.pack("@ii", 1, 0)  # SO_LINGER: closing sends a reset, and nothing that was queued
+QUEUED_BYTES = 1 << 17  # what a stream among several has in its socket beyond what is on the way
 
 
 class SocketStream:
     """One connection to ``member``. Not thread-safe: one thread at a time sends, one at a time receives.
 
-    ``spins``: looks before a receive sleeps.
+    ``spins``: looks before a receive sleeps. ``serial``: what both ends call it.
     """
 
     __slots__ = (
@@ -50,11 +54,17 @@ class SocketStream:
         "bytes_received",
         "bytes_sent",
         "member",
+        "rate",
+        "retired",
+        "serial",
         "socket",
     )
 
-    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS):
+    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS, serial: int = 0):
         self.member = member
+        self.serial = serial
+        self.retired = False
+        self.rate = 0.0
         self.bytes_sent = 0
         self.bytes_received = 0
         self._residue = b""
@@ -210,9 +220,26 @@ class SocketStream:
         """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one host."""
         return 0.0
 
+    def path_report(self) -> PathReport | None:
+        """What the kernel knows of the path; None where it does not tell, as of a connection within a host."""
+        return None
+
+    def bound_queue(self) -> None:
+        """It is one of several: little is to wait in its socket, so that a slow path holds up little. Wider than this a
+        path may be all the same: what is on the way does not count."""
+
     def _broken(self, error: OSError) -> LinkBroken:
         evidence = "unacked" if error.errno in _UNACKED else "closed"
         return LinkBroken(self.member, evidence, error.strerror or str(error))
+
+    def retire(self) -> None:
+        """Close it at once, whatever is under way; the link's other streams go on."""
+        self.retired = True
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        except OSError:
+            pass  # it is closed
+        self.socket.close()
 
     def close(self) -> None:
         try:
@@ -227,8 +254,8 @@ class TcpStream(SocketStream):
 
     __slots__ = ()
 
-    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS):
-        super().__init__(sock, member, spins)
+    def __init__(self, sock: socket.socket, member: int, spins: int = SPINS, serial: int = 0):
+        super().__init__(sock, member, spins, serial)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _forgo_congestion_control(sock)
 
@@ -247,6 +274,28 @@ class TcpStream(SocketStream):
         if (unacked and (retransmits or backoff)) or probes > 1:
             return float(last_ack_ms) / 1e3
         return 0.0
+
+    def path_report(self) -> PathReport | None:
+        """From TCP_INFO (linux/tcp.h). A path may have room for more than ``rate``: the kernel lets a connection have no more
+        than net.ipv4.tcp_wmem in flight, 4 MiB where nobody has raised it, which is 40 MB/s at 100 ms, whatever the path."""
+        if not sys.platform.startswith("linux"):
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PATH_INFO_BYTES)
+        except OSError:
+            return None
+        if len(info) < _PATH_INFO_BYTES:
+            return None
+        rtt, again = struct.unpack_from("=I", info, 68)[0], struct.unpack_from("=I", info, 100)[0]
+        acknowledged, rate = struct.unpack_from("=Q", info, 120)[0], struct.unpack_from("=Q", info, 160)[0]
+        return PathReport(rtt / 1e6, float(rate), bool(info[7] & 1), again, acknowledged)
+
+    def bound_queue(self) -> None:
+        if sys.platform.startswith("linux"):
+            try:
+                self.socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, QUEUED_BYTES)
+            except OSError:
+                pass  # it has closed, or cannot: more waits
 
 
 def _forgo_congestion_control(sock: socket.socket) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..clock import Clock
 from ..transports.base import Link, LinkBroken, Poller, Stream
-from ..transports.frames import BadFrame, Header, unpack
+from ..transports.frames import BadFrame, Header, Kind, unpack
 from .progress import Halted, Progress
+
+if TYPE_CHECKING:
+    from .flows import Flows
 
 STALL_SECONDS = 0.5  # without a byte in either direction, tell the coordinator (again)
 PATH_DEAD_SECONDS = 1.5  # the other kernel owes us an acknowledgement for that long: the path is gone
@@ -34,15 +37,20 @@ class Attempt:
         "_open_links",
         "_report_at",
         "deadline",
+        "early",
         "epoch",
         "fingerprint",
+        "flows",
+        "now",
         "poller",
         "progress",
         "rank",
+        "said",
         "seq",
         "size",
         "staging",
         "streams",
+        "striped",
     )
 
     def __init__(
@@ -59,17 +67,29 @@ class Attempt:
         self.staging = staging
         self.poller = poller
         self._clock = clock
+        self.now = clock.monotonic
         self._links = links
         self._open_links = open_links
         self._on_stall = on_stall
         self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
         self.streams: list[Stream | None] = []  # by rank
+        self.striped = False  # links have several streams: small messages, too, may have to go again
+        self.flows: Flows | None = (
+            None  # of the data phase, as long as what they sent over several streams may have to go again
+        )
+        self.early: dict[int, bytes] = {}  # by rank: frames of the commit round that came before they were waited for
+        self.said: dict[int, bytes] = {}  # by rank: the last such frame that was sent over one of several streams
         self.deadline = self._report_at = 0.0
 
     def begin(self, epoch: int, seq: int, fingerprint: int, rank: int, size: int, deadline: float) -> None:
         """``deadline``: a value of the clock."""
         if epoch != self.epoch:
             self.streams = [None] * size
+            self.said.clear()
+        if self.early:
+            self.early.clear()
+        if self.flows is not None:
+            self.leave()
         self.epoch = epoch
         self.seq = seq
         self.fingerprint = fingerprint
@@ -78,13 +98,63 @@ class Attempt:
         self.deadline = deadline
         self._report_at = 0.0
 
+    @property
+    def partners(self) -> list[int]:
+        """The ranks that this one tells, or hears of, in a commit round."""
+        found, distance = set(), 1
+        while distance < self.size:
+            found |= {(self.rank + distance) % self.size, (self.rank - distance) % self.size}
+            distance *= 2
+        return sorted(found)
+
+    def leave(self) -> None:
+        """What was sent over several streams is settled."""
+        if self.flows is not None:
+            self.flows.abandon()
+            self.flows = None
+
     def link(self, rank: int) -> Link:
         return self._links(rank, self)
 
     def open(self, rank: int) -> Stream:
-        """The first stream to a rank, kept in ``streams`` for the next time."""
-        stream = self.streams[rank] = self._links(rank, self).streams[0]
-        return stream
+        """The first living stream to a rank, kept in ``streams`` for the next time."""
+        link = self._links(rank, self)
+        for stream in link.streams:
+            if not stream.retired:
+                self.streams[rank] = stream
+                return stream
+        raise LinkBroken(link.member, "closed", "all its connections have died")
+
+    def elsewhere(self, rank: int, stream: Stream, expected: bytes) -> Stream | None:
+        """Another stream to ``rank`` on which the frame with that header has come (its payload follows): the two ends may be of
+        different minds for a while about which is the first living one. Raises LinkBroken."""
+        link = self._links(rank, self)
+        header = memoryview(bytearray(len(expected)))
+        for other in link.streams:
+            if other is stream or other.retired:
+                continue
+            try:
+                got = other.try_receive(header)
+                while got == len(expected):
+                    if header == expected:
+                        self.streams[rank] = other
+                        return other
+                    stale = self.stale(link.member, header)
+                    if stale is None:
+                        break
+                    other.skip(stale.length)
+                    got = other.try_receive(header)
+                other.unread(header[:got])
+            except LinkBroken:
+                if other.retired or self.streams[rank] is None:
+                    raise
+                self.retire(other)
+        return None
+
+    def retire(self, stream: Stream) -> None:
+        """It is used no more; its link is."""
+        stream.retire()
+        self.streams = [None if one is stream else one for one in self.streams]
 
     def check(self) -> None:
         """Raise Halted when the group is changing its view."""
@@ -102,7 +172,7 @@ class Attempt:
         now = self._clock.monotonic()
         if self._report_at and now >= self._report_at:
             for link in self._open_links():  # also those that we have only sent on: their loss stalls others, then us
-                _examine(link)
+                self._examine(link)
             self._on_stall(self, ranks)
         elif self._report_at:
             return
@@ -115,25 +185,60 @@ class Attempt:
 
         Raises Mismatch when it belongs to this epoch. When it belongs to a later one, waits for the news (Halted).
         """
-        try:
-            found = unpack(header)
-        except BadFrame as error:
-            raise LinkBroken(member, "closed", str(error)) from None
-        if found.epoch < self.epoch:
+        found = self.stale(member, header)
+        if found is not None:
             return found
-        if found.epoch == self.epoch:
+        if unpack(header).epoch == self.epoch:
             raise Mismatch
         with self.progress.changed:
             while True:
                 self.check()
                 self.progress.changed.wait(0.05)
 
+    def stale(self, member: int, header: bytes | bytearray | memoryview) -> Header | None:
+        """The header, if its frame is to be skipped: it is of an older epoch, or came a second time since a stream died, or
+        speaks of a stream. Raises LinkBroken."""
+        try:
+            found = unpack(header)
+        except BadFrame as error:
+            raise LinkBroken(member, "closed", str(error)) from None
+        if found.kind == Kind.GONE:
+            self._give_up(member, found.message)
+        if found.kind in (Kind.GOT, Kind.GONE) or found.epoch < self.epoch:
+            return found
+        if found.epoch == self.epoch and (self.seq - found.seq > 0 or (found.seq == self.seq and self._has_all(found))):
+            return found  # nobody is behind who had not sent it before
+        return None
 
-def _examine(link: Link) -> None:
-    for stream in link.streams:
-        silent = stream.unacknowledged_for()
-        if silent > PATH_DEAD_SECONDS:
-            raise LinkBroken(link.member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s")
+    def _has_all(self, found: Header) -> bool:
+        return self.flows is not None and self.flows.complete and found.fingerprint == self.fingerprint
+
+    def _give_up(self, member: int, serial: int) -> None:
+        """The other end uses a stream no more."""
+        for link in self._open_links():
+            for stream in link.streams:
+                if link.member == member and stream.serial == serial and not stream.retired:
+                    if self.flows is not None and self.flows.give_up(stream):
+                        return
+                    in_use = stream in self.streams
+                    self.retire(stream)
+                    if in_use:
+                        raise LinkBroken(member, "closed", "it has given up a connection that was in use")
+
+    def _examine(self, link: Link) -> None:
+        for stream in link.streams:
+            if stream.retired:
+                continue
+            silent = stream.unacknowledged_for()
+            if silent <= PATH_DEAD_SECONDS:
+                continue
+            if self.flows is not None and self.flows.examine(link):
+                return
+            if len(link.streams) == 1 or stream in self.streams:
+                raise LinkBroken(
+                    link.member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s"
+                )
+            self.retire(stream)
 
 
 class Staging:

@@ -215,8 +215,10 @@ class Group(Calls):
             operation.bind(plan.sizes, scratch, fetches=True)
             run_exchange(plan, windows, operation.buffers, attempt, operation.unfetched.get("in"), operation.early)
         else:
-            self._make_links(plan.peers, operation.view, attempt)
-            run_messages(plan, operation, scratch, attempt, self.session.streams)
+            attempt.striped = self.session.transport.striped
+            peers = (*plan.peers, *attempt.partners) if attempt.striped else plan.peers
+            self._make_links(peers, operation.view, attempt)
+            run_messages(plan, operation, scratch, attempt)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
             windows.commit(attempt)

@@ -55,14 +55,21 @@ def run_inline(
 
 def run_commit(attempt: Attempt) -> None:
     """Dissemination barrier (Hensgen, Finkel and Manber 1988): in round k tell the rank 2^k further on, hear from the one
-    2^k before. At its end this rank knows that all ranks had finished their data phase when they took part."""
+    2^k before. At its end this rank knows that all ranks had finished their data phase when they took part, and nothing that
+    was sent over several streams will have to go again."""
     distance, number = 1, 0
-    size, rank = attempt.size, attempt.rank
+    size, rank, flows = attempt.size, attempt.rank, attempt.flows
     while distance < size:
         header = pack(Kind.DONE, attempt.epoch, attempt.seq, attempt.fingerprint, 0, 0, number)
-        send_frame(attempt, (rank + distance) % size, header, None, 0)
-        receive_frame(attempt, (rank - distance) % size, header, 0)
+        further, before = (rank + distance) % size, (rank - distance) % size
+        if flows is None or not flows.say(further, header):
+            send_frame(attempt, further, header, None, 0)
+        if flows is None or not flows.hear(before, header):
+            receive_frame(attempt, before, header, 0)
         distance, number = distance * 2, number + 1
+    if flows is not None:
+        flows.finish()
+        attempt.leave()
 
 
 def send_frame(attempt: Attempt, rank: int, header: bytes, payload: Any, nbytes: int) -> None:
@@ -114,8 +121,14 @@ def _receive_rest(attempt: Attempt, rank: int, stream: Stream, header: bytes, ne
             got += taken
             if taken:
                 attempt.moved()
-            else:
-                attempt.idle((rank,))
+                continue
+            attempt.idle((rank,))
+            if attempt.flows is not None:
+                attempt.flows.serve()
+            elif (other := attempt.elsewhere(rank, stream, header)) is not None:
+                stream.unread(view[:got])
+                stream, got = other, HEADER_BYTES
+                view[:HEADER_BYTES] = header
     except BaseException:
         stream.unread(view[:got])
         raise

@@ -1,4 +1,4 @@
-"""From a schedule and the sizes of its chunks to what an executor needs: byte ranges, order per stream, dependencies.
+"""From a schedule and the sizes of its chunks to what an executor needs: byte ranges, order, dependencies.
 
 A plan is made once per (call, view) and used for every later call of the same shape.
 """
@@ -9,57 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..collectives import Action, Schedule, Span
+from .cutting import FrameOrder, Message, cut
 
 INLINE_BYTES = (
     1 << 16
 )  # what is sent to a rank before anything is received; it fits the kernel's buffers, so sends do not block
 INLINE_MESSAGES = 512
-FRAME_BYTES = 1 << 18  # payload of one frame: what stays in L2 while it is reduced
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One step with its sizes. Ranges are in bytes of the named buffer; ``ordinal`` counts the pair's messages."""
-
-    action: Action
-    peer: int  # rank in the view
-    ordinal: int
-    nbytes: int
-    source: str
-    source_from: int
-    target: str
-    target_from: int
-    received_first: bool
-    after: tuple[int, ...]  # messages that this one must not overtake
-    fresh: bool  # it is the first to write its target
-    final: bool  # and the last
-
-    @property
-    def places(self) -> list[tuple[str, int]]:
-        """Where it reads and writes: (buffer, first byte), each ``nbytes`` long."""
-        return [place for place in ((self.source, self.source_from), (self.target, self.target_from)) if place[0]]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A part of a message that travels (or is copied) in one piece.
-
-    ``after`` are frames of this rank that must be done before this one may start.
-    """
-
-    index: int
-    action: Action
-    offset: int  # within the message
-    nbytes: int
-    ordinal: int
-    source: str
-    source_from: int
-    target: str
-    target_from: int
-    received_first: bool
-    after: tuple[int, ...]
-    fresh: bool
-    final: bool
 
 
 @dataclass
@@ -74,24 +29,13 @@ class Plan:
     itemsize: int
     peers: tuple[int, ...]
     saves: bool = True
-    _frames: StreamOrder | None = field(default=None, repr=False)
+    _frames: FrameOrder | None = field(default=None, repr=False)
 
-    def frames(self, streams: int) -> StreamOrder:
-        """The frames in the order of each stream, for links of ``streams`` streams."""
-        if self._frames is None or self._frames.streams != streams:
-            self._frames = _cut(self, streams)
+    def frames(self) -> FrameOrder:
+        """What it consists of on the wire."""
+        if self._frames is None:
+            self._frames = cut(self.messages, self.itemsize)
         return self._frames
-
-
-@dataclass(frozen=True)
-class StreamOrder:
-    """Frames by (peer, stream), sends and receives apart; ``local`` are copies within this rank."""
-
-    streams: int
-    count: int
-    sends: dict[tuple[int, int], list[Frame]]
-    receives: dict[tuple[int, int], list[Frame]]
-    local: list[Frame]
 
 
 def compile_plan(
@@ -215,56 +159,3 @@ class _Hazards:
 
 def _chunks(span: Span | None) -> list[tuple[str, int]]:
     return [] if span is None else [(span.buffer, chunk) for chunk in range(span.first, span.last)]
-
-
-def _aligned(one: Message, other: Message) -> bool:
-    """Whether the ranges that two messages share are equal, so that one may follow the other part by part."""
-    return one.nbytes == other.nbytes and all(
-        start == other_start or abs(start - other_start) >= one.nbytes
-        for buffer, start in one.places
-        for other_buffer, other_start in other.places
-        if buffer == other_buffer
-    )
-
-
-def _cut(plan: Plan, streams: int) -> StreamOrder:
-    limit = FRAME_BYTES - FRAME_BYTES % plan.itemsize
-    order = StreamOrder(streams, 0, {}, {}, [])
-    starts: list[int] = []  # first frame of each message
-    pieces: list[int] = []
-    count = 0
-    for message in plan.messages:
-        parts = max(1, -(-message.nbytes // limit))
-        starts.append(count)
-        pieces.append(parts)
-        for part in range(parts):
-            offset = part * limit
-            after: list[int] = []
-            for other in message.after:
-                if _aligned(message, plan.messages[other]):
-                    after.append(starts[other] + part)
-                else:
-                    after.extend(range(starts[other], starts[other] + pieces[other]))
-            frame = Frame(
-                count,
-                message.action,
-                offset,
-                min(limit, message.nbytes - offset),
-                message.ordinal,
-                message.source,
-                message.source_from + offset,
-                message.target,
-                message.target_from + offset,
-                message.received_first,
-                tuple(after),
-                message.fresh,
-                message.final,
-            )
-            count += 1
-            if message.action is Action.COPY:
-                order.local.append(frame)
-                continue
-            queues = order.sends if message.action is Action.SEND else order.receives
-            stream = 0 if message.nbytes <= INLINE_BYTES else (message.ordinal + part) % streams
-            queues.setdefault((message.peer, stream), []).append(frame)
-    return StreamOrder(streams, count, order.sends, order.receives, order.local)

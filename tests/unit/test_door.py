@@ -13,7 +13,7 @@ import pytest
 from collcomm.transports import SocketTransport, TcpRoute, door
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import Greeting
-from collcomm.transports.sockets import SocketLink
+from collcomm.transports.link import SocketLink
 
 from collcomm.membership.pairkeys import pair_keys, view_secret
 from collcomm.types import Member

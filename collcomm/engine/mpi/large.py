@@ -18,7 +18,6 @@ from ..request import Request
 
 Array = np.ndarray[Any, Any]
 REDUCTIONS = frozenset({"all_reduce", "reduce", "reduce_scatter"})
-STREAMS = 1
 
 
 def is_scheduled(request: Request) -> bool:
@@ -120,5 +119,5 @@ class Scheduled:
             request, alive, rank = self._place
             choice = choose(request.kind, len(alive), request.nbytes())
             plan = self._plans[operation.in_place] = make_plan(request, choice, alive, rank, operation.in_place)
-        run_messages(plan, operation, scratch, attempt, STREAMS)
+        run_messages(plan, operation, scratch, attempt)
         return operation.result
