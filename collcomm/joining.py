@@ -30,6 +30,7 @@ from .transports import (
 )
 from .transports.cuda_ipc import find_device
 from .transports.device import Device
+from .types import OUTWARD
 
 TRANSPORTS = ("cuda_ipc", "shm", "tcp")  # in order of preference; beside "mpi", which has no coordinator
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
@@ -51,6 +52,7 @@ def join(
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
     grace: float = GRACE_SECONDS,
+    reachable: bool | None = None,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
@@ -58,7 +60,7 @@ def join(
 
     Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
     is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
-    COLLCOMM_TRANSPORTS.
+    COLLCOMM_TRANSPORTS, COLLCOMM_REACHABLE.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
@@ -76,6 +78,8 @@ def join(
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
     :param grace: seconds that an operation which a failure interrupted waits for a coordinator that is away.
+    :param reachable: False: the other hosts cannot dial this peer (address translation, closed ports), so it dials them, or is reached
+        through another member. That is found out without this, but takes seconds. None: what COLLCOMM_REACHABLE says, 0 or 1, else True.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
@@ -87,6 +91,8 @@ def join(
     coordinator, name, advertise, listen = _from_environment(coordinator, name, advertise, listen)
     addresses = parse_addresses(coordinator)
     _check(name, group, min_size, timeout, on_failure, op_timeout, grace)
+    if reachable is None:
+        reachable = os.environ.get("COLLCOMM_REACHABLE", "1") != "0"
     wanted = _wanted(transports)
     device = _device(wanted)
     deadline = time.monotonic() + timeout
@@ -121,7 +127,7 @@ def join(
             "host": shown_host,
             "port": shown_port,
             "host_id": host_identity(),
-            "offers": ",".join(["cuda_ipc"] * on_device + list(transport.offers)),
+            "offers": ",".join(["cuda_ipc"] * on_device + list(transport.offers) + [OUTWARD] * (not reachable)),
             "min_size": min_size,
             "on_failure": on_failure,
         }

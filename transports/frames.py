@@ -17,14 +17,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 MAGIC = 0x6343
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<HBBIIIQII")
 HEADER_BYTES = HEADER.size
 MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not data
 
 NONCE_BYTES = 16
 MAX_PURPOSE = 3  # of a link: collectives, point to point, windows in host memory and on devices
-GREETING = struct.Struct(f"<4sHBBIIIIBB2x{NONCE_BYTES}s")
+GREETING = struct.Struct(f"<4sHBBIIIIBB2xQI{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
 
 assert HEADER_BYTES == 32
@@ -63,7 +63,11 @@ def unpack(buffer: bytes | bytearray | memoryview) -> Header:
 
 
 class Greeting(NamedTuple):
-    """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator."""
+    """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator.
+
+    ``way``: the number of the caller's way to the member that it looks for. That is ``onward`` if that is not 0: the called one is to join
+    this connection with the one by which ``onward`` looks for the caller.
+    """
 
     epoch: int
     gid: int
@@ -73,6 +77,8 @@ class Greeting(NamedTuple):
     streams: int
     purpose: int
     nonce: bytes
+    way: int = 0
+    onward: int = 0
 
     def pack(self) -> bytes:
         return GREETING.pack(
@@ -86,19 +92,22 @@ class Greeting(NamedTuple):
             self.called,
             self.stream,
             self.streams,
+            self.way,
+            self.onward,
             self.nonce,
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Greeting:
-        magic, version, purpose, zero, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
+        magic, version, purpose, zero, epoch, gid, caller, called, *shape, way, onward, nonce = GREETING.unpack(data)
+        stream, streams = shape
         if magic != GREETING_MAGIC:
             raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
-        if zero or not 0 < streams <= 64 or stream >= streams or purpose > MAX_PURPOSE:
+        if zero or not 0 < streams <= 64 or stream >= streams or purpose > MAX_PURPOSE or onward in (caller, called):
             raise BadFrame("greeting with impossible fields")
-        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce)
+        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce, way, onward)
 
 
 GREETING_BYTES = GREETING.size

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..types import Member
 from .door import Line
-from .sockets import ANSWER_SECONDS, MAX_STREAMS, await_socket
+from .sockets import ANSWER_SECONDS, CONNECT_SECONDS, MAX_STREAMS, await_socket
 from .stream import TcpStream
 from .tls import Tls, TlsLine, TlsStream
 
@@ -36,18 +36,25 @@ class TcpRoute:
     def reaches(self, member: Member) -> bool:
         return not member.offers or self.name in member.offers.split(",")
 
-    def connect(self, member: Member, check: Callable[[], None]) -> Line:
+    def connect(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> Line:
         family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             code = sock.connect_ex((member.host, member.port))
             if code == errno.EINPROGRESS:
-                await_socket(sock, select.POLLOUT, check)
+                await_socket(sock, select.POLLOUT, check, patience)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise (ConnectionRefusedError if code in _REFUSED else OSError)(code, os.strerror(code))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return self.greeted(sock, check)
+
+    def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
+        try:
             if self.tls is None:
                 return sock
             line = self.tls.dialled(sock)

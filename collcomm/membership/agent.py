@@ -10,8 +10,21 @@ from typing import Any, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
-from ..types import Call, GroupReport, Outcome, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
+from ..types import Call, GroupReport, Outcome, View, Way
+from .effects import (
+    Adopt,
+    Dismissed,
+    Halt,
+    Inquire,
+    Left,
+    PeerEffect,
+    Pending,
+    Rejected,
+    Reroute,
+    Say,
+    Wanted,
+    Welcomed,
+)
 from .messages import Message
 from .peer import PeerMachine
 
@@ -71,8 +84,16 @@ class Observer(Protocol):
         admitted: bool,
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
+        ways: Sequence[Way],
     ) -> None:
-        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links."""
+        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links.
+        ``ways``: of this peer's links that do not come about in the usual way."""
+
+    def rerouted(self, way: Way) -> None:
+        """From now on this peer and another member come by connections in that way."""
+
+    def called(self, member: int, gid: int, purpose: int, stream: int, streams: int) -> None:
+        """``member`` waits for a link that this peer has a part in making: ``streams`` of it, from number ``stream`` on."""
 
     def dismissed(self, error: CollcommError) -> None:
         """This peer is out of the group."""
@@ -164,6 +185,24 @@ class Agent:
             self._accused[epoch, member] = now
             self._tell({"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]})
 
+    def unreachable(self, member: int, epoch: int, number: int, dialled: int, text: str) -> None:
+        """No connection with ``member`` came about by its way ``number``: ``dialled``, it or the relay, did not answer."""
+        self._tell(
+            {
+                "t": "unreachable",
+                "epoch": epoch,
+                "member": member,
+                "number": number,
+                "dialled": dialled,
+                "text": text[:MAX_TEXT],
+            }
+        )
+
+    def call(self, member: int, epoch: int, gid: int, purpose: int, stream: int, streams: int) -> None:
+        """This peer waits for a link that ``member`` has to make, or to come to the relay for."""
+        wanted = {"member": member, "gid": gid, "purpose": purpose, "stream": stream, "streams": streams}
+        self._tell({"t": "call_me", "epoch": epoch, **wanted})
+
     def stalled(
         self, epoch: int, gid: int, seq: int, call: Call, members: Sequence[int], waiting_on: Sequence[int]
     ) -> None:
@@ -222,8 +261,13 @@ class Agent:
                 self._lines.post(effect.line, state)
             elif isinstance(effect, Adopt):
                 self._accused.clear()
-                self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken, effect.keys)
+                outcomes = dict(effect.outcomes)
+                self._observer.adopt(effect.view, outcomes, effect.admitted, effect.broken, effect.keys, effect.ways)
                 self._set(view=effect.view)
+            elif isinstance(effect, Reroute):
+                self._observer.rerouted(effect.way)
+            elif isinstance(effect, Wanted):
+                self._observer.called(effect.member, effect.gid, effect.purpose, effect.stream, effect.streams)
             elif isinstance(effect, Inquire):
                 call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)
                 if call is not None:

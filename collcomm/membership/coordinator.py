@@ -161,6 +161,7 @@ class CoordinatorMachine:
                 "epoch": group.view.epoch,
                 "members": [str(member) for member in group.view.members],
                 "waiting": [str(peer.member) for peer in group.waiting] if isinstance(group, GroupMachine) else [],
+                "ways": [way.row for way in group.ways] if isinstance(group, GroupMachine) else [],
                 "history": list(group.history),
             }
             for name, group in self.groups.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import Member, Outcome, View
+from ..types import Member, Outcome, View, Way
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,25 @@ class Adopt:
     admitted: bool
     broken: tuple[tuple[int, int], ...]
     keys: Mapping[int, bytes] = field(default_factory=dict)  # by member: for connections with it
+    ways: tuple[Way, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reroute:
+    """The two members of ``way`` come by connections in that way from now on."""
+
+    way: Way
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A link that one of its ends waits for: for communicator ``gid``, its ``streams`` from ``stream`` on."""
+
+    member: int
+    gid: int
+    purpose: int
+    stream: int
+    streams: int
 
 
 @dataclass(frozen=True)
@@ -114,4 +133,4 @@ class Left:
 
 
 CoordinatorEffect = Send | Ping | Note | Remember | Probe
-PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Inquire | Pending | Dismissed | Left
+PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Reroute | Wanted | Inquire | Pending | Dismissed | Left

@@ -7,6 +7,8 @@
     steady       ready from all members, somebody waits       changing     halt to all members
     steady       a member dies, leaves; a verdict; a broken   changing     halt to all members
                  link between two live ones
+    steady       unreachable, and the dialled one lives       steady       way to both ends; as a broken link when none is left
+    steady       call_me                                      steady       called, to the other end
     changing     state from a survivor, others missing        changing     (none)
     changing     a survivor dies                              changing     halt to the others again: the round begins anew
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
@@ -26,7 +28,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from ..types import GroupReport, Member, Outcome, Verdict, View
+from ..types import GroupReport, Member, Outcome, Verdict, View, Way
 from .disputes import Disputes
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .links import LinkFaults
@@ -36,6 +38,7 @@ from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
+from .ways import Ways
 
 Run = tuple[str, bytes]  # incarnation and token
 MAX_HISTORY = 1000
@@ -84,6 +87,10 @@ class GroupMachine:
         self._settled: dict[int, int] = {}  # consumed, by communicator, as of that view
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
         self._faults = LinkFaults()
+        self._ways = Ways()
+        self._in_vain: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # (who, dialled whom): for links with whom, by which way
         self._pulse = 0
         self._pulse_at = 0.0
         self._ticked_at: float | None = None
@@ -136,7 +143,7 @@ class GroupMachine:
         peer = self._peers.get(key)
         if peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
-            if not self._examine(now, peer):
+            if not self._examine(now, peer) and not self._ways.is_dialled_in_vain(peer.member):
                 self._out.append(Probe(self.name, peer.member))
         return self._drain()
 
@@ -187,6 +194,11 @@ class GroupMachine:
         return not self._peers
 
     @property
+    def ways(self) -> list[Way]:
+        """How pairs of members are linked that are not linked in the usual way."""
+        return [Way.of(row) for row in self._ways.rows]
+
+    @property
     def waiting(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if not peer.is_member]
 
@@ -202,6 +214,7 @@ class GroupMachine:
             self._send(key, {"t": "evicted", "cause": self._gone[key]})
         self._announced = {"t": "view", **resumption.view}
         self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
+        self._ways.resume(resumption.view["ways"])
         self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
         for key in resumption.lagging:
             self._send(key, self._with_keys(reports[key]["member"][0]))
@@ -313,6 +326,12 @@ class GroupMachine:
                 self._conclude(now)
         elif kind == "accuse":
             self._accuse(now, peer, message)
+        elif kind == "unreachable":
+            self._unreachable(now, peer, message)
+        elif kind == "call_me":
+            other = self._ids.get(message["member"])
+            if self.state is State.STEADY and other is not None and self._peers[other].is_member:
+                self._send(other, {**message, "t": "called", "member": peer.member.id})
         elif kind == "call":
             self._disputes.hear(now, peer.member.id, message)
             self._judge(now)
@@ -329,6 +348,8 @@ class GroupMachine:
             return
         if self._round is None:
             self._send(peer.key, self._with_keys(peer.member.id))
+            for way in self._ways.of(peer.member.id):
+                self._send(peer.key, self._told(way))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
         elif peer.member.id not in self._round.states:
             self._send(peer.key, self._with_keys(peer.member.id))
@@ -345,7 +366,10 @@ class GroupMachine:
         accused = self._peers.get(self._ids.get(message["member"], b""))
         if accused is None or accused is accuser or not accused.is_member:
             return
-        what = f"{accuser.member.name} reports: {message['text'] or message['evidence']}"
+        self._complain(now, accuser, accused, message["text"] or message["evidence"])
+
+    def _complain(self, now: float, accuser: Peer, accused: Peer, text: str) -> None:
+        what = f"{accuser.member.name} reports: {text}"
         accused.health.accusers.setdefault(accuser.member.id, what)
         if not self._examine(now, accused):
             self._ping(now, accused)
@@ -365,13 +389,58 @@ class GroupMachine:
         for accuser in accusers:
             if accuser not in self._ids or accused.key not in self._peers:
                 continue
-            pair = (min(accuser, accused.member.id), max(accuser, accused.member.id))
-            worse = self._faults.broke(now, pair)
-            if worse is None:
-                self._change(now, broken=pair)
-            else:
-                other = self._peers[self._ids[sum(pair) - worse]].member.name
-                self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+            report = self._in_vain.pop((accuser, accused.member.id), None)
+            if report is None:
+                self._broke(now, (accuser, accused.member.id))
+            elif self.state is State.STEADY:
+                self._reroute(now, accuser, accused.member.id, *report)
+
+    def _broke(self, now: float, ends: tuple[int, int]) -> None:
+        """The link between two live members."""
+        pair = (min(ends), max(ends))
+        worse = self._faults.broke(now, pair)
+        if worse is None:
+            self._change(now, broken=pair)
+        else:
+            other = self._peers[self._ids[sum(pair) - worse]].member.name
+            self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+
+    # -- ways --------------------------------------------------------------------------------------------------------
+
+    def _unreachable(self, now: float, peer: Peer, message: Message) -> None:
+        """As an accusation: whoever was dialled may be dead. Who turns out to live only cannot be dialled."""
+        other, number = message["member"], message["number"]
+        if self.state is not State.STEADY or other == peer.member.id or self.view.rank_of(other) is None:
+            return
+        way = self._ways.way(peer.member.id, other)
+        if number != way.number:
+            self._send(peer.key, self._told(way))  # it has not heard of it yet
+            return
+        dialled = self._peers.get(self._ids.get(message["dialled"], b""))
+        if dialled is None or dialled.member.id not in (other, way.relay):
+            return
+        self._in_vain[peer.member.id, dialled.member.id] = (other, number)
+        self._complain(now, peer, dialled, message["text"])
+
+    def _reroute(self, now: float, reporter: int, dialled: int, other: int, number: int) -> None:
+        if other not in self._ids or number != self._ways.way(reporter, other).number:
+            return  # another report was before it
+        way = self._ways.failed(reporter, other, dialled)
+        if way is None:
+            self._broke(now, (reporter, other))
+            return
+        for member in way.pair:
+            self._send(self._ids[member], self._told(way))
+        names = [self._peers[self._ids[member]].member.name for member in (*way.pair, way.relay) if member]
+        how = (
+            f"through {names[2]}"
+            if way.relay
+            else f"by a connection from the {'later' if way.kind == 0 else 'earlier'}"
+        )
+        self._out.append(Note(f"{names[0]} and {names[1]} are linked {how}"))
+
+    def _told(self, way: Way) -> Message:
+        return {"t": "way", "epoch": self.view.epoch, "way": way.row}
 
     def _remove(self, now: float, peer: Peer, cause: str, announce: bool) -> None:
         """``announce``: it asked to leave and gets an answer."""
@@ -443,7 +512,10 @@ class GroupMachine:
             self._next_epoch += 1
             self._settled.clear()
             self._disputes.clear()
-            nobody = {"epoch": self.view.epoch, "members": [], "admitted": False, "outcomes": {}, "broken": []}
+            nobody = {
+                **{"epoch": self.view.epoch, "admitted": False, "outcomes": {}},
+                **dict.fromkeys(("members", "broken", "ways"), []),
+            }
             self._write_down(nobody)  # so that nobody who was evicted and has not heard of it brings an old view back
             self.options = None if self.empty else self.options
             if not self.empty:
@@ -464,6 +536,8 @@ class GroupMachine:
         self.view = View(epoch, tuple(peer.member for peer in members))
         self.state = State.STEADY
         self._disputes.clear()
+        self._ways.adopt(self.view.members)
+        self._in_vain.clear()
         message = {
             "t": "view",
             "epoch": epoch,
@@ -471,6 +545,7 @@ class GroupMachine:
             "admitted": admitted,
             "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
             "broken": [list(pair) for pair in broken],
+            "ways": self._ways.rows,
         }
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}

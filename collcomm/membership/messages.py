@@ -7,13 +7,14 @@ from typing import Any
 
 import msgpack
 
-VERSION = 2
+VERSION = 3
 MAX_BYTES = 1 << 20
 MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinators only
 MAX_REPORT_BYTES = 2 << 20  # ... and what a coordinator takes: ten thousand members of usual names
 MAX_TEXT = 1024
 MAX_MEMBERS = 10_000
 MAX_GROUPS = 10_000
+MAX_WAYS = 10_000  # pairs of members that are not linked the usual way
 
 Message = dict[str, Any]
 
@@ -87,12 +88,22 @@ _outcome = _row(_number, _number, _optional(_verdict))
 _call = _row(_gid, _text())  # fingerprint, text
 _operation: dict[str, Check] = {"epoch": _epoch, "gid": _gid, "seq": _number}
 _options: dict[str, Check] = {"min_size": _integer(1, MAX_MEMBERS), "on_failure": _on_failure}
+_way = _row(_id, _id, _number, _integer(0, 2), _id)  # the pair, number, kind, relay
+_wanted: dict[str, Check] = {  # a link: of which member, for what, and its streams from ``stream`` on
+    "epoch": _epoch,
+    "member": _id,
+    "gid": _gid,
+    "purpose": _integer(0, 255),
+    "stream": _integer(0, 63),
+    "streams": _integer(1, 64),
+}
 _view: dict[str, Check] = {
     "epoch": _epoch,
     "members": _list_of(_member, MAX_MEMBERS),
     "admitted": _flag,
     "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
     "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
+    "ways": _list_of(_way, MAX_WAYS),
 }
 _run: dict[str, Check] = {"incarnation": _text(64), "token": _bytes(8)}
 
@@ -136,6 +147,14 @@ FIELDS: dict[str, dict[str, Check]] = {
         "evidence": lambda value: value in ("closed", "unacked"),
         "text": _text(),
     },
+    "unreachable": {  # no connection with ``member`` came about by way ``number``, since ``dialled`` did not answer
+        "epoch": _epoch,
+        "member": _id,
+        "number": _number,
+        "dialled": _id,
+        "text": _text(),
+    },
+    "call_me": _wanted,  # ``member`` should make that link, or come to the relay for it
     "stalled": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "expired": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "mismatch": {**_operation, "call": _call, "members": _ids},
@@ -146,6 +165,8 @@ FIELDS: dict[str, dict[str, Check]] = {
     "pending": {"count": _number},
     "halt": {"epoch": _epoch, "round": _number, "next": _epoch, "heirs": _ids},  # who is to go on
     "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
+    "way": {"epoch": _epoch, "way": _way},
+    "called": _wanted,  # by ``member``
     "inquire": _operation,
     "evicted": {"cause": _text(4096)},
     "left": {},

@@ -8,6 +8,8 @@
     waiting   view (with us in it)       member     Adopt
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
+    member, halted: way (this epoch)     same       Reroute: how links with another member come about
+    member    called (this epoch)        same       Wanted: another member waits for a link
     joining   who                        joining    `join`, again
     waiting, member, halted: who         same       `report`: all that a coordinator needs to take the group over
     any       evicted                    gone       Dismissed
@@ -26,8 +28,21 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..types import Member, Outcome, Verdict, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Rejected, Say, Welcomed
+from ..types import Member, Outcome, Verdict, View, Way
+from .effects import (
+    Adopt,
+    Dismissed,
+    Halt,
+    Inquire,
+    Left,
+    PeerEffect,
+    Pending,
+    Rejected,
+    Reroute,
+    Say,
+    Wanted,
+    Welcomed,
+)
 from .messages import PROFILE, Message
 
 HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
@@ -95,6 +110,11 @@ class PeerMachine:
             return [Pending(message["count"])]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
+        if kind == "way" and message["epoch"] == self.epoch:
+            way = Way.of(message["way"])
+            return [Reroute(way)] if self.member in way.pair else []
+        if kind == "called" and self.state is State.MEMBER and message["epoch"] == self.epoch:
+            return [Wanted(*(message[field] for field in ("member", "gid", "purpose", "stream", "streams")))]
         if kind == "who":
             return [Say(line, self._request if self.state is State.JOINING else self._report())]
         if kind == "left":
@@ -115,7 +135,8 @@ class PeerMachine:
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
         keys = dict(zip(view.ids, message["keys"], strict=False))
-        return [Adopt(view, outcomes, message["admitted"], broken, keys)]
+        ways = tuple(way for way in map(Way.of, message["ways"]) if self.member in way.pair)
+        return [Adopt(view, outcomes, message["admitted"], broken, keys, ways)]
 
     def _report(self) -> Message:
         request = self._request

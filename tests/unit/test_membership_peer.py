@@ -19,7 +19,16 @@ ROWS = [[1, "a", "h", 1, "", ""], [2, "b", "h", 2, "x", ""]]
 
 
 def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, Any]:
-    given = {"epoch": epoch, "members": rows, "admitted": True, "outcomes": {}, "broken": [], "keys": [], **fields}
+    given = {
+        "epoch": epoch,
+        "members": rows,
+        "admitted": True,
+        "outcomes": {},
+        "broken": [],
+        "ways": [],
+        "keys": [],
+        **fields,
+    }
     return {"t": "view", **given}
 
 

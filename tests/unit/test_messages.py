@@ -34,6 +34,7 @@ VIEW = {
     "admitted": False,
     "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
     "broken": [[1, 3]],
+    "ways": [[1, 3, 2, 2, 4]],
 }
 RUN = {"incarnation": "5f", "token": b"8 bytes!", "min_size": 2, "on_failure": "retry"}
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -100,6 +101,7 @@ view = {
     "admitted": st.booleans(),
     "outcomes": st.dictionaries(gid, st.tuples(number, number, st.none() | verdict).map(list), max_size=5),
     "broken": st.lists(st.tuples(member_id, member_id).map(list), max_size=4),
+    "ways": st.lists(st.tuples(member_id, member_id, number, st.integers(0, 2), member_id).map(list), max_size=4),
 }
 run = {
     "incarnation": st.text(max_size=64),
