@@ -36,6 +36,20 @@ class Member:
         return f"{self.name} ({self.host}:{self.port})"
 
 
+COORDINATOR = 0  # no member has this id
+
+
+@dataclass(frozen=True)
+class Booth:
+    """The coordinator's relay, as one member knows it: where it listens, which ``number`` the group has there, and the key that the
+    member shares with it."""
+
+    host: str
+    port: int
+    number: int
+    key: bytes
+
+
 class WayKind(IntEnum):
     """Who dials, of two members."""
 
@@ -47,7 +61,7 @@ class WayKind(IntEnum):
 @dataclass(frozen=True)
 class Way:
     """How the members of ``pair`` (ascending ids) come by connections. Of two ways of one view the one with the higher
-    ``number`` holds. ``relay``: the member that joins their lines, 0 if there is none."""
+    ``number`` holds. ``relay``: the member that joins their lines, `COORDINATOR` if it is that."""
 
     pair: tuple[int, int]
     number: int = 0

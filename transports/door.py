@@ -56,13 +56,13 @@ class _Stranger:
 
 
 class Door:
-    """``standing()``: this peer's place in the group now. ``welcome(greeting, line)`` takes over who has proved itself.
+    """``standing(greeting)``: this peer's place now, in the group that it is for. ``welcome(greeting, line)`` takes over who has proved itself.
     ``tls``: what everybody has to speak, if given."""
 
     def __init__(
         self,
         listener: socket.socket,
-        standing: Callable[[], Standing],
+        standing: Callable[[Greeting], Standing],
         welcome: Callable[[Greeting, Line], None],
         tls: Tls | None = None,
     ):
@@ -165,8 +165,8 @@ class Door:
         if isinstance(line, TlsLine) and not line.handshake():
             return
         while True:
-            if side.state is State.ASKED:
-                answer = side.answer(*self._standing())
+            if side.state is State.ASKED and side.greeting is not None:
+                answer = side.answer(*self._standing(side.greeting))
                 if answer is None:  # nothing to read until our view has come
                     self._stop_listening(descriptor)
                     return
@@ -189,7 +189,9 @@ class Door:
     def _let_in(self, descriptor: int, stranger: _Stranger, proof: bytes) -> None:
         greeting = stranger.side.greeting
         assert greeting is not None
-        if greeting.caller not in self._standing().keys:  # it was a member when we answered: no stranger, but gone
+        if (
+            greeting.caller not in self._standing(greeting).keys
+        ):  # it was a member when we answered: no stranger, but gone
             raise ConnectionResetError
         _say(stranger.line, proof)
         self._poller.unregister(descriptor)

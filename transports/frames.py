@@ -105,7 +105,13 @@ class Greeting(NamedTuple):
             raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
-        if zero or not 0 < streams <= 64 or stream >= streams or purpose > MAX_PURPOSE or onward in (caller, called):
+        if (
+            zero
+            or not 0 < streams <= 64
+            or stream >= streams
+            or purpose > MAX_PURPOSE
+            or (onward and onward in (caller, called))
+        ):
             raise BadFrame("greeting with impossible fields")
         return cls(epoch, gid, caller, called, stream, streams, purpose, nonce, way, onward)
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from ..types import Member, Way, WayKind, first_way
+from ..types import COORDINATOR, Booth, Member, Way, WayKind, first_way
 from .base import LinkBroken, LinkKey
 
 ALTERNATIVE_SECONDS = 2.0  # to connect, while there is another way: a lost SYN is sent again after one second
@@ -54,6 +54,7 @@ class Reach:
         self.asker: Asker | None = None
         self._member = -1
         self._members: Mapping[int, Member] = {}
+        self._booth: Booth | None = None
         self._ways: dict[int, Way] = {}  # by the other member
         self._called_at: dict[Want, float] = {}
         self._serving: dict[Want, float] = {}  # since when; those that came to a relay a while ago may be served again
@@ -62,8 +63,9 @@ class Reach:
     def introduce(self, member: int) -> None:
         self._member = member
 
-    def adopt(self, members: Iterable[Member], ways: Iterable[Way]) -> dict[int, int]:
+    def adopt(self, members: Iterable[Member], ways: Iterable[Way], booth: Booth | None) -> dict[int, int]:
         """A new view. Returns the numbers of ways by member."""
+        self._booth = booth
         self._members = {member.id: member for member in members}
         self._ways = {self._other(way): way for way in ways}
         return self._numbers()
@@ -87,15 +89,20 @@ class Reach:
     def makes(self, member: int) -> bool:
         return self.way(member).maker == self._member
 
-    def relay(self, way: Way) -> Member:
-        """Raises Rerouted when it has gone."""
-        relay = self._members.get(way.relay)
-        if relay is None:
+    def relay(self, way: Way, epoch: int, keys: Mapping[int, bytes]) -> tuple[Member, int, bytes]:
+        """Whom to dial, and the epoch and key to greet it with. ``keys``: of members in ``epoch``. Raises Rerouted when it has
+        gone."""
+        booth = self._booth
+        if way.relay == COORDINATOR and booth is not None:
+            return Member(COORDINATOR, "the coordinator", booth.host, booth.port), booth.number, booth.key
+        relay, key = self._members.get(way.relay), keys.get(way.relay)
+        if relay is None or key is None:
             raise Rerouted
-        return relay
+        return relay, epoch, key
 
     def route_of(self, member: int) -> str | tuple[str, int]:
-        """How links with ``member`` go: "direct", "reversed" (dialled by the earlier member), or ("relay", the member between)."""
+        """How links with ``member`` go: "direct", "reversed" (the earlier member dials), or ("relay", who is between: 0 is the
+        coordinator)."""
         way = self.way(member)
         if way.kind is WayKind.RELAY:
             return "relay", way.relay

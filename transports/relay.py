@@ -31,7 +31,7 @@ SWEEP_SECONDS = 0.5
 HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere noticed when it meets the other
 BUSY_TURNS = 8  # chunks of one direction in a row, before the others have their turn
 
-Key = tuple[int, int, int, int, int]  # earlier member, later member, communicator, purpose, stream
+Key = tuple[int, ...]  # earlier member, later member, epoch, communicator, purpose, stream
 
 
 class _Line:
@@ -69,7 +69,7 @@ class Relay:
     def take(self, greeting: Greeting, sock: socket.socket) -> None:
         """A line of ``greeting.caller``, which has proved to be that."""
         first, second = sorted((greeting.caller, greeting.onward))
-        key = (first, second, greeting.gid, greeting.purpose, greeting.stream)
+        key = (first, second, greeting.epoch, greeting.gid, greeting.purpose, greeting.stream)
         line = _Line(sock, greeting.caller, key, time.monotonic() + MEETING_SECONDS)
         with self._lock:
             if self._closed or len(self._lines) + len(self._arrived) >= 2 * self._most_pairs + MOST_WAITING:
@@ -182,9 +182,8 @@ class Relay:
         assert other is not None
         try:
             for _ in range(BUSY_TURNS):
-                if line.start == line.end:
-                    if line.ended or not self._fill(line):
-                        break
+                if line.start == line.end and (line.ended or not self._fill(line)):
+                    break
                 sent = other.sock.send(line.buffer[line.start : line.end], socket.MSG_NOSIGNAL)
                 line.start += sent
                 self.bytes_forwarded += sent

@@ -50,7 +50,7 @@ class ShmRoute:
     def reaches(self, member: Member) -> bool:
         return member.host_id == self._host_id and self.name in member.offers.split(",")
 
-    def connect(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> Line:
+    def connect(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -65,6 +65,9 @@ class ShmRoute:
         except BaseException:
             sock.close()
             raise
+
+    def dial(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> socket.socket:
+        return self.connect(member, check, patience)
 
     def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
         return sock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..types import Member, Way
+from ..types import Booth, Member, Way
 from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
 from .reach import Asker
 from .simnet import LOOK_SECONDS, Host, Network, SimPoller, SimSocket, Waiter
@@ -56,7 +56,12 @@ class SimTransport(DropsLinks):
         self._member = member
 
     def admit(
-        self, epoch: int, keys: Mapping[int, bytes], members: Sequence[Member] = (), ways: Sequence[Way] = ()
+        self,
+        epoch: int,
+        keys: Mapping[int, bytes],
+        members: Sequence[Member] = (),
+        ways: Sequence[Way] = (),
+        booth: Booth | None = None,
     ) -> None:
         self._epoch, self._keys = epoch, dict(keys)
         early, self._early = self._early, []

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ..errors import UnsupportedTransport
-from ..types import Member, Way, WayKind
+from ..types import COORDINATOR, Booth, Member, Way, WayKind
 from .base import MESSAGES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
@@ -54,6 +54,9 @@ class Route(Protocol):
 
     def connect(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> Line:
         """A connection to ``member`` within ``patience`` seconds, not blocking. Raises OSError."""
+
+    def dial(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> socket.socket:
+        """The same without TLS, if there is any."""
 
     def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
         """One that is there already, non-blocking, ready for the greeting of who dials. Raises OSError, and closes it then."""
@@ -95,7 +98,7 @@ class SocketTransport(DropsLinks):
         self._gone_sent = 0
         self._gone_received = 0
         self._doors = [
-            Door(route.listener, lambda: self._standing, partial(self._welcome, route), route.tls)
+            Door(route.listener, lambda _: self._standing, partial(self._welcome, route), route.tls)
             for route in self.routes
         ]
 
@@ -105,15 +108,20 @@ class SocketTransport(DropsLinks):
         self._stand(member=member)
 
     def admit(
-        self, epoch: int, keys: Mapping[int, bytes], members: Sequence[Member] = (), ways: Sequence[Way] = ()
+        self,
+        epoch: int,
+        keys: Mapping[int, bytes],
+        members: Sequence[Member] = (),
+        ways: Sequence[Way] = (),
+        booth: Booth | None = None,
     ) -> None:
         """A new view: connections are made with members that have a key in ``keys``, and prove that they know it. ``ways``: to
-        those that are not linked with this peer in the first way.
+        those that are not linked with this peer in the first way; ``booth``: the coordinator's relay.
 
         Connections that are there already stay, see `keep_only`.
         """
         with self._changed:
-            self._stand(epoch=epoch, keys=dict(keys), ways=self.reach.adopt(members, ways))
+            self._stand(epoch=epoch, keys=dict(keys), ways=self.reach.adopt(members, ways, booth))
 
     def reroute(self, way: Way) -> None:
         """This peer and another come by connections in that way from now on; those that are there stay."""
@@ -165,6 +173,8 @@ class SocketTransport(DropsLinks):
                 self._await_another_way(failure, member, check)
             except Rerouted:
                 check()
+                with self._changed:
+                    self._changed.wait(WAIT_SECONDS)
             finally:
                 with self._changed:
                     self._dialling.discard(key)
@@ -333,12 +343,11 @@ class SocketTransport(DropsLinks):
         self, route: Route, greeting: Greeting, member: Member, way: Way, check: Callable[[], None]
     ) -> socket.socket:
         """A line to the relay between this peer and ``member``, on which nothing was said to that yet. Raises as `_greet`."""
-        relay = self.reach.relay(way)
-        secret = self._standing.keys.get(relay.id)
-        if secret is None:
-            raise Rerouted
-        outer = greeting._replace(called=relay.id, onward=member.id, nonce=secrets.token_bytes(NONCE_BYTES))
-        connect = partial(route.connect, relay, check, ALTERNATIVE_SECONDS)
+        relay, epoch, secret = self.reach.relay(way, greeting.epoch, self._standing.keys)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        outer = greeting._replace(epoch=epoch, called=relay.id, onward=member.id, nonce=nonce)
+        with_tls = relay.id != COORDINATOR  # which has no certificate of the peers
+        connect = partial(route.connect if with_tls else route.dial, relay, check, ALTERNATIVE_SECONDS)
         try:
             line = _greet(connect, relay, Dialler(outer, secret), check)
         except LinkBroken as broken:

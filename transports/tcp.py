@@ -37,6 +37,9 @@ class TcpRoute:
         return not member.offers or self.name in member.offers.split(",")
 
     def connect(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> Line:
+        return self.greeted(self.dial(member, check, patience), check)
+
+    def dial(self, member: Member, check: Callable[[], None], patience: float = CONNECT_SECONDS) -> socket.socket:
         family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -51,7 +54,7 @@ class TcpRoute:
         except BaseException:
             sock.close()
             raise
-        return self.greeted(sock, check)
+        return sock
 
     def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
         try:

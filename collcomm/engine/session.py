@@ -14,7 +14,7 @@ from ..membership import Agent, Welcome
 from ..transports import SocketTransport
 from ..transports.base import LinkBroken
 from ..transports.device import Device
-from ..types import Call, GroupReport, Outcome, View, Way
+from ..types import Booth, Call, GroupReport, Outcome, View, Way
 from .attempt import Attempt
 from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
@@ -110,13 +110,14 @@ class Session(SharedFate[Group]):
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
         ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
         with self._lock:
             for pair in broken:
                 if self.member in pair:
                     self.transport.drop_member(sum(pair) - self.member)
             self.transport.keep_only(view.ids)
-            self.transport.admit(view.epoch, keys, view.members, ways)
+            self.transport.admit(view.epoch, keys, view.members, ways, booth)
             self.view = view
             self._halted = False
             for gid in WHOLE_VIEW:

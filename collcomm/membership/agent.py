@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
-from ..types import Call, GroupReport, Outcome, View, Way
+from ..transports.addresses import parse_addresses
+from ..types import Booth, Call, GroupReport, Outcome, View, Way
 from .effects import (
     Adopt,
     Dismissed,
@@ -85,9 +86,10 @@ class Observer(Protocol):
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
         ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
         """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links.
-        ``ways``: of this peer's links that do not come about in the usual way."""
+        ``ways``: of this peer's links that do not come about in the usual way. ``booth``: the coordinator's relay, if it has one."""
 
     def rerouted(self, way: Way) -> None:
         """From now on this peer and another member come by connections in that way."""
@@ -261,8 +263,10 @@ class Agent:
                 self._lines.post(effect.line, state)
             elif isinstance(effect, Adopt):
                 self._accused.clear()
-                outcomes = dict(effect.outcomes)
-                self._observer.adopt(effect.view, outcomes, effect.admitted, effect.broken, effect.keys, effect.ways)
+                outcomes, place = dict(effect.outcomes), self._booth(effect)
+                self._observer.adopt(
+                    effect.view, outcomes, effect.admitted, effect.broken, effect.keys, effect.ways, place
+                )
                 self._set(view=effect.view)
             elif isinstance(effect, Reroute):
                 self._observer.rerouted(effect.way)
@@ -287,6 +291,13 @@ class Agent:
             else:
                 assert isinstance(effect, Left)
                 self._set(left=True)
+
+    def _booth(self, effect: Adopt) -> Booth | None:
+        """At the host by which this peer knows the coordinator that leads."""
+        if effect.booth is None:
+            return None
+        host, _ = parse_addresses(self._lines.where)[self._machine.leader]
+        return Booth(host, *effect.booth)
 
     def _set(
         self,

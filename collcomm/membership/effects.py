@@ -85,6 +85,7 @@ class Adopt:
     broken: tuple[tuple[int, int], ...]
     keys: Mapping[int, bytes] = field(default_factory=dict)  # by member: for connections with it
     ways: tuple[Way, ...] = ()
+    booth: tuple[int, int, bytes] | None = None  # of the coordinator: port, number, key
 
 
 @dataclass(frozen=True)

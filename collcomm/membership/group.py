@@ -25,15 +25,16 @@ not asked to be; who was declared dead gets no later view; a round's outcome use
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from ..types import GroupReport, Member, Outcome, Verdict, View, Way
+from ..types import COORDINATOR, GroupReport, Member, Outcome, Verdict, View, Way, WayKind
 from .disputes import Disputes
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, PROFILE, Message
-from .pairkeys import pair_keys, view_secret
+from .pairkeys import booth_key, pair_keys, view_secret
 from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
@@ -88,6 +89,7 @@ class GroupMachine:
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
         self._faults = LinkFaults()
         self._ways = Ways()
+        self.booth: tuple[int, int] | None = None  # port of the coordinator's relay, and this group's number there
         self._in_vain: dict[
             tuple[int, int], tuple[int, int]
         ] = {}  # (who, dialled whom): for links with whom, by which way
@@ -416,6 +418,9 @@ class GroupMachine:
         if number != way.number:
             self._send(peer.key, self._told(way))  # it has not heard of it yet
             return
+        if message["dialled"] == COORDINATOR == way.relay and way.kind is WayKind.RELAY:
+            self._reroute(now, peer.member.id, COORDINATOR, other, number)
+            return
         dialled = self._peers.get(self._ids.get(message["dialled"], b""))
         if dialled is None or dialled.member.id not in (other, way.relay):
             return
@@ -431,13 +436,15 @@ class GroupMachine:
             return
         for member in way.pair:
             self._send(self._ids[member], self._told(way))
-        names = [self._peers[self._ids[member]].member.name for member in (*way.pair, way.relay) if member]
-        how = (
-            f"through {names[2]}"
-            if way.relay
-            else f"by a connection from the {'later' if way.kind == 0 else 'earlier'}"
-        )
-        self._out.append(Note(f"{names[0]} and {names[1]} are linked {how}"))
+        self._out.append(Note(f"{self._named(reporter)} and {self._named(other)} are to be linked {self._how(way)}"))
+
+    def _how(self, way: Way) -> str:
+        if way.kind is WayKind.RELAY:
+            return "through the coordinator" if way.relay == COORDINATOR else f"through {self._named(way.relay)}"
+        return f"by a connection from {self._named(way.maker)}"
+
+    def _named(self, member: int) -> str:
+        return self._peers[self._ids[member]].member.name
 
     def _told(self, way: Way) -> Message:
         return {"t": "way", "epoch": self.view.epoch, "way": way.row}
@@ -536,6 +543,7 @@ class GroupMachine:
         self.view = View(epoch, tuple(peer.member for peer in members))
         self.state = State.STEADY
         self._disputes.clear()
+        self._ways.coordinator_relays = self.booth is not None
         self._ways.adopt(self.view.members)
         self._in_vain.clear()
         message = {
@@ -576,9 +584,15 @@ class GroupMachine:
     def _with_keys(self, member: int) -> Message:
         """The last view, with the keys that ``member`` shares with the others."""
         if self._secret is None:
-            return {**self._announced, "keys": []}
+            return {**self._announced, "keys": [], "booth": None}
         secret = view_secret(self._secret, self.view.epoch)
-        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids)}
+        booth = None if self.booth is None else [*self.booth, booth_key(self._secret, member)]
+        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids), "booth": booth}
+
+    def booth_keys(self, members: Iterable[int]) -> dict[int, bytes]:
+        """The keys with which those of ``members`` who are in the present view may use the coordinator's relay."""
+        secret, view = self._secret, self.view
+        return {m: booth_key(secret, m) for m in members if view.rank_of(m) is not None} if secret is not None else {}
 
     # -- disputes ----------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,11 @@ _view: dict[str, Check] = {
     "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
     "ways": _list_of(_way, MAX_WAYS),
 }
+_secrets: dict[str, Check] = {
+    "keys": _list_of(_bytes(32), MAX_MEMBERS),  # shared by the recipient with each of the members
+    "booth": _optional(_row(_port, _epoch, _bytes(32))),  # the coordinator's relay: port, the group's number there, key
+}
+SECRETS = tuple(_secrets)
 _run: dict[str, Check] = {"incarnation": _text(64), "token": _bytes(8)}
 
 
@@ -164,7 +169,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
     "halt": {"epoch": _epoch, "round": _number, "next": _epoch, "heirs": _ids},  # who is to go on
-    "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
+    "view": {**_view, **_secrets},
     "way": {"epoch": _epoch, "way": _way},
     "called": _wanted,  # by ``member``
     "inquire": _operation,

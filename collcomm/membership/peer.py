@@ -43,7 +43,7 @@ from .effects import (
     Wanted,
     Welcomed,
 )
-from .messages import PROFILE, Message
+from .messages import PROFILE, SECRETS, Message
 
 HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
 
@@ -131,12 +131,13 @@ class PeerMachine:
             return []
         self.epoch = view.epoch
         self.state = State.MEMBER
-        self._announced = {name: field for name, field in message.items() if name != "keys"}
+        self._announced = {name: field for name, field in message.items() if name not in SECRETS}
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
         keys = dict(zip(view.ids, message["keys"], strict=False))
+        booth = None if message["booth"] is None else tuple(message["booth"])
         ways = tuple(way for way in map(Way.of, message["ways"]) if self.member in way.pair)
-        return [Adopt(view, outcomes, message["admitted"], broken, keys, ways)]
+        return [Adopt(view, outcomes, message["admitted"], broken, keys, ways, booth)]
 
     def _report(self) -> Message:
         request = self._request

@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import zmq
@@ -23,6 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
 from . import strangers
+from .booth import RelayBooth
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
@@ -52,6 +54,7 @@ class Coordinator:
     :param keys: the directory of this coordinator's keys, made by ``collcomm keys``; or the variable COLLCOMM_KEYS.
     :param insecure: listen on an address that others can reach although there is neither.
     :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`. Closed with it.
+    :param relay_port: where this process joins peers that nobody else can; 0 takes a free one, None: it does not.
     :raises CollcommError: the address cannot be bound, or is open to others without protection.
     :raises AuthenticationFailed: ``keys`` is not what ``collcomm keys`` makes.
     """
@@ -65,6 +68,7 @@ class Coordinator:
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         store: Store | None = None,
+        relay_port: int | None = 0,
     ):
         credentials = coordinator_credentials(secret, keys)
         self.protection = "nothing" if credentials is None else credentials.source
@@ -89,6 +93,7 @@ class Coordinator:
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
         self._closing = False
+        self._booth = self._open_booth(host, relay_port)
         self._thread = threading.Thread(target=self._serve, name="collcomm-coordinator", daemon=True)
         self._thread.start()
 
@@ -116,6 +121,8 @@ class Coordinator:
         self._closing = True
         os.write(self._wake_write, b"x")
         self._thread.join(CLOSE_SECONDS)
+        if self._booth is not None:
+            self._booth.close()
         self._context.term()
         self._store.close()
         os.close(self._wake_read)
@@ -125,6 +132,24 @@ class Coordinator:
         """Groups, members and history as plain values, for people and tests."""
         with self._lock:
             return self._machine.snapshot()
+
+    # -- the relay ---------------------------------------------------------------------------------------------------
+
+    def _open_booth(self, host: str, port: int | None) -> RelayBooth | None:
+        if port is None:
+            return None
+
+        def keys(number: int, members: Iterable[int]) -> dict[int, bytes]:
+            with self._lock:
+                return self._machine.booth_keys(number, members)
+
+        try:
+            booth = RelayBooth(host, port, keys)
+        except OSError as error:
+            log.warning("this coordinator does not relay, it cannot listen on port %d: %s", port, error.strerror)
+            return None
+        self._machine.booth_port = booth.port
+        return booth
 
     # -- the thread --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@
     any       no relay is left, or ``MOST_RELAYS`` were tried     DIRECT again: the pair is out of reach, and is told so
     RELAY r   r is no longer a member                             RELAY s, or DIRECT if there is none
 
+A relay is a member, or, when none is left to be tried, the coordinator's process if it relays.
+
 Each step raises the pair's number, so both ends can tell the newer of two ways, and reports of older ones are void.
 
 Why it ends: within one number each step leaves a kind or a relay that is not tried again, so after 2 + ``MOST_RELAYS`` steps the pair is
@@ -29,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..types import Member, Way, WayKind, first_way
+from ..types import COORDINATOR, Member, Way, WayKind, first_way
 from .messages import MAX_WAYS
 
 MOST_RELAYS = 3  # tried for one pair in a row: each costs seconds
@@ -41,6 +43,7 @@ class Ways:
     """Of the members of a view; pairs that are not here are linked in their `first_way`."""
 
     def __init__(self) -> None:
+        self.coordinator_relays = False
         self._members: dict[int, Member] = {}
         self._ways: dict[Pair, Way] = {}
         self._tried: dict[Pair, set[int]] = {}  # relays
@@ -61,12 +64,12 @@ class Ways:
         here = self._members.keys()
         self._in_vain = {pair for pair in self._in_vain if here >= set(pair)}
         self._ways = {pair: way for pair, way in self._ways.items() if here >= set(pair)}
-        self._tried = {pair: tried & here for pair, tried in self._tried.items() if pair in self._ways}
+        self._tried = {
+            pair: tried & (here | {COORDINATOR}) for pair, tried in self._tried.items() if pair in self._ways
+        }
         for pair, way in list(self._ways.items()):
-            if way.kind is WayKind.RELAY and way.relay not in here:
-                relay = self._relay(pair)
-                first = self._first(pair).kind
-                self._step(pair, WayKind.RELAY if relay else first, relay)
+            if way.kind is WayKind.RELAY and way.relay not in here and way.relay != COORDINATOR:
+                self._relayed(pair) or self._begin(pair)
 
     def way(self, first: int, second: int) -> Way:
         pair = (min(first, second), max(first, second))
@@ -88,13 +91,12 @@ class Ways:
         earlier, later = (self._members[member] for member in way.pair)
         if way.kind is WayKind.DIRECT and not later.outward:
             return self._step(way.pair, WayKind.REVERSED)
-        relay = self._relay(way.pair)
-        if relay:
-            return self._step(way.pair, WayKind.RELAY, relay)
-        self._tried.pop(way.pair, None)
-        self._in_vain = {pair for pair in self._in_vain if not set(way.pair) & set(pair)}
-        self._step(way.pair, self._first(way.pair).kind)
-        return None
+        next_way = self._relayed(way.pair)
+        if next_way is None:
+            self._tried.pop(way.pair, None)
+            self._in_vain = {pair for pair in self._in_vain if not set(way.pair) & set(pair)}
+            self._begin(way.pair)
+        return next_way
 
     def is_dialled_in_vain(self, member: Member) -> bool:
         """Whether that nobody gets an answer at its address says nothing of its life."""
@@ -109,16 +111,26 @@ class Ways:
         way = self._ways[pair] = replace(way, number=way.number + 1)
         return way
 
-    def _relay(self, pair: Pair) -> int:
-        """0: there is none."""
+    def _begin(self, pair: Pair) -> Way:
+        return self._step(pair, self._first(pair).kind)
+
+    def _relayed(self, pair: Pair) -> Way | None:
+        """Through the next relay. None: there is none."""
         tried = self._tried.get(pair, set())
-        if len(tried) >= MOST_RELAYS:
-            return 0
+        found = self._candidates(pair, tried) if len(tried) < MOST_RELAYS else []
+        if found:
+            return self._step(pair, WayKind.RELAY, min(found)[2])
+        if self.coordinator_relays and COORDINATOR not in tried:
+            return self._step(pair, WayKind.RELAY, COORDINATOR)
+        return None
+
+    def _candidates(self, pair: Pair, tried: set[int]) -> list[tuple[bool, int, int]]:
+        """The best is the least."""
         closed = {dialled for _, dialled in self._in_vain}
         busy: dict[int, int] = {}
         for way in self._ways.values():
             busy[way.relay] = busy.get(way.relay, 0) + 1
-        found = [
+        return [
             (member.id in closed, busy.get(member.id, 0), member.id)
             for member in self._members.values()
             if member.id not in tried
@@ -126,4 +138,3 @@ class Ways:
             and not member.outward
             and not any((end, member.id) in self._in_vain for end in pair)
         ]
-        return min(found)[2] if found else 0

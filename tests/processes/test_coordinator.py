@@ -24,7 +24,7 @@ import pytest
 
 from collcomm.errors import CollcommError
 from collcomm.membership import Agent, Coordinator, Welcome, ZmqLines
-from collcomm.types import Call, GroupReport, Outcome, View, Way
+from collcomm.types import Booth, Call, GroupReport, Outcome, View, Way
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0  # how long anything may take before a test gives up
@@ -67,6 +67,7 @@ class Reporter:
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
         ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
         self.members = view.ids
         self.complete = outcomes[0].consumed

@@ -168,3 +168,9 @@ def test_the_others_go_on_when_a_relay_dies() -> None:
         peers.kill(0, signal.SIGKILL)
         after = [peers.hear(number, 30.0) for number in (1, 2, 3)]
         assert after == [["direct", "direct"], ["direct", ("relay", 2)], ["direct", ("relay", 2)]]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_two_alone_meet_at_the_coordinator(tls: bool, tmp_path: Path) -> None:
+    keys = [tmp_path / "keys" / "coordinator", *make_keys(tmp_path / "keys", ["ann", "bob"])] if tls else []
+    assert run([True, True], reduce_and_exchange, keys=keys) == [[("relay", 0)]] * 2

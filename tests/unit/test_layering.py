@@ -83,6 +83,7 @@ DRIVERS = {  # modules of pure rooms that touch the world
         "lines",
         "linewatch",
         "server",
+        "booth",
         "probing",
         "store",
         "journal",

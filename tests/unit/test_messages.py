@@ -65,7 +65,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rejected": {"text": "a peer called 'lab-3' is in group 'run-7' already"},
     "pending": {"count": 1},
     "halt": {"epoch": 3, "round": 1, "next": 4, "heirs": [1, 3]},
-    "view": {**VIEW, "keys": [b"k" * 32, b"l" * 32]},
+    "view": {**VIEW, "keys": [b"k" * 32, b"l" * 32], "booth": [48149, 7, b"b" * 32]},
     "inquire": OPERATION,
     "evicted": {"cause": "evicted from view 7: silent for 1.3 s"},
     "left": {},
