@@ -78,8 +78,9 @@ def join(
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
     :param grace: seconds that an operation which a failure interrupted waits for a coordinator that is away.
-    :param reachable: False: the other hosts cannot dial this peer (address translation, closed ports), so it dials them, or is reached
-        through another member. That is found out without this, but takes seconds. None: what COLLCOMM_REACHABLE says, 0 or 1, else True.
+    :param reachable: False: other hosts cannot dial this peer (address translation, closed ports), so it dials them, or is
+        reached through another member. That is found out without being said, too, which takes some seconds. None: what
+        COLLCOMM_REACHABLE says, 0 or 1; True if it says nothing.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.

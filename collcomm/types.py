@@ -41,8 +41,8 @@ COORDINATOR = 0  # no member has this id
 
 @dataclass(frozen=True)
 class Booth:
-    """The coordinator's relay, as one member knows it: where it listens, which ``number`` the group has there, and the key that the
-    member shares with it."""
+    """The coordinator's relay, as one member knows it: where it listens, which ``number`` the group has there, and the key
+    that the member shares with it."""
 
     host: str
     port: int

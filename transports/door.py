@@ -56,7 +56,8 @@ class _Stranger:
 
 
 class Door:
-    """``standing(greeting)``: this peer's place now, in the group that it is for. ``welcome(greeting, line)`` takes over who has proved itself.
+    """``standing(greeting)``: this peer's place now, in the group that it is for.
+    ``welcome(greeting, line)`` takes over who has proved itself.
     ``tls``: what everybody has to speak, if given."""
 
     def __init__(

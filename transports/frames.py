@@ -65,8 +65,8 @@ def unpack(buffer: bytes | bytearray | memoryview) -> Header:
 class Greeting(NamedTuple):
     """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator.
 
-    ``way``: the number of the caller's way to the member that it looks for. That is ``onward`` if that is not 0: the called one is to join
-    this connection with the one by which ``onward`` looks for the caller.
+    ``way``: the number of the caller's way to the member that it looks for. That is ``onward`` if that is not 0: then the called
+    one is to join this connection with the one by which ``onward`` looks for the caller.
     """
 
     epoch: int

@@ -1,11 +1,13 @@
 """How this peer and each of the others come by connections, as their coordinator has told both.
 
-The usual way is that the later member dials. Who cannot be dialled (address translation, closed ports) dials instead; where neither
-can be dialled, both dial a `relay`. Whoever dials in vain says so to the coordinator, which finds out whether the other
-lives, and if so tells both the next way (`collcomm.membership.ways`). Of two ways of one view the one with the higher number holds.
+The usual way is that the later member dials. Who cannot be dialled (address translation, closed ports) dials instead; where
+neither can be dialled, both dial a `relay`. Whoever dials in vain says so to the coordinator, which finds out whether the
+other lives, and if so tells both the next way (`collcomm.membership.ways`). Of two ways of one view the one with the higher
+number holds.
 
-Who waits for a link that the other has to make, in a way that was changed, calls the other through the coordinator: its program may
-believe that the link is not its part.
+Who waits for a link that the other has to make, in a way that was changed, calls the other through the coordinator: its
+program may believe that the link is not its part. Every wait has an end: for a connection, for the relay's other line, for the
+coordinator's word; what is not settled by then is a broken link, as without all this.
 """
 
 from __future__ import annotations

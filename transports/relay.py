@@ -1,9 +1,9 @@
 """A relay: joins two members that cannot dial each other, by forwarding bytes between the lines that both have dialled to it.
 
-A member that wants another through us greets as ever, naming that other as ``onward``, and proves that it is a member of the view; then
-it sends one byte, `READY`, past any TLS. When the two lines for one stream of one link are here, they are joined, and what comes on
-one goes out on the other, unread: the ends greet each other, prove themselves and speak TLS through it, so a relay can cut
-a connection, and neither read it nor change it nor pass for somebody.
+A member that wants another through us greets as ever, naming that other as ``onward``, and proves that it is a member of the
+view; then it sends one byte, `READY`, past any TLS. When the two lines for one stream of one link are here, they are joined,
+and what comes on one goes out on the other, unread: the ends greet each other, prove themselves and speak TLS (if they have
+certificates) through it. So a relay needs no more trust than any other machine on the way.
 
 One thread, which begins when the first line comes. Each direction holds one chunk at most, and reads no further until that is
 taken, so a slow reader slows its writer and nobody else. When one end closes, what it has sent is delivered, and both are closed.

@@ -1,8 +1,8 @@
 """A transport over connections: each peer listens, links are made when a plan needs them, several streams per link.
 
 How a connection comes about is a *route* (`tcp`, `shm`); this module keeps the links, whichever route they came by. Of two
-peers the later member (higher id) dials and the earlier one accepts, so that both ends agree on who acts; where that does not work, they
-find another way (`reach`, `relay`). Each proves
+peers the later member (higher id) dials and the earlier one accepts, so that both ends agree on who acts; where that does not
+work, they find another way (`reach`, `relay`). Each proves
 to the other that it is a member of the present view (`handshake`); a stranger, a peer of another run, or rubbish is turned away
 at the `door` and disturbs nobody.
 """

@@ -89,7 +89,7 @@ class Observer(Protocol):
         booth: Booth | None,
     ) -> None:
         """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links.
-        ``ways``: of this peer's links that do not come about in the usual way. ``booth``: the coordinator's relay, if it has one."""
+        ``ways``: of this peer's links that do not come about in the usual way. ``booth``: the coordinator's relay, if any."""
 
     def rerouted(self, way: Way) -> None:
         """From now on this peer and another member come by connections in that way."""

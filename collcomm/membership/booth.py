@@ -1,7 +1,7 @@
 """The coordinator's process as a relay, for members that no third member can join: a port of its own, `transports.relay` behind.
 
-A member greets as it would a relay that is a member, with the group's number at this port in place of the epoch, and with a key that
-its views carry. Only who is in the present view is let in.
+A member greets as it would a relay that is a member, with the group's number at this port in place of the epoch, and with a
+key that its views carry. Only who is in the present view is let in.
 """
 
 from __future__ import annotations

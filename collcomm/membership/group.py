@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from ..types import COORDINATOR, GroupReport, Member, Outcome, Verdict, View, Way, WayKind
 from .disputes import Disputes
@@ -519,10 +520,8 @@ class GroupMachine:
             self._next_epoch += 1
             self._settled.clear()
             self._disputes.clear()
-            nobody = {
-                **{"epoch": self.view.epoch, "admitted": False, "outcomes": {}},
-                **dict.fromkeys(("members", "broken", "ways"), []),
-            }
+            nothing: dict[str, Any] = {name: [] for name in ("members", "broken", "ways")}
+            nobody = {"epoch": self.view.epoch, "admitted": False, "outcomes": {}, **nothing}
             self._write_down(nobody)  # so that nobody who was evicted and has not heard of it brings an old view back
             self.options = None if self.empty else self.options
             if not self.empty:

@@ -109,6 +109,11 @@ class Coordinator:
         return self._machine.leads
 
     @property
+    def relay_port(self) -> int | None:
+        """Where this process relays, if it does."""
+        return None if self._booth is None else self._booth.port
+
+    @property
     def empty(self) -> bool:
         """Whether nobody is in any group, or waits to be."""
         with self._lock:
@@ -145,8 +150,8 @@ class Coordinator:
 
         try:
             booth = RelayBooth(host, port, keys)
-        except OSError as error:
-            log.warning("this coordinator does not relay, it cannot listen on port %d: %s", port, error.strerror)
+        except (OSError, OverflowError) as error:
+            log.warning("this coordinator does not relay, it cannot listen on port %d: %s", port, error)
             return None
         self._machine.booth_port = booth.port
         return booth
@@ -327,5 +332,7 @@ def run_coordinator(bind: str | None = None, limits: Limits = LAN, **options: An
     make_room()
     with Coordinator(bind, limits=limits, **options) as coordinator:
         log.info("coordinator listens on %s, protected by %s", coordinator.address, coordinator.protection)
+        if coordinator.relay_port is not None:
+            log.info("it relays for peers that cannot dial each other on port %d", coordinator.relay_port)
         stopped.wait()
     log.info("coordinator stopped")

@@ -12,18 +12,18 @@ A relay is a member, or, when none is left to be tried, the coordinator's proces
 
 Each step raises the pair's number, so both ends can tell the newer of two ways, and reports of older ones are void.
 
-Why it ends: within one number each step leaves a kind or a relay that is not tried again, so after 2 + ``MOST_RELAYS`` steps the pair is
-out of reach, which the caller takes for a broken link as ever (and sets one aside when that goes on).
+Why it ends: each step leaves a kind or a relay that is not tried again, so after 2 + ``MOST_RELAYS`` + 1 steps the pair is out of
+reach. The caller takes that for a broken link, as ever, and sets one of the two aside when it goes on.
 
-Why both ends agree: only the coordinator steps, on the reports of either end, and tells both; the greeting of a data connection has
-the number, and who knows a later one turns it away (`transports.handshake`). A view carries the ways, so newcomers and who was
-away know them, and so does the next coordinator, from the view as its peers report it. What was found out after that view
-and lost with its coordinator is found out again.
+Why both ends agree: only the coordinator steps, on the reports of either end, and tells both; the greeting of a data
+connection has the number, and who knows a later one turns it away (`transports.handshake`). A view carries the ways, so
+newcomers and who was away know them, and so does the next coordinator, from the view as its peers report it. What was found
+out after that view and lost with its coordinator is found out again.
 
-The relay is chosen from what is known alone, so the same history gives the same relay: none that either end has dialled in vain or
-that says it cannot be dialled; first those that nobody has dialled in vain (who can be dialled by some is likely to be by others),
-of these the one that relays for the fewest pairs, of equals the earliest (whom all others dial in the usual way, and have links
-with already, most likely).
+The relay is chosen from what is known alone, so the same history gives the same relay: none that either end has dialled in
+vain or that says it cannot be dialled; first those that nobody has dialled in vain (who can be dialled by some is likely to be
+by others), of these the one that relays for the fewest pairs, of equals the earliest (whom all others dial in the usual way, and
+have links with already, most likely).
 """
 
 from __future__ import annotations
@@ -88,8 +88,7 @@ class Ways:
             self._tried.setdefault(way.pair, set()).add(way.relay)
         if way.pair not in self._ways and len(self._ways) >= MAX_WAYS:
             return None
-        earlier, later = (self._members[member] for member in way.pair)
-        if way.kind is WayKind.DIRECT and not later.outward:
+        if way.kind is WayKind.DIRECT and not self._members[way.pair[1]].outward:
             return self._step(way.pair, WayKind.REVERSED)
         next_way = self._relayed(way.pair)
         if next_way is None:

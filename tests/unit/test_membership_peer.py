@@ -27,6 +27,7 @@ def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, A
         "broken": [],
         "ways": [],
         "keys": [],
+        "booth": None,
         **fields,
     }
     return {"t": "view", **given}

@@ -119,7 +119,7 @@ def test_a_slow_reader_stops_its_writer(relay: Relay) -> None:
     with dial(relay, 1, 2) as one, dial(relay, 2, 1) as other:
         one.settimeout(0.5)
         sent = 0
-        with pytest.raises(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             while True:
                 sent += one.send(bytes(1 << 16))
         assert relay.bytes_forwarded < sent
