@@ -24,6 +24,7 @@ ALTERNATIVE_SECONDS = 2.0  # to connect, while there is another way: a lost SYN 
 SETTLE_SECONDS = 6.0  # for the coordinator to find out who lives, and to say how to go on
 REPEAT_SECONDS = 1.0  # a control connection may have lost what was said
 COMING_SECONDS = 2.0  # so long a line that has come to the relay may wait for the other one before another is made
+AT_WORK = float("inf")
 MOST_CALLS = 16  # served at once; whoever is not served calls again
 Want = tuple[LinkKey, int, int]  # a link, in a view, by the way of this number
 
@@ -139,9 +140,10 @@ class Reach:
         now = time.monotonic()
         with self._lock:
             self._serving = {k: at for k, at in self._serving.items() if now - at < COMING_SECONDS}
-            if want in self._serving or len(self._serving) >= MOST_CALLS:
+            busy = sum(at == AT_WORK for at in self._serving.values())
+            if want in self._serving or busy >= MOST_CALLS:
                 return
-            self._serving[want] = float("inf")
+            self._serving[want] = AT_WORK
 
         def run() -> None:
             try:
