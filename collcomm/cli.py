@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cluster", default="default", help="with --etcd: whom this one stands in for; %(default)s"
     )
     coordinator.add_argument("--advertise", metavar="HOST:PORT", help="with --etcd: how peers name this coordinator")
+    coordinator.add_argument(
+        "--relay-port",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="where this process joins peers that cannot dial each other and have no third between them; default: a free one",
+    )
     coordinator.set_defaults(run=_coordinator)
     keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
@@ -75,6 +82,7 @@ def _coordinator(options: argparse.Namespace) -> int:
         keys=options.keys,
         insecure=options.insecure,
         store=_store(options),
+        relay_port=options.relay_port,
     )
     return 0
 

@@ -48,7 +48,7 @@ class Communicator(Participant):
 
     def __init__(self, session: AnySession, group: AnyGroup, name: str, op_timeout: float):
         super().__init__(session, group, name, op_timeout)
-        self._parts = Partings()
+        self._partings = Partings()
         self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
 
     # -- membership -----------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Communicator(Participant):
         operation = Operation(asked, self.view, self._session.member, None, None)
         self._group.run(operation, self._timeout)
         self._group.show(operation.view)
-        beside = self._parts.add(members, self.view)
+        beside = self._partings.add(members, self.view)
         if self._session.member not in members:
             return None
         part = self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)

@@ -30,6 +30,7 @@ from .transports import (
 )
 from .transports.cuda_ipc import find_device
 from .transports.device import Device
+from .types import OUTWARD
 
 TRANSPORTS = ("cuda_ipc", "shm", "tcp")  # in order of preference; beside "mpi", which has no coordinator
 DEFAULT_OPERATION_SECONDS = 600.0  # generous: a dead peer is noticed long before, this ends what nobody noticed
@@ -52,6 +53,7 @@ def join(
     streams: int = 1,
     grace: float = GRACE_SECONDS,
     site: str | None = None,
+    reachable: bool | None = None,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
@@ -59,7 +61,7 @@ def join(
 
     Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
     is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
-    COLLCOMM_TRANSPORTS, COLLCOMM_SITE.
+    COLLCOMM_TRANSPORTS, COLLCOMM_SITE, COLLCOMM_REACHABLE.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
@@ -79,6 +81,9 @@ def join(
     :param grace: seconds that an operation which a failure interrupted waits for a coordinator that is away.
     :param site: where this peer is, in a word: equal for peers that are near each other (a rack, a data centre). What is not said
         is told from measured latencies. Traffic crosses from site to site as seldom as it can.
+    :param reachable: False: other hosts cannot dial this peer (address translation, closed ports), so it dials them, or is
+        reached through another member. That is found out without being said, too, which takes some seconds. None: what
+        COLLCOMM_REACHABLE says, 0 or 1; True if it says nothing.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
@@ -93,6 +98,8 @@ def join(
     site = os.environ.get("COLLCOMM_SITE", "") if site is None else site
     if not isinstance(site, str) or len(site) > 64:
         raise ValueError(f"site must be a string of at most 64 characters, not {site!r}")
+    if reachable is None:
+        reachable = os.environ.get("COLLCOMM_REACHABLE", "1") != "0"
     wanted = _wanted(transports)
     device = _device(wanted)
     deadline = time.monotonic() + timeout
@@ -127,7 +134,7 @@ def join(
             "host": shown_host,
             "port": shown_port,
             "host_id": host_identity(),
-            "offers": ",".join(["cuda_ipc"] * on_device + list(transport.offers)),
+            "offers": ",".join(["cuda_ipc"] * on_device + list(transport.offers) + [OUTWARD] * (not reachable)),
             "site": site,
             "min_size": min_size,
             "on_failure": on_failure,

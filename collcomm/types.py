@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
+
+OUTWARD = "outward"  # among a member's offers: it can dial, and cannot be dialled from other hosts
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,68 @@ class Member:
         """The fields in order, as messages carry them."""
         return [self.id, self.name, self.host, self.port, self.host_id, self.offers, self.site]
 
+    @property
+    def outward(self) -> bool:
+        """Whether it has said that other hosts cannot dial it."""
+        return OUTWARD in self.offers.split(",")
+
     def __str__(self) -> str:
         return f"{self.name} ({self.host}:{self.port})"
+
+
+COORDINATOR = 0  # no member has this id
+
+
+@dataclass(frozen=True)
+class Booth:
+    """The coordinator's relay, as one member knows it: where it listens, which ``number`` the group has there, and the key
+    that the member shares with it."""
+
+    host: str
+    port: int
+    number: int
+    key: bytes
+
+
+class WayKind(IntEnum):
+    """Who dials, of two members."""
+
+    DIRECT = 0  # the later one
+    REVERSED = 1  # the earlier one, since the later one cannot
+    RELAY = 2  # both dial a third, which joins the two lines
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the members of ``pair`` (ascending ids) come by connections. Of two ways of one view the one with the higher
+    ``number`` holds. ``relay``: the member that joins their lines, `COORDINATOR` if it is that."""
+
+    pair: tuple[int, int]
+    number: int = 0
+    kind: WayKind = WayKind.DIRECT
+    relay: int = 0
+
+    @property
+    def row(self) -> list[int]:
+        """The fields in order, as messages carry them."""
+        return [*self.pair, self.number, int(self.kind), self.relay]
+
+    @classmethod
+    def of(cls, row: Sequence[int]) -> Way:
+        first, second, number, kind, relay = row
+        return cls((first, second), number, WayKind(kind), relay)
+
+    @property
+    def maker(self) -> int:
+        """The member whose part it is to make a connection; the other one waits for it."""
+        return self.pair[0] if self.kind is WayKind.REVERSED else self.pair[1]
+
+
+def first_way(one: Member, other: Member) -> Way:
+    """The way of two members of which nobody has tried anything yet."""
+    earlier, later = sorted((one, other), key=lambda member: member.id)
+    kind = WayKind.REVERSED if earlier.outward and not later.outward else WayKind.DIRECT
+    return Way((earlier.id, later.id), 0, kind)
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,12 @@ class Measured:
             for other in range(self.n):
                 if self.hosts[one] == self.hosts[other]:
                     self.latencies[one][other], self.bandwidths[one][other] = LOOPBACK.latency, LOOPBACK.bandwidth
-        self.capacities: list[float] = []
+        self._rates: list[float] = []
         self._numbers: dict[tuple[str, int, int], int] = {}
         self._cards = self._best_of_each_host()
         self._trunks = self._best_between_sites()
         self._paths = [[self._make_path(i, j) for j in range(self.n)] for i in range(self.n)]
+        self.capacities: Sequence[float] = tuple(self._rates)
 
     def latency(self, source: int, target: int) -> float:
         return self.latencies[source][target]
@@ -86,8 +87,8 @@ class Measured:
     def _resource(self, kind: str, one: int, other: int, capacity: float) -> int:
         key = (kind, one, other)
         if key not in self._numbers:
-            self._numbers[key] = len(self.capacities)
-            self.capacities.append(capacity)
+            self._numbers[key] = len(self._rates)
+            self._rates.append(capacity)
         return self._numbers[key]
 
     def _best_between_sites(self) -> dict[tuple[int, int], float]:

@@ -205,6 +205,9 @@ class Transport(Protocol):
     def links_at_once(self, gid: int, purpose: int, member: int) -> bool:
         """Whether `link` need not wait for the other end to make it."""
 
+    def route_of(self, member: int) -> str | tuple[str, int]:
+        """How bytes get to ``member``: "direct", "reversed" (the earlier one dials), or ("relay", the member in between)."""
+
     def is_gone(self, member: Any) -> bool:
         """Whether it is certain that nobody listens any more where ``member`` did. Takes a moment."""
 

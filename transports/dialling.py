@@ -35,8 +35,27 @@ class Route(Protocol):
 
     def reaches(self, member: Member) -> bool: ...
 
-    def connect(self, member: Member, check: Callable[[], None], source: Source | None = None) -> Line:
-        """A connection to ``member``, not blocking, from ``source`` if that means anything here. Raises OSError."""
+    def connect(
+        self,
+        member: Member,
+        check: Callable[[], None],
+        source: Source | None = None,
+        patience: float = CONNECT_SECONDS,
+    ) -> Line:
+        """A connection to ``member`` within ``patience`` seconds, not blocking, from ``source`` if that means anything here.
+        Raises OSError."""
+
+    def dial(
+        self,
+        member: Member,
+        check: Callable[[], None],
+        source: Source | None = None,
+        patience: float = CONNECT_SECONDS,
+    ) -> socket.socket:
+        """The same without TLS, if there is any."""
+
+    def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
+        """One that is there already, non-blocking, ready for the greeting of who dials. Raises OSError, and closes it then."""
 
     def stream(self, line: Line, member: int) -> SocketStream: ...
 
@@ -49,13 +68,11 @@ def source_of(sources: Sequence[Source], index: int) -> Source | None:
     return address, port if index < len(sources) else 0
 
 
-def greet(
-    route: Route, member: Member, dialler: Dialler, check: Callable[[], None], source: Source | None = None
-) -> Line:
+def greet(connect: Callable[[], Line], member: Member, dialler: Dialler, check: Callable[[], None]) -> Line:
     """Connect to ``member``, say who we are, and prove it to each other. Raises LinkBroken, Outdated."""
     line: Line | None = None
     try:
-        line = route.connect(member, check, source)
+        line = connect()
         line.sendall(dialler.opening)
         while not dialler.done:
             try:

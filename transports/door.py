@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -35,11 +35,13 @@ _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Standing(NamedTuple):
-    """What this peer is in the present view. ``member`` -1: it does not know yet. ``keys``: of each pair, by the other member."""
+    """What this peer is in the present view. ``member`` -1: it does not know yet. ``keys``: of each pair, by the other member;
+    ``ways``: the numbers of the ways to them that are not the first."""
 
     member: int = -1
     epoch: int = -1
     keys: Mapping[int, bytes] = {}
+    ways: Mapping[int, int] = {}
 
 
 Line = socket.socket | TlsLine
@@ -54,13 +56,14 @@ class _Stranger:
 
 
 class Door:
-    """``standing()``: this peer's place in the group now. ``welcome(greeting, line)`` takes over who has proved itself.
+    """``standing(greeting)``: this peer's place now, in the group that it is for.
+    ``welcome(greeting, line)`` takes over who has proved itself.
     ``tls``: what everybody has to speak, if given."""
 
     def __init__(
         self,
         listener: socket.socket,
-        standing: Callable[[], Standing],
+        standing: Callable[[Greeting], Standing],
         welcome: Callable[[Greeting, Line], None],
         tls: Tls | None = None,
     ):
@@ -74,6 +77,7 @@ class Door:
         self._logged: set[str] = set()
         self._poller = select.poll()
         self._closed = False
+        self._brought: deque[socket.socket] = deque()
         listener.setblocking(False)
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._serve, name="collcomm-accept", daemon=True)
@@ -82,6 +86,11 @@ class Door:
     def look_again(self) -> None:
         """The standing has changed: some who wait may be let in."""
         os.write(self._wake_write, b"x")
+
+    def bring(self, sock: socket.socket) -> None:
+        """Somebody who comes through a relay: to be heard like one that the listener takes in."""
+        self._brought.append(sock)
+        self.look_again()
 
     def close(self) -> None:
         """Stop, and turn away all who wait. Call once."""
@@ -104,6 +113,8 @@ class Door:
                     self._accept()
                 elif descriptor == self._wake_read:
                     os.read(self._wake_read, 4096)
+                    while self._brought:
+                        self._take(self._brought.popleft(), "a relay")
                     for waiting in [d for d, s in self._strangers.items() if s.side.state is State.ASKED]:
                         self._attend(waiting)
                 elif descriptor in self._strangers:  # else turned away in this very turn
@@ -115,6 +126,8 @@ class Door:
                     self._turn_away(descriptor, self._delay_of(descriptor))
         for descriptor in list(self._strangers):
             self._turn_away(descriptor)
+        while self._brought:
+            self._brought.popleft().close()
 
     def _accept(self) -> None:
         try:
@@ -123,12 +136,14 @@ class Door:
             if error.errno in _SCARCE:
                 time.sleep(OUT_OF_DESCRIPTORS_SECONDS)  # let somebody close one instead of spinning
             return
+        self._take(sock, str(address[0]) if address else "this host")
+
+    def _take(self, sock: socket.socket, host: str) -> None:
         if len(self._strangers) >= self._most:
             crowd = self._from.most_common(1)[0][0]
             oldest = next(d for d, stranger in self._strangers.items() if stranger.host == crowd)
             self._turn_away(oldest, f"{self._most} connections have not said who they are, most of them from there")
         sock.setblocking(False)
-        host = str(address[0]) if address else "this host"
         line = sock if self._tls is None else self._tls.accepted(sock)
         self._strangers[sock.fileno()] = _Stranger(line, host, time.monotonic() + GREETING_SECONDS)
         self._from[host] += 1
@@ -151,8 +166,8 @@ class Door:
         if isinstance(line, TlsLine) and not line.handshake():
             return
         while True:
-            if side.state is State.ASKED:
-                answer = side.answer(*self._standing())
+            if side.state is State.ASKED and side.greeting is not None:
+                answer = side.answer(*self._standing(side.greeting))
                 if answer is None:  # nothing to read until our view has come
                     self._stop_listening(descriptor)
                     return
@@ -175,7 +190,9 @@ class Door:
     def _let_in(self, descriptor: int, stranger: _Stranger, proof: bytes) -> None:
         greeting = stranger.side.greeting
         assert greeting is not None
-        if greeting.caller not in self._standing().keys:  # it was a member when we answered: no stranger, but gone
+        if (
+            greeting.caller not in self._standing(greeting).keys
+        ):  # it was a member when we answered: no stranger, but gone
             raise ConnectionResetError
         _say(stranger.line, proof)
         self._poller.unregister(descriptor)

@@ -28,7 +28,7 @@ MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not da
 NONCE_BYTES = 16
 MAX_STREAMS = 64  # of a link
 MAX_PURPOSE = 3  # of a link: collectives, point to point, windows in host memory and on devices
-GREETING = struct.Struct(f"<4sHBBIIIIBB2x{NONCE_BYTES}s")
+GREETING = struct.Struct(f"<4sHBBIIIIBB2xQI{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
 
 assert HEADER_BYTES == 32
@@ -72,7 +72,9 @@ class Greeting(NamedTuple):
     """First bytes on a data connection, from the side that dials: who calls whom in which view, for which communicator.
 
     A link is there when all its ``streams`` are; with ``joins`` the connection is for a link that is there already, as its stream
-    ``stream`` (a new one, or in place of one that died), and ``streams`` says how many it has then.
+    ``stream`` (a new one, or in place of one that died), and ``streams`` says how many it has then. ``way``: the number of the
+    caller's way to the member that it looks for. That is ``onward`` if that is not 0: then the called one is to join this
+    connection with the one by which ``onward`` looks for the caller.
     """
 
     epoch: int
@@ -84,6 +86,8 @@ class Greeting(NamedTuple):
     purpose: int
     nonce: bytes
     joins: bool = False
+    way: int = 0
+    onward: int = 0
 
     @property
     def serial(self) -> int:
@@ -102,19 +106,23 @@ class Greeting(NamedTuple):
             self.called,
             self.stream,
             self.streams,
+            self.way,
+            self.onward,
             self.nonce,
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Greeting:
-        magic, version, purpose, joins, epoch, gid, caller, called, stream, streams, nonce = GREETING.unpack(data)
+        magic, version, purpose, joins, epoch, gid, caller, called, *shape, way, onward, nonce = GREETING.unpack(data)
+        stream, streams = shape
         if magic != GREETING_MAGIC:
             raise BadFrame("not a collcomm peer, or one that uses TLS where this one does not")
         if version != VERSION:
             raise BadFrame(f"data protocol version {version}, this peer speaks {VERSION}")
-        if joins > 1 or not 0 < streams <= MAX_STREAMS or stream >= streams or purpose > MAX_PURPOSE:
+        fits = joins <= 1 and 0 < streams <= MAX_STREAMS and stream < streams and purpose <= MAX_PURPOSE
+        if not fits or (onward and onward in (caller, called)):
             raise BadFrame("greeting with impossible fields")
-        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce, bool(joins))
+        return cls(epoch, gid, caller, called, stream, streams, purpose, nonce, bool(joins), way, onward)
 
 
 GREETING_BYTES = GREETING.size

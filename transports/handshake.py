@@ -3,7 +3,7 @@
     dialler                                    acceptor
     -------                                    --------
     greeting: who calls whom, epoch, nonce --> (waits until it has adopted that epoch)
-                                           <-- answer: nonce; or OUTDATED: you will hear of a later view
+                                           <-- answer: nonce; or OUTDATED: you will hear of a later view, or way
     proof: HMAC(key, "dialler"  | both)    -->
                                            <-- proof: HMAC(key, "acceptor" | both)
 
@@ -18,6 +18,7 @@ Bytes in, bytes out: no sockets, no clock, no randomness here (nonces come as ar
     GREETING    greeting                   ASKED
     ASKED       answer(), later epoch      ASKED      (None: ask again)
     ASKED       answer(), older epoch      OUTDATED   answer OUTDATED
+    ASKED       answer(), older way        OUTDATED   answer OUTDATED
     ASKED       answer(), this epoch       PROOF      answer with nonce
     PROOF       right proof                DONE       proof
     any         anything else              (Refused)
@@ -45,7 +46,7 @@ class Refused(Exception):
 
 
 class Outdated(Exception):
-    """The other end has adopted a later view than ours: dial again when we have it too."""
+    """The other end knows of a later view than ours, or of a later way between us: dial again when we know of it, too."""
 
 
 class State(Enum):
@@ -115,20 +116,26 @@ class Acceptor(_Side):
         self._key = b""
         self._both = b""
 
-    def answer(self, member: int, epoch: int, keys: Mapping[int, bytes]) -> bytes | None:
-        """What to say to a greeting as ``member`` (-1: not known yet) in view ``epoch``, whose members have ``keys``."""
+    def answer(
+        self, member: int, epoch: int, keys: Mapping[int, bytes], ways: Mapping[int, int] | None = None
+    ) -> bytes | None:
+        """What to say to a greeting as ``member`` (-1: not known yet) in view ``epoch``, whose members have ``keys``; the present
+        way to each has the number ``ways``, 0 if none is given."""
         greeting = self.greeting
         assert self.state is State.ASKED and greeting is not None
         if member < 0 or greeting.epoch > epoch:
             return None
         if greeting.called != member:
             raise Refused(f"it looks for member {greeting.called}, this is member {member}")
-        if greeting.epoch < epoch:
+        old_way = not greeting.onward and ways is not None and greeting.way < ways.get(greeting.caller, 0)
+        if greeting.epoch < epoch or old_way:
             self.state = State.OUTDATED
             return ANSWER.pack(GREETING_MAGIC, OUTDATED, bytes(NONCE_BYTES))
         key = keys.get(greeting.caller)
         if key is None or greeting.caller == member:
             raise Refused(f"it says that it is member {greeting.caller}, who is not in view {epoch}")
+        if greeting.onward and greeting.onward not in keys:
+            raise Refused(f"it looks for member {greeting.onward}, who is not in view {epoch}")
         answer = ANSWER.pack(GREETING_MAGIC, PROCEED, self._nonce)
         self._key, self._both = key, self._opening + answer
         self.state = State.PROOF

@@ -10,12 +10,14 @@ from .stream import SocketStream
 
 
 class SocketLink:
-    """The streams that join this peer with ``member`` for one communicator and purpose.
+    """The streams that join this peer with ``member`` for one communicator and purpose. ``age``: epoch and number of the way by
+    which it was made; of two the later one counts, at both ends.
 
     ``streams`` is replaced as a whole, so that whoever runs an operation sees by a glance at it that something has changed.
     """
 
-    def __init__(self, key: LinkKey, streams: list[SocketStream]):
+    def __init__(self, key: LinkKey, streams: list[SocketStream], age: tuple[int, int] = (0, 0)):
+        self.age = age
         self.key = key
         self.member = key[2]
         self.streams: tuple[SocketStream, ...] = tuple(streams)

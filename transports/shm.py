@@ -51,13 +51,19 @@ class ShmRoute:
     def reaches(self, member: Member) -> bool:
         return member.host_id == self._host_id and self.name in member.offers.split(",")
 
-    def connect(self, member: Member, check: Callable[[], None], source: Source | None = None) -> Line:
+    def connect(
+        self,
+        member: Member,
+        check: Callable[[], None],
+        source: Source | None = None,
+        patience: float = CONNECT_SECONDS,
+    ) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             waited = 0.0
             while code := sock.connect_ex(_address(member.host, member.port)):
-                if code != errno.EAGAIN or waited > CONNECT_SECONDS:  # EAGAIN: its backlog is full
+                if code != errno.EAGAIN or waited > patience:  # EAGAIN: its backlog is full
                     raise (ConnectionRefusedError if code == errno.ECONNREFUSED else OSError)(code, os.strerror(code))
                 select.select([], [], [], RETRY_SECONDS)
                 waited += RETRY_SECONDS
@@ -66,6 +72,11 @@ class ShmRoute:
         except BaseException:
             sock.close()
             raise
+
+    dial = connect
+
+    def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
+        return sock
 
     def stream(self, line: Line, member: int) -> SocketStream:
         assert isinstance(line, socket.socket)

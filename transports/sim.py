@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ..types import Member
+from ..types import Booth, Member, Way
 from .base import DropsLinks, LinkBroken, LinkKey, TransportClosed
+from .reach import Asker
 from .simnet import LOOK_SECONDS, Host, Network, SimPoller, SimSocket, Waiter
 from .simwindow import SimWindow
 from .stream import TcpStream
@@ -56,12 +57,29 @@ class SimTransport(DropsLinks):
     def introduce(self, member: int) -> None:
         self._member = member
 
-    def admit(self, epoch: int, keys: Mapping[int, bytes]) -> None:
+    def admit(
+        self,
+        epoch: int,
+        keys: Mapping[int, bytes],
+        members: Sequence[Member] = (),
+        ways: Sequence[Way] = (),
+        booth: Booth | None = None,
+    ) -> None:
         self._epoch, self._keys = epoch, dict(keys)
         early, self._early = self._early, []
         for greeting in early:
             greeting()
         self._wake()
+
+    def ask(self, asker: Asker) -> None:
+        """Whoever runs here can be dialled."""
+
+    def reroute(self, way: Way) -> None: ...
+
+    def called(self, member: Member, gid: int, purpose: int, stream: int, streams: int) -> None: ...
+
+    def route_of(self, member: int) -> str | tuple[str, int]:
+        return "direct"
 
     def is_gone(self, member: Member) -> bool:
         return False

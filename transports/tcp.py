@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..types import Member
-from .dialling import ANSWER_SECONDS, Source, await_socket
+from .dialling import ANSWER_SECONDS, CONNECT_SECONDS, Source, await_socket
 from .door import Line
 from .frames import MAX_STREAMS
 from .stream import TcpStream
@@ -41,14 +41,29 @@ class TcpRoute:
             raise ValueError(f"streams per link must be from 1 to {MAX_STREAMS}, not {streams}")
         self.streams = streams
         self.tls = tls
-        self.sources = [(source, 0) if isinstance(source, str) else source for source in sources]
+        self.sources: Sequence[Source] = [(source, 0) if isinstance(source, str) else source for source in sources]
         self.listener = _listen(host, port)
         self.port: int = self.listener.getsockname()[1]
 
     def reaches(self, member: Member) -> bool:
         return not member.offers or self.name in member.offers.split(",")
 
-    def connect(self, member: Member, check: Callable[[], None], source: Source | None = None) -> Line:
+    def connect(
+        self,
+        member: Member,
+        check: Callable[[], None],
+        source: Source | None = None,
+        patience: float = CONNECT_SECONDS,
+    ) -> Line:
+        return self.greeted(self.dial(member, check, source, patience), check)
+
+    def dial(
+        self,
+        member: Member,
+        check: Callable[[], None],
+        source: Source | None = None,
+        patience: float = CONNECT_SECONDS,
+    ) -> socket.socket:
         family = socket.AF_INET6 if ":" in member.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -57,11 +72,18 @@ class TcpRoute:
                 _bind(sock, source)
             code = sock.connect_ex((member.host, member.port))
             if code == errno.EINPROGRESS:
-                await_socket(sock, select.POLLOUT, check)
+                await_socket(sock, select.POLLOUT, check, patience)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise (ConnectionRefusedError if code in _REFUSED else OSError)(code, os.strerror(code))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
+        try:
             if self.tls is None:
                 return sock
             line = self.tls.dialled(sock)

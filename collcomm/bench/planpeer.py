@@ -13,6 +13,7 @@ import numpy as np
 import collcomm
 
 from ..communicator import Communicator
+from ..engine import Group
 from ..planner import Choice, choose
 from ..types import View
 
@@ -71,7 +72,7 @@ def _by(comm: Communicator, way: list[Any] | None) -> Communicator:
     if way is None:
         return comm
     group = comm.split(range(comm.size))
-    assert group is not None
+    assert group is not None and isinstance(group._group, Group)
     group._group.choose = partial(_fixed, way)
     return group
 

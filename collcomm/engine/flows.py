@@ -1,11 +1,11 @@
 """All that one attempt moves over its links, each with one or more streams that come and go meanwhile.
 
-No deadlock by several streams. To one peer, frames start in program order, whichever stream takes them. Consider the earliest of
-them that the other end has not done, f. All frames before it are done, so they are off their streams, and whatever is ahead of
-f on its stream was before it. If f has been given to a stream, it stands at that stream's head, and is taken as soon as
-its memory is free, or at once if it is to be reduced (each stream has a bounce buffer of its own). If it has not, no later
-frame has been given to any stream, all streams are empty, and f starts as soon as what it depends on is done. So f
-waits for exactly what it would wait for on a single stream, and what a single stream carries, several do.
+No deadlock by several streams. To one peer, frames start in program order, whichever stream takes them. Consider the earliest
+of them that the other end has not done, f. All frames before it are done, so they are off their streams, and whatever is
+ahead of f on its stream was before it. If f has been given to a stream, it stands at that stream's head, and is taken as soon
+as its memory is free, or at once if it is to be reduced (each stream has a bounce buffer of its own). If it has not, no later
+frame has been given to any stream, all streams are empty, and f starts as soon as what it depends on is done. So f waits for
+exactly what it would wait for on a single stream, and what a single stream carries, several do.
 
 A frame that goes again breaks this: it may stand behind later ones that wait for it. So a receiver that has moved nothing for a
 while takes what waits at the heads of its streams into memory of its own; at most what the sockets hold comes behind. Words on
@@ -66,8 +66,8 @@ class Flow:
 
 
 class Flows:
-    """``partners``: ranks of the commit round, whose streams are looked after as well. ``complete``: all frames are there, and all
-    have been handed over; some may have to go again."""
+    """``partners``: ranks of the commit round, whose streams are looked after as well. ``complete``: all frames are there,
+    and all have been handed over; some may have to go again."""
 
     def __init__(self, work: Work, order: FrameOrder, attempt: Attempt, partners: Sequence[int] = ()):
         self.attempt = attempt

@@ -14,7 +14,7 @@ from ..membership import Agent, Welcome
 from ..transports import SocketTransport
 from ..transports.base import LinkBroken
 from ..transports.device import Device
-from ..types import Call, GroupReport, LinkRow, Outcome, TrafficPlan, View
+from ..types import Booth, Call, GroupReport, LinkRow, Outcome, TrafficPlan, View, Way
 from .attempt import Attempt
 from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
@@ -56,6 +56,7 @@ class Session(SharedFate[Group]):
     def enter(self, agent: Agent, deadline: float) -> None:
         """Join through ``agent``, and wait to be admitted. Raises JoinRejected, CoordinatorUnavailable."""
         self.agent = agent
+        self.transport.ask(agent)
         agent.start()
         agent.wait_welcome(deadline)
         agent.wait_admitted(deadline)
@@ -110,13 +111,15 @@ class Session(SharedFate[Group]):
         admitted: bool,
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
+        ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
         with self._lock:
             for pair in broken:
                 if self.member in pair:
                     self.transport.drop_member(sum(pair) - self.member)
             self.transport.keep_only(view.ids)
-            self.transport.admit(view.epoch, keys)
+            self.transport.admit(view.epoch, keys, view.members, ways, booth)
             self.view = view
             self._offers.clear()
             self._halted = False
@@ -149,6 +152,14 @@ class Session(SharedFate[Group]):
         with self._lock:
             if epoch == self.view.epoch and len(self._offers) < MAX_OFFERS:
                 self._offers[plan.revision] = plan
+
+    def rerouted(self, way: Way) -> None:
+        self.transport.reroute(way)
+
+    def called(self, member: int, gid: int, purpose: int, stream: int, streams: int) -> None:
+        rank = self.view.rank_of(member)
+        if rank is not None:
+            self.transport.called(self.view[rank], gid, purpose, stream, streams)
 
     def dismissed(self, error: CollcommError) -> None:
         self.fail(error)

@@ -1,8 +1,8 @@
 """Runs a plan of large messages: all streams at once, frame by frame, reducing while more arrives.
 
 One loop, one thread: a frame goes out on whichever stream of its link has room, and comes in on any; it starts when the
-frames that it depends on are done. A frame that was just received and reduced is sent on while it is still in cache. `flows` says
-why several streams do not lock each other, and what becomes of those that die.
+frames that it depends on are done. A frame that was just received and reduced is sent on while it is still in cache. `flows`
+says why several streams do not lock each other, and what becomes of those that die.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def run_streaming(
     """``buffers``: flat bytes by name; ``undo``: hears of what is overwritten in "out"; ``incoming``: by buffer, what is to be
     asked for it before it is touched; ``outgoing``: hears of what is final in "out".
 
-    When links have several streams (``attempt.striped``), what went over them may have to go again in the commit round: ``attempt.flows``, which
-    needs the buffers until then.
+    When links have several streams (``attempt.striped``), what went over them may have to go again in the commit round:
+    ``attempt.flows``, which needs the buffers until then.
 
     Raises Halted, Mismatch, LinkBroken.
     """

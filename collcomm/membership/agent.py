@@ -10,8 +10,23 @@ from typing import Any, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CoordinatorUnavailable, JoinRejected, ViewChanged
-from ..types import Call, GroupReport, LinkRow, Outcome, TrafficPlan, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Planned, Rejected, Say, Welcomed
+from ..transports.addresses import parse_addresses
+from ..types import Booth, Call, GroupReport, LinkRow, Outcome, TrafficPlan, View, Way
+from .effects import (
+    Adopt,
+    Dismissed,
+    Halt,
+    Inquire,
+    Left,
+    PeerEffect,
+    Pending,
+    Planned,
+    Rejected,
+    Reroute,
+    Say,
+    Wanted,
+    Welcomed,
+)
 from .messages import MAX_ROWS, Message
 from .peer import PeerMachine
 from .plans import link_message_row
@@ -72,8 +87,17 @@ class Observer(Protocol):
         admitted: bool,
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
+        ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
-        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links."""
+        """A new view. ``broken``: pairs of members whose links are to be made anew. ``keys``: by member, for those links.
+        ``ways``: of this peer's links that do not come about in the usual way. ``booth``: the coordinator's relay, if any."""
+
+    def rerouted(self, way: Way) -> None:
+        """From now on this peer and another member come by connections in that way."""
+
+    def called(self, member: int, gid: int, purpose: int, stream: int, streams: int) -> None:
+        """``member`` waits for a link that this peer has a part in making: ``streams`` of it, from number ``stream`` on."""
 
     def planned(self, epoch: int, plan: TrafficPlan) -> None:
         """A plan to adopt at a safe point of view ``epoch``, together with the other members."""
@@ -169,6 +193,24 @@ class Agent:
             self._accused[epoch, member] = now
             self._tell({"t": "accuse", "epoch": epoch, "member": member, "evidence": evidence, "text": text[:MAX_TEXT]})
 
+    def unreachable(self, member: int, epoch: int, number: int, dialled: int, text: str) -> None:
+        """No connection with ``member`` came about by its way ``number``: ``dialled``, it or the relay, did not answer."""
+        self._tell(
+            {
+                "t": "unreachable",
+                "epoch": epoch,
+                "member": member,
+                "number": number,
+                "dialled": dialled,
+                "text": text[:MAX_TEXT],
+            }
+        )
+
+    def call(self, member: int, epoch: int, gid: int, purpose: int, stream: int, streams: int) -> None:
+        """This peer waits for a link that ``member`` has to make, or to come to the relay for."""
+        wanted = {"member": member, "gid": gid, "purpose": purpose, "stream": stream, "streams": streams}
+        self._tell({"t": "call_me", "epoch": epoch, **wanted})
+
     def stalled(
         self, epoch: int, gid: int, seq: int, call: Call, members: Sequence[int], waiting_on: Sequence[int]
     ) -> None:
@@ -234,11 +276,18 @@ class Agent:
                 self._lines.post(effect.line, state)
             elif isinstance(effect, Adopt):
                 self._accused.clear()
-                self._observer.adopt(effect.view, dict(effect.outcomes), effect.admitted, effect.broken, effect.keys)
+                outcomes, place = dict(effect.outcomes), self._booth(effect)
+                self._observer.adopt(
+                    effect.view, outcomes, effect.admitted, effect.broken, effect.keys, effect.ways, place
+                )
                 self._set(view=effect.view)
                 self._say_links(effect.view)
             elif isinstance(effect, Planned):
                 self._observer.planned(effect.epoch, effect.plan)
+            elif isinstance(effect, Reroute):
+                self._observer.rerouted(effect.way)
+            elif isinstance(effect, Wanted):
+                self._observer.called(effect.member, effect.gid, effect.purpose, effect.stream, effect.streams)
             elif isinstance(effect, Inquire):
                 call = self._observer.inquire(effect.epoch, effect.gid, effect.seq)
                 if call is not None:
@@ -266,6 +315,13 @@ class Agent:
             rows = list(self._measured.values())
         if rows:
             self._tell(_measured(view.epoch, rows))
+
+    def _booth(self, effect: Adopt) -> Booth | None:
+        """At the host by which this peer knows the coordinator that leads."""
+        if effect.booth is None:
+            return None
+        host, _ = parse_addresses(self._lines.where)[self._machine.leader]
+        return Booth(host, *effect.booth)
 
     def _set(
         self,

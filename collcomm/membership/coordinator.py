@@ -8,7 +8,7 @@ and groups are rebuilt from their reports and from its store's records (`collcom
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .effects import CoordinatorEffect, Note, Probe, Replan, Send
@@ -44,6 +44,8 @@ class CoordinatorMachine:
         self._led_since = 0.0
         self._home: dict[bytes, str] = {}  # connection -> group
         self._strangers: dict[bytes, None] = {}  # who has spoken while we stood by
+        self.booth_port: int | None = None  # where this process relays, if it does
+        self._booths: dict[int, str] = {}  # groups by their numbers there
 
     def lead(self, now: float) -> list[CoordinatorEffect]:
         """From now on this coordinator decides. Whoever has said something while it stood by is asked at once."""
@@ -142,6 +144,11 @@ class CoordinatorMachine:
         group = self.groups.get(name or "")
         if group is None:
             return []
+        if self.booth_port is not None and isinstance(group, GroupMachine) and group.booth is None:
+            number = int.from_bytes(self._draw(4))
+            self._booths = {n: of for n, of in self._booths.items() if of in self.groups and of != group.name}
+            self._booths[number] = group.name
+            group.booth = self.booth_port, number
         try:
             effects = event(group)
             if isinstance(group, Takeover) and group.whole is not None:
@@ -151,6 +158,11 @@ class CoordinatorMachine:
             self.forget(group.name)
             text = f"group {name!r} has broken an invariant, and is rebuilt from its peers' reports"
             return [Note(f"{text}:\n{traceback.format_exc()}")]
+
+    def booth_keys(self, number: int, members: Iterable[int]) -> dict[int, bytes]:
+        """The keys of those of ``members`` who are in the group with that number, for the relay of this process."""
+        group = self.groups.get(self._booths.get(number, ""))
+        return group.booth_keys(members) if isinstance(group, GroupMachine) else {}
 
     def forget(self, name: str) -> None:
         """Know nothing of a group any more: its peers will be asked."""
@@ -165,6 +177,7 @@ class CoordinatorMachine:
                 "epoch": group.view.epoch,
                 "members": [str(member) for member in group.view.members],
                 "waiting": [str(peer.member) for peer in group.waiting] if isinstance(group, GroupMachine) else [],
+                "ways": [way.row for way in group.ways] if isinstance(group, GroupMachine) else [],
                 "history": list(group.history),
             }
             for name, group in self.groups.items()

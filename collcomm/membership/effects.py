@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..types import Member, Outcome, TrafficPlan, View
+from ..types import Member, Outcome, TrafficPlan, View, Way
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,26 @@ class Adopt:
     admitted: bool
     broken: tuple[tuple[int, int], ...]
     keys: Mapping[int, bytes] = field(default_factory=dict)  # by member: for connections with it
+    ways: tuple[Way, ...] = ()
+    booth: tuple[int, int, bytes] | None = None  # of the coordinator: port, number, key
+
+
+@dataclass(frozen=True)
+class Reroute:
+    """The two members of ``way`` come by connections in that way from now on."""
+
+    way: Way
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A link that one of its ends waits for: for communicator ``gid``, its ``streams`` from ``stream`` on."""
+
+    member: int
+    gid: int
+    purpose: int
+    stream: int
+    streams: int
 
 
 @dataclass(frozen=True)
@@ -134,4 +154,6 @@ class Left:
 
 
 CoordinatorEffect = Send | Ping | Note | Remember | Probe | Replan
-PeerEffect = Say | Welcomed | Rejected | Halt | Adopt | Inquire | Planned | Pending | Dismissed | Left
+PeerEffect = (
+    Say | Welcomed | Rejected | Halt | Adopt | Reroute | Wanted | Inquire | Planned | Pending | Dismissed | Left
+)

@@ -7,6 +7,8 @@
     steady       ready from all members, somebody waits       changing     halt to all members
     steady       a member dies, leaves; a verdict; a broken   changing     halt to all members
                  link between two live ones
+    steady       unreachable, and the dialled one lives       steady       way to both ends; as a broken link when none is left
+    steady       call_me                                      steady       called, to the other end
     changing     state from a survivor, others missing        changing     (none)
     changing     a survivor dies                              changing     halt to the others again: the round begins anew
     changing     state from the last survivor                 steady       view with outcomes to survivors, and to those who
@@ -23,20 +25,23 @@ not asked to be; who was declared dead gets no later view; a round's outcome use
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from ..types import GroupReport, Member, Outcome, Verdict, View
+from ..types import COORDINATOR, GroupReport, Member, Outcome, Verdict, View, Way, WayKind
 from .disputes import Disputes
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Send
 from .links import LinkFaults
 from .messages import MAX_MEMBERS, PROFILE, Message
-from .pairkeys import pair_keys, view_secret
+from .pairkeys import booth_key, pair_keys, view_secret
 from .presets import LAN, Limits
 from .recovery import OTHER_RUN, Reports, Resumption
 from .round import Round, contradictions, decide
 from .suspicion import Health
 from .traffic import Traffic
+from .ways import Ways
 
 Run = tuple[str, bytes]  # incarnation and token
 MAX_HISTORY = 1000
@@ -86,6 +91,11 @@ class GroupMachine:
         self._gone: dict[bytes, str] = {}  # why a peer that may still come back is out
         self._faults = LinkFaults()
         self._traffic = Traffic()
+        self._ways = Ways()
+        self.booth: tuple[int, int] | None = None  # port of the coordinator's relay, and this group's number there
+        self._in_vain: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # (who, dialled whom): for links with whom, by which way
         self._pulse = 0
         self._pulse_at = 0.0
         self._ticked_at: float | None = None
@@ -140,7 +150,7 @@ class GroupMachine:
         peer = self._peers.get(key)
         if peer is not None and peer.health.disconnected_at is None:
             peer.health.disconnected_at = now
-            if not self._examine(now, peer):
+            if not self._examine(now, peer) and not self._ways.is_dialled_in_vain(peer.member):
                 self._out.append(Probe(self.name, peer.member))
         return self._drain()
 
@@ -203,6 +213,11 @@ class GroupMachine:
         return not self._peers
 
     @property
+    def ways(self) -> list[Way]:
+        """How pairs of members are linked that are not linked in the usual way."""
+        return [Way.of(row) for row in self._ways.rows]
+
+    @property
     def waiting(self) -> list[Peer]:
         return [peer for peer in self._peers.values() if not peer.is_member]
 
@@ -219,6 +234,7 @@ class GroupMachine:
         self._announced = {"t": "view", **resumption.view}
         self._traffic = Traffic(resumption.view["plan"])
         self.view = View(resumption.view["epoch"], tuple(Member(*row) for row in resumption.view["members"]))
+        self._ways.resume(resumption.view["ways"])
         self._settled = {gid: consumed for gid, (_, consumed, _) in resumption.view["outcomes"].items()}
         for key in resumption.lagging:
             self._send(key, self._with_keys(reports[key]["member"][0]))
@@ -330,6 +346,12 @@ class GroupMachine:
                 self._conclude(now)
         elif kind == "accuse":
             self._accuse(now, peer, message)
+        elif kind == "unreachable":
+            self._unreachable(now, peer, message)
+        elif kind == "call_me":
+            other = self._ids.get(message["member"])
+            if self.state is State.STEADY and other is not None and self._peers[other].is_member:
+                self._send(other, {**message, "t": "called", "member": peer.member.id})
         elif kind == "call":
             self._disputes.hear(now, peer.member.id, message)
             self._judge(now)
@@ -346,6 +368,8 @@ class GroupMachine:
             return
         if self._round is None:
             self._send(peer.key, self._with_keys(peer.member.id))
+            for way in self._ways.of(peer.member.id):
+                self._send(peer.key, self._told(way))
             self._send(peer.key, {"t": "pending", "count": len(self.waiting)})
             if self._traffic.told is not None:
                 self._send(peer.key, self._traffic.told)
@@ -364,7 +388,10 @@ class GroupMachine:
         accused = self._peers.get(self._ids.get(message["member"], b""))
         if accused is None or accused is accuser or not accused.is_member:
             return
-        what = f"{accuser.member.name} reports: {message['text'] or message['evidence']}"
+        self._complain(now, accuser, accused, message["text"] or message["evidence"])
+
+    def _complain(self, now: float, accuser: Peer, accused: Peer, text: str) -> None:
+        what = f"{accuser.member.name} reports: {text}"
         accused.health.accusers.setdefault(accuser.member.id, what)
         if not self._examine(now, accused):
             self._ping(now, accused)
@@ -384,13 +411,63 @@ class GroupMachine:
         for accuser in accusers:
             if accuser not in self._ids or accused.key not in self._peers:
                 continue
-            pair = (min(accuser, accused.member.id), max(accuser, accused.member.id))
-            worse = self._faults.broke(now, pair)
-            if worse is None:
-                self._change(now, broken=pair)
-            else:
-                other = self._peers[self._ids[sum(pair) - worse]].member.name
-                self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+            report = self._in_vain.pop((accuser, accused.member.id), None)
+            if report is None:
+                self._broke(now, (accuser, accused.member.id))
+            elif self.state is State.STEADY:
+                self._reroute(now, accuser, accused.member.id, *report)
+
+    def _broke(self, now: float, ends: tuple[int, int]) -> None:
+        """The link between two live members."""
+        pair = (min(ends), max(ends))
+        worse = self._faults.broke(now, pair)
+        if worse is None:
+            self._change(now, broken=pair)
+        else:
+            other = self._peers[self._ids[sum(pair) - worse]].member.name
+            self._remove(now, self._peers[self._ids[worse]], f"its link to {other} keeps breaking", announce=False)
+
+    # -- ways --------------------------------------------------------------------------------------------------------
+
+    def _unreachable(self, now: float, peer: Peer, message: Message) -> None:
+        """As an accusation: whoever was dialled may be dead. Who turns out to live only cannot be dialled."""
+        other, number = message["member"], message["number"]
+        if self.state is not State.STEADY or other == peer.member.id or self.view.rank_of(other) is None:
+            return
+        way = self._ways.way(peer.member.id, other)
+        if number != way.number:
+            self._send(peer.key, self._told(way))  # it has not heard of it yet
+            return
+        if message["dialled"] == COORDINATOR == way.relay and way.kind is WayKind.RELAY:
+            self._reroute(now, peer.member.id, COORDINATOR, other, number)
+            return
+        dialled = self._peers.get(self._ids.get(message["dialled"], b""))
+        if dialled is None or dialled.member.id not in (other, way.relay):
+            return
+        self._in_vain[peer.member.id, dialled.member.id] = (other, number)
+        self._complain(now, peer, dialled, message["text"])
+
+    def _reroute(self, now: float, reporter: int, dialled: int, other: int, number: int) -> None:
+        if other not in self._ids or number != self._ways.way(reporter, other).number:
+            return  # another report was before it
+        way = self._ways.failed(reporter, other, dialled)
+        if way is None:
+            self._broke(now, (reporter, other))
+            return
+        for member in way.pair:
+            self._send(self._ids[member], self._told(way))
+        self._out.append(Note(f"{self._named(reporter)} and {self._named(other)} are to be linked {self._how(way)}"))
+
+    def _how(self, way: Way) -> str:
+        if way.kind is WayKind.RELAY:
+            return "through the coordinator" if way.relay == COORDINATOR else f"through {self._named(way.relay)}"
+        return f"by a connection from {self._named(way.maker)}"
+
+    def _named(self, member: int) -> str:
+        return self._peers[self._ids[member]].member.name
+
+    def _told(self, way: Way) -> Message:
+        return {"t": "way", "epoch": self.view.epoch, "way": way.row}
 
     def _remove(self, now: float, peer: Peer, cause: str, announce: bool) -> None:
         """``announce``: it asked to leave and gets an answer."""
@@ -462,9 +539,9 @@ class GroupMachine:
             self._next_epoch += 1
             self._settled.clear()
             self._disputes.clear()
-            nobody = {"epoch": self.view.epoch, "members": [], "admitted": False, "outcomes": {}, "broken": []}
-            # so that nobody who was evicted and has not heard of it brings an old view back
-            self._write_down({**nobody, "plan": None})
+            nothing: dict[str, Any] = {name: [] for name in ("members", "broken", "ways")}
+            nobody = {"epoch": self.view.epoch, "admitted": False, "outcomes": {}, "plan": None, **nothing}
+            self._write_down(nobody)  # so that nobody who was evicted and has not heard of it brings an old view back
             self.options = None if self.empty else self.options
             if not self.empty:
                 self._form()
@@ -486,6 +563,9 @@ class GroupMachine:
         self._traffic.view_changed(sorted(gone - set(self.view.ids)))
         self.state = State.STEADY
         self._disputes.clear()
+        self._ways.coordinator_relays = self.booth is not None
+        self._ways.adopt(self.view.members)
+        self._in_vain.clear()
         message = {
             "t": "view",
             "epoch": epoch,
@@ -494,6 +574,7 @@ class GroupMachine:
             "outcomes": {gid: _as_row(outcome) for gid, outcome in outcomes.items()},
             "broken": [list(pair) for pair in broken],
             "plan": self._traffic.plan,
+            "ways": self._ways.rows,
         }
         self._announced = message
         self._settled = {gid: outcome.consumed for gid, outcome in outcomes.items()}
@@ -524,9 +605,15 @@ class GroupMachine:
     def _with_keys(self, member: int) -> Message:
         """The last view, with the keys that ``member`` shares with the others."""
         if self._secret is None:
-            return {**self._announced, "keys": []}
+            return {**self._announced, "keys": [], "booth": None}
         secret = view_secret(self._secret, self.view.epoch)
-        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids)}
+        booth = None if self.booth is None else [*self.booth, booth_key(self._secret, member)]
+        return {**self._announced, "keys": pair_keys(secret, member, self.view.ids), "booth": booth}
+
+    def booth_keys(self, members: Iterable[int]) -> dict[int, bytes]:
+        """The keys with which those of ``members`` who are in the present view may use the coordinator's relay."""
+        secret, view = self._secret, self.view
+        return {m: booth_key(secret, m) for m in members if view.rank_of(m) is not None} if secret is not None else {}
 
     # -- disputes ----------------------------------------------------------------------------------------------------
 

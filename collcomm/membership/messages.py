@@ -18,6 +18,7 @@ MAX_ROWS = 4096  # measured links in one message
 MAX_CHOICES = 512
 MAX_SEGMENTS = 4096
 MAX_STREAMS = 64
+MAX_WAYS = 10_000  # pairs of members that are not linked the usual way
 
 Message = dict[str, Any]
 
@@ -115,6 +116,15 @@ _plan: dict[str, Check] = {
         _row(_text(16), _number, _text(16), _integer(0, MAX_SEGMENTS), _integer(0, 10**15)), MAX_CHOICES
     ),
 }
+_way = _row(_id, _id, _number, _integer(0, 2), _id)  # the pair, number, kind, relay
+_wanted: dict[str, Check] = {  # a link: of which member, for what, and its streams from ``stream`` on
+    "epoch": _epoch,
+    "member": _id,
+    "gid": _gid,
+    "purpose": _integer(0, 255),
+    "stream": _integer(0, 63),
+    "streams": _integer(1, 64),
+}
 _view: dict[str, Check] = {
     "epoch": _epoch,
     "members": _list_of(_member, MAX_MEMBERS),
@@ -122,7 +132,13 @@ _view: dict[str, Check] = {
     "outcomes": _map_of(_gid, _outcome, MAX_GROUPS),
     "broken": _list_of(_row(_id, _id), MAX_MEMBERS),
     "plan": _optional(_fields(_plan)),
+    "ways": _list_of(_way, MAX_WAYS),
 }
+_secrets: dict[str, Check] = {
+    "keys": _list_of(_bytes(32), MAX_MEMBERS),  # shared by the recipient with each of the members
+    "booth": _optional(_row(_port, _epoch, _bytes(32))),  # the coordinator's relay: port, the group's number there, key
+}
+SECRETS = tuple(_secrets)
 _run: dict[str, Check] = {"incarnation": _text(64), "token": _bytes(8)}
 
 
@@ -157,6 +173,14 @@ FIELDS: dict[str, dict[str, Check]] = {
         "evidence": lambda value: value in ("closed", "unacked"),
         "text": _text(),
     },
+    "unreachable": {  # no connection with ``member`` came about by way ``number``, since ``dialled`` did not answer
+        "epoch": _epoch,
+        "member": _id,
+        "number": _number,
+        "dialled": _id,
+        "text": _text(),
+    },
+    "call_me": _wanted,  # ``member`` should make that link, or come to the relay for it
     "stalled": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "expired": {**_operation, "call": _call, "members": _ids, "waiting_on": _ids},
     "mismatch": {**_operation, "call": _call, "members": _ids},
@@ -170,7 +194,9 @@ FIELDS: dict[str, dict[str, Check]] = {
     "rejected": {"text": _text(4096)},
     "pending": {"count": _number},
     "halt": {"epoch": _epoch, "round": _number, "next": _epoch, "heirs": _ids},  # who is to go on
-    "view": {**_view, "keys": _list_of(_bytes(32), MAX_MEMBERS)},  # shared by the recipient with each of the members
+    "view": {**_view, **_secrets},
+    "way": {"epoch": _epoch, "way": _way},
+    "called": _wanted,  # by ``member``
     "inquire": _operation,
     "plan": {"epoch": _epoch, "plan": _fields(_plan)},  # for the next safe point
     "evicted": {"cause": _text(4096)},

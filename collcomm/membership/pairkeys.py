@@ -23,3 +23,8 @@ def pair_keys(view: bytes, member: int, members: Sequence[int]) -> list[bytes]:
     """The key that ``member`` shares with each of ``members``, in their order. ``view``: a `view_secret`."""
     pack, digest = _PAIR.pack, hmac.digest
     return [digest(view, pack(member, other) if member < other else pack(other, member), "sha256") for other in members]
+
+
+def booth_key(secret: bytes, member: int) -> bytes:
+    """The key that ``member`` shares with its coordinator, in whatever view, for connections that this relays."""
+    return hmac.digest(secret, b"collcomm booth" + _EPOCH.pack(member), "sha256")

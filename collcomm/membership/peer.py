@@ -9,6 +9,8 @@
     member    halt (this epoch)          halted     Halt; the driver answers with `state`
     halted    view (a later epoch)       member     Adopt
     member, halted: plan (this epoch)    same       Planned
+    member, halted: way (this epoch)     same       Reroute: how links with another member come about
+    member    called (this epoch)        same       Wanted: another member waits for a link
     joining   who                        joining    `join`, again
     waiting, member, halted: who         same       `report`: all that a coordinator needs to take the group over
     any       evicted                    gone       Dismissed
@@ -27,9 +29,23 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..types import Member, Outcome, Verdict, View
-from .effects import Adopt, Dismissed, Halt, Inquire, Left, PeerEffect, Pending, Planned, Rejected, Say, Welcomed
-from .messages import PROFILE, Message
+from ..types import Member, Outcome, Verdict, View, Way
+from .effects import (
+    Adopt,
+    Dismissed,
+    Halt,
+    Inquire,
+    Left,
+    PeerEffect,
+    Pending,
+    Planned,
+    Rejected,
+    Reroute,
+    Say,
+    Wanted,
+    Welcomed,
+)
+from .messages import PROFILE, SECRETS, Message
 from .plans import plan_of
 
 HERE_SECONDS = 0.5  # a sign of life, said to every coordinator
@@ -99,6 +115,11 @@ class PeerMachine:
             return [Planned(self.epoch, plan_of(message["plan"]))]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
+        if kind == "way" and message["epoch"] == self.epoch:
+            way = Way.of(message["way"])
+            return [Reroute(way)] if self.member in way.pair else []
+        if kind == "called" and self.state is State.MEMBER and message["epoch"] == self.epoch:
+            return [Wanted(*(message[field] for field in ("member", "gid", "purpose", "stream", "streams")))]
         if kind == "who":
             return [Say(line, self._request if self.state is State.JOINING else self._report())]
         if kind == "left":
@@ -116,11 +137,13 @@ class PeerMachine:
             return []
         self.epoch = view.epoch
         self.state = State.MEMBER
-        self._announced = {name: field for name, field in message.items() if name != "keys"}
+        self._announced = {name: field for name, field in message.items() if name not in SECRETS}
         outcomes = {gid: _outcome(row) for gid, row in message["outcomes"].items()}
         broken = tuple((first, second) for first, second in message["broken"])
         keys = dict(zip(view.ids, message["keys"], strict=False))
-        return [Adopt(view, outcomes, message["admitted"], broken, keys)]
+        booth = None if message["booth"] is None else tuple(message["booth"])
+        ways = tuple(way for way in map(Way.of, message["ways"]) if self.member in way.pair)
+        return [Adopt(view, outcomes, message["admitted"], broken, keys, ways, booth)]
 
     def _report(self) -> Message:
         request = self._request

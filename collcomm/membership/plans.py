@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
@@ -35,8 +35,12 @@ def plan_of(message: Mapping[str, Any]) -> TrafficPlan:
         tuple(message["order"]),
         tuple(message["sites"]),
         message["hub"],
-        *(LinkClass(message[name][0] / _NANO, float(message[name][1])) for name in ("within", "across")),
-        tuple(PlannedChoice(*row[:4], row[4] / _NANO) for row in message["choices"]),
+        _class_of(message["within"]),
+        _class_of(message["across"]),
+        tuple(
+            PlannedChoice(kind, nbytes, algorithm, segments, nanoseconds / _NANO)
+            for kind, nbytes, algorithm, segments, nanoseconds in message["choices"]
+        ),
     )
 
 
@@ -58,6 +62,11 @@ def link_row_of(row: Row) -> LinkRow:
 
 def _class_row(links: LinkClass) -> list[int]:
     return [_nanoseconds(links.latency), _rate(links.bandwidth)]
+
+
+def _class_of(row: Sequence[int]) -> LinkClass:
+    latency, bandwidth = row
+    return LinkClass(latency / _NANO, float(bandwidth))
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import zmq
@@ -23,6 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
 from . import strangers
+from .booth import RelayBooth
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan, Send
@@ -53,6 +55,7 @@ class Coordinator:
     :param keys: the directory of this coordinator's keys, made by ``collcomm keys``; or the variable COLLCOMM_KEYS.
     :param insecure: listen on an address that others can reach although there is neither.
     :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`. Closed with it.
+    :param relay_port: where this process joins peers that nobody else can; 0 takes a free one, None: it does not.
     :raises CollcommError: the address cannot be bound, or is open to others without protection.
     :raises AuthenticationFailed: ``keys`` is not what ``collcomm keys`` makes.
     """
@@ -66,6 +69,7 @@ class Coordinator:
         keys: str | os.PathLike[str] | None = None,
         insecure: bool = False,
         store: Store | None = None,
+        relay_port: int | None = 0,
     ):
         credentials = coordinator_credentials(secret, keys)
         self.protection = "nothing" if credentials is None else credentials.source
@@ -91,6 +95,7 @@ class Coordinator:
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
         self._closing = False
+        self._booth = self._open_booth(host, relay_port)
         self._thread = threading.Thread(target=self._serve, name="collcomm-coordinator", daemon=True)
         self._thread.start()
 
@@ -106,6 +111,11 @@ class Coordinator:
         return self._machine.leads
 
     @property
+    def relay_port(self) -> int | None:
+        """Where this process relays, if it does."""
+        return None if self._booth is None else self._booth.port
+
+    @property
     def empty(self) -> bool:
         """Whether nobody is in any group, or waits to be."""
         with self._lock:
@@ -118,6 +128,8 @@ class Coordinator:
         self._closing = True
         os.write(self._wake_write, b"x")
         self._thread.join(CLOSE_SECONDS)
+        if self._booth is not None:
+            self._booth.close()
         self._context.term()
         self._store.close()
         os.close(self._wake_read)
@@ -127,6 +139,24 @@ class Coordinator:
         """Groups, members and history as plain values, for people and tests."""
         with self._lock:
             return self._machine.snapshot()
+
+    # -- the relay ---------------------------------------------------------------------------------------------------
+
+    def _open_booth(self, host: str, port: int | None) -> RelayBooth | None:
+        if port is None:
+            return None
+
+        def keys(number: int, members: Iterable[int]) -> dict[int, bytes]:
+            with self._lock:
+                return self._machine.booth_keys(number, members)
+
+        try:
+            booth = RelayBooth(host, port, keys)
+        except (OSError, OverflowError) as error:
+            log.warning("this coordinator does not relay, it cannot listen on port %d: %s", port, error)
+            return None
+        self._machine.booth_port = booth.port
+        return booth
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
@@ -316,5 +346,7 @@ def run_coordinator(bind: str | None = None, limits: Limits = LAN, **options: An
     make_room()
     with Coordinator(bind, limits=limits, **options) as coordinator:
         log.info("coordinator listens on %s, protected by %s", coordinator.address, coordinator.protection)
+        if coordinator.relay_port is not None:
+            log.info("it relays for peers that cannot dial each other on port %d", coordinator.relay_port)
         stopped.wait()
     log.info("coordinator stopped")

@@ -22,7 +22,12 @@ def emit(**event: Any) -> None:
 
 def join(case: dict[str, Any]) -> collcomm.Communicator:
     comm = collcomm.join(
-        case["address"], name=f"host-{case['index']}", min_size=case["n"], timeout=JOIN_SECONDS, op_timeout=60.0
+        case["address"],
+        name=f"host-{case['index']}",
+        min_size=case["n"],
+        timeout=JOIN_SECONDS,
+        op_timeout=60.0,
+        reachable=case.get("reachable"),
     )
     hosts = {member.name: member.host for member in comm.view.members}
     emit(event="joined", rank=comm.rank, size=comm.size, hosts=hosts)
@@ -56,7 +61,25 @@ def reduce_on(case: dict[str, Any]) -> None:
         equal(result, np.full(x.size, comm.size, np.float32))
 
 
-TASKS = {"every_collective": every_collective, "reduce_on": reduce_on}
+def reach_all(case: dict[str, Any]) -> None:
+    """Large and small reductions, a message from everybody to everybody, and how each link came about."""
+    with join(case) as comm:
+        began = time.monotonic()
+        for size in (10, LARGE):
+            equal(comm.all_reduce(np.ones(size, np.float32)), np.full(size, comm.size, np.float32))
+        for distance in range(1, comm.size):
+            target, source = (comm.rank + distance) % comm.size, (comm.rank - distance) % comm.size
+            sent = comm.send(np.full(LARGE, comm.rank, np.int32), target, async_op=True)
+            equal(comm.recv(np.empty(LARGE, np.int32), source), np.full(LARGE, source, np.int32))
+            sent.wait()
+        transport, names = comm._session.transport, {member.id: member.name for member in comm.view.members}
+        ways = {name: transport.route_of(member) for member, name in names.items() if name != comm.name}
+        ways = {name: way if isinstance(way, str) else f"via {names[way[1]]}" for name, way in ways.items()}
+        emit(event="reached", ways=ways, epoch=comm.view.epoch, seconds=time.monotonic() - began)
+        comm.barrier()
+
+
+TASKS = {"reach_all": reach_all, "every_collective": every_collective, "reduce_on": reduce_on}
 
 
 def main() -> None:

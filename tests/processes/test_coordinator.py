@@ -24,7 +24,7 @@ import pytest
 
 from collcomm.errors import CollcommError
 from collcomm.membership import Agent, Coordinator, Welcome, ZmqLines
-from collcomm.types import Call, GroupReport, Outcome, View
+from collcomm.types import Booth, Call, GroupReport, Outcome, View, Way
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0  # how long anything may take before a test gives up
@@ -67,10 +67,16 @@ class Reporter:
         admitted: bool,
         broken: Sequence[tuple[int, int]],
         keys: Mapping[int, bytes],
+        ways: Sequence[Way],
+        booth: Booth | None,
     ) -> None:
         self.members = view.ids
         self.complete = outcomes[0].consumed
         self.tell("view", epoch=view.epoch, names=[member.name for member in view.members], ids=list(view.ids))
+
+    def rerouted(self, way: Way) -> None: ...
+
+    def called(self, member: int, gid: int, purpose: int, stream: int, streams: int) -> None: ...
 
     def dismissed(self, error: CollcommError) -> None:
         self.tell("dismissed", error=type(error).__name__, text=str(error))

@@ -12,10 +12,13 @@ Events (``e/r`` is epoch/round, ``g:s`` communicator:operation, ``X`` any text t
     a join | a here | a ready e | a leave | a drops | a echo (of the newest pulse) | tick
     a state e/r g:complete/entered[members] ...     (members default to those of the view)
     a accuse e b [closed|unacked]
+    a unreachable e b number [dialled]
+    a call_me e b g
     a stalled|expired|mismatch|call e g:s X [on b,c]
     run [silent b,c]     let time pass tick by tick up to this line's time; all but the silent echo at once
 Effects: `receivers<message`, the messages in order, those that go to several receivers in a row written once. ``alive``
 and pulses are left out. An outcome is `g:decided`, `g:decided..consumed kind` where operations fail.
+A way is `pair#number` and how: direct, reversed, via whom.
 A line without ``=>`` says nothing about its effects, one with an empty right side says that there are none.
 """
 
@@ -96,6 +99,12 @@ class Transcript:
         if event == "accuse":
             evidence = rest[2] if len(rest) > 2 else "closed"
             return {"epoch": int(rest[0]), "member": self.ids[rest[1]], "evidence": evidence, "text": "EOF"}
+        if event == "unreachable":
+            fields = {"epoch": int(rest[0]), "member": self.ids[rest[1]], "number": int(rest[2]), "text": "refused"}
+            return {**fields, "dialled": self.ids[rest[-1] if len(rest) > 3 else rest[1]]}
+        if event == "call_me":
+            place = {"epoch": int(rest[0]), "member": self.ids[rest[1]], "gid": int(rest[2])}
+            return {**place, "purpose": 0, "stream": 0, "streams": 1}
         gid, seq = map(int, rest[1].split(":"))
         call = [sum(rest[2].encode()), rest[2]]
         fields = {"epoch": int(rest[0]), "gid": gid, "seq": seq, "call": call}
@@ -145,6 +154,10 @@ class Transcript:
             return f"halt {message['epoch']}/{message['round']}"
         if kind == "inquire":
             return f"inquire {message['gid']}:{message['seq']}"
+        if kind == "way":
+            return f"way {self._way(message['way'])}"
+        if kind == "called":
+            return f"called {self._name(message['member'])} {message['gid']}"
         if kind == "pending":
             return f"pending {message['count']}"
         if kind != "view":
@@ -154,9 +167,17 @@ class Transcript:
         for gid, (decided, consumed, verdict) in message["outcomes"].items():
             failed = f"..{consumed} {verdict[0]}" if consumed > decided else ""
             parts.append(f"{gid}:{decided}{failed}")
-        names = {number: name for name, number in self.ids.items()}
-        parts += [f"broken {names[first]}-{names[second]}" for first, second in message["broken"]]
+        parts += [f"broken {self._name(first)}-{self._name(second)}" for first, second in message["broken"]]
+        parts += [self._way(row) for row in message["ways"]]
         return " ".join(parts)
+
+    def _name(self, member: int) -> str:
+        return next(name for name, number in self.ids.items() if number == member)
+
+    def _way(self, row: list[int]) -> str:
+        first, second, number, kind, relay = row
+        how = ("direct", "reversed", f"via {self._name(relay)}" if relay else "")[kind]
+        return f"{self._name(first)}-{self._name(second)}#{number} {how}"
 
 
 def play(table: str, min_size: int = 1, on_failure: str = "retry", limits: Limits = LAN) -> Transcript:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from collcomm.transports import SocketTransport, TcpRoute, door
+from collcomm.transports import SocketTransport, TcpRoute, door, sockets
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import Greeting
 from collcomm.transports.link import SocketLink
 
 from collcomm.membership.pairkeys import pair_keys, view_secret
-from collcomm.types import Member
+from collcomm.types import Member, Way, WayKind
 
 WAIT_SECONDS = 10.0
 MEMBERS = (1, 2, 3)
@@ -185,3 +185,66 @@ def test_who_never_speaks_is_dropped_in_time(monkeypatch: pytest.MonkeyPatch, wa
         sock.settimeout(WAIT_SECONDS)
         assert sock.recv(1) == b""
         assert len(warnings) == 1 and "within 0.2 s" in warnings[0]
+
+
+# ---- ways -------------------------------------------------------------------------------------------------------
+
+
+def introduced(transports: list[SocketTransport], *ways: Way) -> list[Member]:
+    """All in view 4 with members 1, 2, ...; returns their rows."""
+    rows = [row(transport, number) for number, transport in enumerate(transports, 1)]
+    for number, transport in enumerate(transports, 1):
+        transport.admit(4, keys_of(number, 4), rows, [way for way in ways if number in way.pair])
+    return rows
+
+
+def test_the_way_says_who_dials_and_both_ends_hold_one_link() -> None:
+    with closing(peer(1, 0)) as first, closing(peer(2, 0)) as second:
+        rows = introduced([first, second], Way((1, 2), 1, WayKind.REVERSED))
+        assert first.makes_link(2) and not second.makes_link(1) and first.route_of(2) == "reversed"
+        near = first.link(0, 0, rows[1], in_time())
+        far = second.link(0, 0, rows[0], in_time())
+        talk(near, far)
+        for transport in (first, second):
+            transport.reroute(Way((1, 2), 2, WayKind.DIRECT))
+        assert second.link(0, 0, rows[0], in_time()) is far, "what works stays"
+        talk(second.link(1, 0, rows[0], in_time()), first.link(1, 0, rows[1], in_time()))
+
+
+def test_who_has_not_heard_of_a_later_way_dials_when_it_has() -> None:
+    with closing(peer(1, 0)) as first, closing(peer(2, 0)) as second:
+        rows = introduced([first, second])
+        first.reroute(Way((1, 2), 1, WayKind.REVERSED))
+        heard = threading.Timer(0.2, lambda: second.reroute(Way((1, 2), 1, WayKind.REVERSED)))
+        heard.start()
+        linked: list[SocketLink] = []
+        waiting = threading.Thread(target=lambda: linked.append(second.link(0, 0, rows[0], in_time())))
+        waiting.start()
+        near = first.link(0, 0, rows[1], in_time())
+        waiting.join(WAIT_SECONDS)
+        talk(near, linked[0])
+        heard.join()
+
+
+class Told:
+    """An asker that takes down what it is told: the member that was looked for, and whom it dialled."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, int]] = []
+
+    def unreachable(self, member: int, epoch: int, number: int, dialled: int, text: str) -> None:
+        self.said.append((member, dialled))
+
+    def call(self, member: int, epoch: int, gid: int, purpose: int, stream: int, streams: int) -> None: ...
+
+
+def test_when_no_other_way_is_named_the_link_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "SETTLE_SECONDS", 0.3)
+    with closing(peer(1, 0)) as first, closing(peer(2, 0)) as second:
+        rows = introduced([first, second])
+        asker = Told()
+        second.ask(asker)
+        first.close()
+        with pytest.raises(LinkBroken, match="refused"):
+            second.link(0, 0, rows[0], in_time())
+        assert set(asker.said) == {(1, 1)}

@@ -100,6 +100,31 @@ def test_a_greeting_of_an_older_view_is_told_so() -> None:
         near.receive(answer)
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_of_two_ways_the_later_one_counts(number: int) -> None:
+    """Who knows of way 2 turns away one that comes by way 1, and lets in one that knows more."""
+    near = dialler(way=number)
+    far = acceptor(near.opening)
+    answer = far.answer(1, EPOCH, keys_of(1), {3: 2, 2: 9})
+    assert answer is not None
+    if number < 2:
+        with pytest.raises(Outdated):
+            near.receive(answer)
+    else:
+        far.receive(near.receive(answer))
+        assert far.state is State.DONE
+
+
+def test_a_relay_serves_members_of_its_view_only() -> None:
+    near = dialler(onward=2)
+    far = acceptor(near.opening)
+    assert far.answer(1, EPOCH, keys_of(1), {3: 2}) is not None and far.state is State.PROOF
+    with pytest.raises(Refused, match="looks for member 8, who is not in view"):
+        answered(acceptor(dialler(onward=8).opening))
+    with pytest.raises(Refused, match="impossible"):
+        acceptor(dialler(onward=3).opening)
+
+
 STRANGERS = {
     "no key of the view": (b"k" * 32, {}),
     "the key of another view": (keys_of(3, EPOCH - 1)[1], {}),

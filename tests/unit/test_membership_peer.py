@@ -26,7 +26,9 @@ def view(epoch: int, rows: list[list[Any]] = ROWS, **fields: Any) -> dict[str, A
         "outcomes": {},
         "broken": [],
         "plan": None,
+        "ways": [],
         "keys": [],
+        "booth": None,
     } | fields
     return {"t": "view", **given}
 

@@ -44,6 +44,7 @@ VIEW = {
     "outcomes": {0: [8, 8, None], 2: [1, 2, ["mismatch", "a differs", ["a"]]]},
     "broken": [[1, 3]],
     "plan": PLAN,
+    "ways": [[1, 3, 2, 2, 4]],
 }
 RUN = {"incarnation": "5f", "token": b"8 bytes!", "min_size": 2, "on_failure": "retry"}
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -63,6 +64,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "leave": {},
     "state": {"epoch": 3, "round": 1, "groups": {0: [8, 9, [1, 2, 3]]}},
     "accuse": {"epoch": 3, "member": 2, "evidence": "closed", "text": "connection reset"},
+    "unreachable": {"epoch": 3, "member": 2, "number": 1, "dialled": 4, "text": "connection refused"},
+    "call_me": {"epoch": 3, "member": 2, "gid": 0, "purpose": 1, "stream": 0, "streams": 4},
+    "called": {"epoch": 3, "member": 1, "gid": 0, "purpose": 1, "stream": 0, "streams": 4},
+    "way": {"epoch": 3, "way": [1, 3, 2, 2, 4]},
     "stalled": {**OPERATION, "call": CALL, "members": [1, 2, 3], "waiting_on": [2]},
     "expired": {**OPERATION, "call": CALL, "members": [1, 2, 3], "waiting_on": []},
     "mismatch": {**OPERATION, "call": CALL, "members": [1, 2, 3]},
@@ -73,7 +78,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rejected": {"text": "a peer called 'lab-3' is in group 'run-7' already"},
     "pending": {"count": 1},
     "halt": {"epoch": 3, "round": 1, "next": 4, "heirs": [1, 3]},
-    "view": {**VIEW, "keys": [b"k" * 32, b"l" * 32]},
+    "view": {**VIEW, "keys": [b"k" * 32, b"l" * 32], "booth": [48149, 7, b"b" * 32]},
     "inquire": OPERATION,
     "evicted": {"cause": "evicted from view 7: silent for 1.3 s"},
     "left": {},
@@ -128,6 +133,15 @@ plan = st.fixed_dictionaries(
         "choices": st.lists(choice, max_size=5),
     }
 )
+way = st.tuples(member_id, member_id, number, st.integers(0, 2), member_id).map(list)
+wanted = {
+    "epoch": epoch,
+    "member": member_id,
+    "gid": gid,
+    "purpose": st.integers(0, 255),
+    "stream": st.integers(0, 63),
+    "streams": st.integers(1, 64),
+}
 operation = {"epoch": epoch, "gid": gid, "seq": number}
 view = {
     "epoch": epoch,
@@ -136,6 +150,7 @@ view = {
     "outcomes": st.dictionaries(gid, st.tuples(number, number, st.none() | verdict).map(list), max_size=5),
     "broken": st.lists(st.tuples(member_id, member_id).map(list), max_size=4),
     "plan": st.none() | plan,
+    "ways": st.lists(way, max_size=4),
 }
 run = {
     "incarnation": st.text(max_size=64),
@@ -172,6 +187,15 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "evidence": st.sampled_from(["closed", "unacked"]),
         "text": st.text(max_size=1024),
     },
+    "unreachable": {
+        "epoch": epoch,
+        "member": member_id,
+        "number": number,
+        "dialled": member_id,
+        "text": st.text(max_size=1024),
+    },
+    **dict.fromkeys(("call_me", "called"), wanted),
+    "way": {"epoch": epoch, "way": way},
     "stalled": {**operation, "call": call, "members": ids, "waiting_on": ids},
     "expired": {**operation, "call": call, "members": ids, "waiting_on": ids},
     "mismatch": {**operation, "call": call, "members": ids},
@@ -281,6 +305,9 @@ def test_a_missing_field_is_named(kind: str, field: str) -> None:
         ("view", "members", [[1, "a", "h", 1]]),
         ("view", "outcomes", {0: [1, 1]}),
         ("view", "broken", [[1]]),
+        ("view", "ways", [[1, 3, 2, 3, 4]]),
+        ("way", "way", [1, 3, 2, 2]),
+        ("call_me", "streams", 0),
         ("view", "keys", [b"k" * 31]),
         ("view", "keys", ["k" * 32]),
         ("stalled", "call", [1]),

@@ -12,8 +12,9 @@ OPTIONS = {"min_size": 2, "on_failure": "retry"}
 
 
 def view(epoch: int, *members: int) -> dict[str, Any]:
-    rows = [[member, f"p{member}", "h", member, "", ""] for member in members]
-    return {"epoch": epoch, "members": rows, "admitted": False, "outcomes": {}, "broken": [], "plan": None}
+    rows = [[member, f"p{member}", "h", member, "", "", ""] for member in members]
+    lists: dict[str, Any] = {"members": rows, "broken": [], "ways": []}
+    return {"epoch": epoch, "admitted": False, "outcomes": {}, "plan": None, **lists}
 
 
 def report(member: int, last: dict[str, Any] | None, halt: tuple[int, int, list[int]] = (0, 0, [])) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""Hosts that take no connections from others, as behind a firewall or address translation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .conftest import Hosts
+
+START_SECONDS = 1.0  # a peer has joined by then
+FOUND_SECONDS = 30.0  # each direction that is tried in vain takes two
+
+
+def close_ports(hosts: Hosts, index: int, verdict: str) -> None:
+    """Host ``index`` can dial and not be dialled: new connections to it are refused with a reset, or dropped."""
+    what = {"refuse": "reject with tcp reset", "drop": "drop"}[verdict]
+    rules = (
+        "add table ip closed;"
+        "add chain ip closed in { type filter hook input priority 0; };"
+        f"add rule ip closed in tcp flags & (syn | ack) == syn {what}"
+    )
+    hosts.network.run(index, "nft", rules)
+
+
+def start_in_order(hosts: Hosts, task: str, **options: Any) -> None:
+    """Member ids follow the numbers of hosts."""
+    count = len(hosts.layout)
+    for index in range(count):
+        case = {"task": task, "address": hosts.coordinator.address, "n": count, "index": index}
+        hosts.peers.start(index, {**case, **options})
+        time.sleep(START_SECONDS)
+
+
+def ways(hosts: Hosts, count: int) -> dict[int, dict[str, str]]:
+    found = hosts.next_from_each("reached", set(range(count)), FOUND_SECONDS + 40)
+    assert {event["epoch"] for event in found.values()} == {1}, "nobody was suspected"
+    assert max(event["seconds"] for event in found.values()) < FOUND_SECONDS
+    return {index: event["ways"] for index, event in found.items()}
+
+
+@pytest.mark.parametrize("verdict", ["refuse", "drop"])
+def test_a_host_that_cannot_be_dialled_dials(make_hosts: Callable[..., Hosts], verdict: str) -> None:
+    hosts = make_hosts(3)
+    close_ports(hosts, 0, verdict)
+    start_in_order(hosts, "reach_all")
+    found = ways(hosts, 3)
+    assert found[0] == {"host-1": "reversed", "host-2": "reversed"}
+    assert found[1]["host-2"] == "direct"
+
+
+@pytest.mark.parametrize("verdict", ["refuse", "drop"])
+def test_two_such_hosts_meet_at_a_third(make_hosts: Callable[..., Hosts], verdict: str) -> None:
+    hosts = make_hosts(3)
+    for index in (1, 2):
+        close_ports(hosts, index, verdict)
+    start_in_order(hosts, "reach_all")
+    found = ways(hosts, 3)
+    assert found[1]["host-2"] == found[2]["host-1"] == "via host-0"
+
+
+def test_the_group_goes_on_when_the_relay_is_unplugged(make_hosts: Callable[..., Hosts]) -> None:
+    hosts = make_hosts(4)
+    for index in (2, 3):
+        close_ports(hosts, index, "refuse")
+    start_in_order(hosts, "reduce_on")
+    hosts.next_from_each("result", {0, 1, 2, 3}, 60, lambda event: event["round"] >= 10)
+    hosts.peers.excuse(0)
+    hosts.network.unplug(0)
+    rest = {"host-1", "host-2", "host-3"}
+    after = hosts.next_from_each("result", {1, 2, 3}, 40, lambda event: set(event["members"]) == rest)
+    hosts.next_from_each("result", {1, 2, 3}, 20, lambda event: event["round"] >= after[event["peer"]]["round"] + 10)
+
+
+def test_a_path_that_is_cut_is_bypassed(make_hosts: Callable[..., Hosts]) -> None:
+    """Both ends live, and nothing passes between them in either direction: a third host relays, and nobody is set aside."""
+    hosts = make_hosts(3)
+    hosts.network.cut(0, 1)
+    start_in_order(hosts, "reach_all")
+    found = ways(hosts, 3)
+    assert found[0]["host-1"] == found[1]["host-0"] == "via host-2"
