@@ -51,6 +51,7 @@ def join(
     op_timeout: float = DEFAULT_OPERATION_SECONDS,
     streams: int = 1,
     grace: float = GRACE_SECONDS,
+    probe: bool = True,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
@@ -76,6 +77,7 @@ def join(
     :param op_timeout: seconds that one operation may take, unless the call says otherwise.
     :param streams: TCP connections per pair of peers; several fill long fat pipes.
     :param grace: seconds that an operation which a failure interrupted waits for a coordinator that is away.
+    :param probe: measure the links between hosts, in the background; not done where COLLCOMM_PROBE=0.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
@@ -111,6 +113,8 @@ def join(
     transport = SocketTransport(routes, wanted)
     on_device = device is not None and "shm" in transport.offers
     session = Session(transport, streams, device=device, grace=grace)
+    if probe and os.environ.get("COLLCOMM_PROBE", "1") != "0":
+        session.probe_links()
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
             session.events = EventLog(events, name, session.totals)

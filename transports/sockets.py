@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ..errors import UnsupportedTransport
 from ..types import Member
-from .base import MESSAGES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .base import MESSAGES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated, Refused
@@ -84,6 +84,9 @@ class SocketTransport(DropsLinks):
         self._lingering: list[LinkKey] = []
         self._gone_sent = 0
         self._gone_received = 0
+        self.on_probe: Callable[[SocketLink], None] | None = (
+            None  # hears of links that others make to probe; may not wait
+        )
         self._doors = [
             Door(route.listener, lambda: self._standing, partial(self._welcome, route), route.tls)
             for route in self.routes
@@ -109,12 +112,14 @@ class SocketTransport(DropsLinks):
             for door in self._doors:
                 door.look_again()
 
-    def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> SocketLink:
+    def link(
+        self, gid: int, purpose: int, member: Member, check: Callable[[], None], streams: int | None = None
+    ) -> SocketLink:
         """The link to ``member`` for communicator ``gid``; dialled or awaited now if there is none.
 
-        ``check`` runs every few milliseconds and ends the wait by raising. Raises LinkBroken when nobody
-        listens at the member's address, TransportClosed when this transport is closed meanwhile, UnsupportedTransport when
-        none of the routes goes there.
+        ``streams``: as many as that if it is dialled, else as many as its route has. ``check`` runs every few milliseconds
+        and ends the wait by raising. Raises LinkBroken when nobody listens at the member's address, TransportClosed when
+        this transport is closed meanwhile, UnsupportedTransport when none of the routes goes there.
         """
         key = (gid, purpose, member.id)
         with self._changed:
@@ -129,7 +134,7 @@ class SocketTransport(DropsLinks):
             else:
                 return self._links[key]
         try:
-            return self._dial(key, member, check)
+            return self._dial(key, member, check, streams)
         finally:
             with self._changed:
                 self._dialling.discard(key)
@@ -170,7 +175,8 @@ class SocketTransport(DropsLinks):
             raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
 
     def keep_only(self, members: Iterable[int]) -> None:
-        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links back."""
+        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links
+        back."""
         keep = set(members)
         with self._changed:
             left = [key for key in self._links if key[1] == MESSAGES and key[2] not in keep]
@@ -189,14 +195,16 @@ class SocketTransport(DropsLinks):
                     stream.close()
 
     def _retire(self, link: SocketLink) -> None:
-        self._gone_sent += sum(stream.bytes_sent for stream in link.streams)
-        self._gone_received += sum(stream.bytes_received for stream in link.streams)
+        if link.key[1] != PROBES:
+            self._gone_sent += sum(stream.bytes_sent for stream in link.streams)
+            self._gone_received += sum(stream.bytes_received for stream in link.streams)
         link.close()
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes sent and received so far, headers included, over all links."""
+        """Bytes sent and received so far, headers included, over all links but those that probe."""
         with self._changed:
-            streams = [stream for link in self._links.values() for stream in link.streams]
+            links = [link for key, link in self._links.items() if key[1] != PROBES]
+            streams = [stream for link in links for stream in link.streams]
             return (
                 self._gone_sent + sum(stream.bytes_sent for stream in streams),
                 self._gone_received + sum(stream.bytes_received for stream in streams),
@@ -224,13 +232,13 @@ class SocketTransport(DropsLinks):
             f"{member.offers or 'nothing'}; join both with transports=None"
         )
 
-    def _dial(self, key: LinkKey, member: Member, check: Callable[[], None]) -> SocketLink:
-        gid, purpose, _ = key
+    def _dial(self, key: LinkKey, member: Member, check: Callable[[], None], count: int | None = None) -> SocketLink:
         route = self._route(member)
+        count = route.streams if count is None else count
         streams: list[SocketStream] = []
         try:
-            for index in range(route.streams):
-                streams.append(route.stream(self._dial_one(route, gid, purpose, member, index, check), member.id))
+            for index in range(count):
+                streams.append(route.stream(self._dial_one(route, key, member, index, count, check), member.id))
         except BaseException:
             for stream in streams:
                 stream.close()
@@ -243,9 +251,10 @@ class SocketTransport(DropsLinks):
             return self._links.setdefault(key, link)
 
     def _dial_one(
-        self, route: Route, gid: int, purpose: int, member: Member, index: int, check: Callable[[], None]
+        self, route: Route, link: LinkKey, member: Member, index: int, count: int, check: Callable[[], None]
     ) -> Line:
         """One connection, made and proved in whatever view is present. Ends, since each turn takes a later view."""
+        gid, purpose, _ = link
         while True:
             member_here, epoch, keys = self._standing
             key = keys.get(member.id)
@@ -253,7 +262,7 @@ class SocketTransport(DropsLinks):
                 check()
                 raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
             nonce = secrets.token_bytes(NONCE_BYTES)
-            greeting = Greeting(epoch, gid, member_here, member.id, index, route.streams, purpose, nonce)
+            greeting = Greeting(epoch, gid, member_here, member.id, index, count, purpose, nonce)
             try:
                 return _greet(route, member, Dialler(greeting, key), check)
             except Outdated:
@@ -295,8 +304,18 @@ class SocketTransport(DropsLinks):
             old = self._links.pop(key, None)
             if old is not None:
                 self._retire(old)
-            self._links[key] = SocketLink(key, [parts[index] for index in sorted(parts)])
+            link = self._links[key] = SocketLink(key, [parts[index] for index in sorted(parts)])
             self._changed.notify_all()
+        if greeting.purpose == PROBES:
+            if self.on_probe is None:
+                self.drop_link(*key, link.streams[0])
+            else:
+                self.on_probe(link)
+
+    def open_links(self, purpose: int) -> list[SocketLink]:
+        """Those there are at this moment."""
+        with self._changed:
+            return [link for key, link in self._links.items() if key[1] == purpose]
 
 
 def _close_all(parts: dict[int, SocketStream]) -> None:

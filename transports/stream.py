@@ -13,10 +13,12 @@ whatever it contains.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
 import sys
+import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ _UNACKED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, er
 _DONTWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _NOSIGNAL = socket.MSG_NOSIGNAL
 _TCP_INFO_BYTES = 104
+_DELIVERY_RATE_AT = 160  # in TCP_INFO
 
 
 class SocketStream:
@@ -210,6 +213,18 @@ class SocketStream:
         """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one host."""
         return 0.0
 
+    def delivery(self) -> tuple[float, bool] | None:
+        """At which bytes/s the last sample of bytes was acknowledged, and whether the sample is limited by what was there to be
+        sent rather than by the path; None where the kernel does not tell."""
+        return None
+
+    def unacknowledged(self) -> int:
+        """Bytes that the other host has not acknowledged; 0 where the kernel does not tell."""
+        return 0
+
+    def hurry(self, waiting: int) -> None:
+        """Take no more than ``waiting`` bytes at a time beyond those on their way, where the kernel can be told."""
+
     def _broken(self, error: OSError) -> LinkBroken:
         evidence = "unacked" if error.errno in _UNACKED else "closed"
         return LinkBroken(self.member, evidence, error.strerror or str(error))
@@ -247,6 +262,32 @@ class TcpStream(SocketStream):
         if (unacked and (retransmits or backoff)) or probes > 1:
             return float(last_ack_ms) / 1e3
         return 0.0
+
+    def delivery(self) -> tuple[float, bool] | None:
+        if not sys.platform.startswith("linux"):
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_RATE_AT + 8)
+        except OSError:
+            return None
+        if len(info) < _DELIVERY_RATE_AT + 8:
+            return None
+        return float(struct.unpack_from("=Q", info, _DELIVERY_RATE_AT)[0]), bool(info[7] & 1)
+
+    def unacknowledged(self) -> int:
+        if not sys.platform.startswith("linux"):
+            return 0
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0])
+        except (OSError, ValueError):
+            return 0  # closed by now: the next call says so
+
+    def hurry(self, waiting: int) -> None:
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            try:
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, waiting)
+            except OSError as error:
+                raise self._broken(error) from None
 
 
 def _forgo_congestion_control(sock: socket.socket) -> None:
