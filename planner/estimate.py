@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 AGREEMENT = 0.15  # between the two halves of the last part
 LEAST_PART_BYTES = 1 << 15  # in the last part; less is a handful of packets
+LEAST_PART = 3  # of the shortest train: two round trips, see `LONG_TRIPS`
 MOST_SAMPLES = 512
+FEW_SAMPLES = 8
 CONTRADICTION = 4.0  # two ends that differ by more do not speak of the same train
 
 LONG_SECONDS = 2.5e-3  # one way: beyond that, round trips bound what one stream reaches in a short train
@@ -23,7 +25,7 @@ SLOW_SECONDS = 0.5  # at most if little came
 LONG_TRIPS = (6, 16)  # round trips of a train on a long link
 MOST_LONG_SECONDS = 2.0
 BUSY_SECONDS = 0.1  # with `DUTY`: a pause of 1.9 s
-LOCAL_BYTES = 4 << 20
+LOCAL_BYTES = 32 << 20
 LONG_BYTES = 256 << 20
 DUTY = 0.05  # of the time, while operations run
 
@@ -117,8 +119,10 @@ class RateEstimate:
         """Bytes/s in the last part; 0.0 if nothing can be said."""
         if len(self._times) < 2:
             return 0.0
-        mark = self._mark()
-        return self._slope(mark, len(self._times) - 1) or self._slope(0, len(self._times) - 1)
+        mark, end = self._mark(), len(self._times) - 1
+        if end - mark >= FEW_SAMPLES:  # the very end may have been noticed late
+            return max(self._slope(mark, end), self._slope(mark, end - 1))
+        return self._slope(mark, end) or self._slope(0, end)
 
     @property
     def settled(self) -> bool:
@@ -129,6 +133,9 @@ class RateEstimate:
         mark = self._mark()
         if self._totals[end] - self._totals[mark] < LEAST_PART_BYTES:
             return False
+        part = self._times[end] - self._times[mark]
+        if part < self._least / LEAST_PART and seconds < self._enough:
+            return False  # within one round trip a slow start is steady, too
         if seconds >= self._enough:
             return True
         middle = bisect_left(self._times, (self._times[mark] + self._times[end]) / 2)

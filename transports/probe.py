@@ -133,9 +133,9 @@ class _End:
             if data:
                 self._wait(deadline)
 
-    def hear(self, *kinds: Kind, patience: float = IDLE_SECONDS) -> Record:
-        """The next record, which is one of ``kinds``. Raises LinkBroken."""
-        deadline = time.monotonic() + patience
+    def hear(self, *kinds: Kind, patience: float = 0.0) -> Record:
+        """The next record, which is one of ``kinds``; ``patience``: seconds, if not the usual. Raises LinkBroken."""
+        deadline = time.monotonic() + (patience or IDLE_SECONDS)
         while (record := self._next(self._streams[0].receive)) is None:
             self._wait(deadline)
         if record.kind not in kinds:

@@ -21,6 +21,7 @@ CHUNK_BYTES = 1 << 12  # 33 ms at 1 Mbit/s
 BLOCK_BYTES = 1 << 16  # sent at a time
 READ_BYTES = 1 << 18
 FULL_SECONDS = 2e-4  # until a full path is looked at again
+BEHIND_SECONDS = 1e-3  # a reader that is behind for so long is what limits the train
 PATIENCE_SECONDS = 3.0  # for what is on the way when sending has ended, and for the other end to begin
 MOST_BYTES = 1 << 30  # of a train that comes in
 
@@ -151,6 +152,8 @@ class Trains:
         self._on_settled = on_settled
         self._settled = False
         self._total_in = 0
+        self._behind = False  # the last read has not emptied the stream
+        self._noted = 0.0
 
     def run(self) -> None:
         """Until both are over. Raises LinkBroken, also when the other end overdoes it."""
@@ -206,14 +209,20 @@ class Trains:
         came = 0
         for descriptor in descriptors:
             head = self._heads[descriptor]
-            came += head.pump()
+            count = head.pump()
+            self._behind = count == READ_BYTES
+            came += count
             if head.finished:
                 del self._heads[descriptor]
         return came
 
     def _arrived(self, count: int) -> None:
         self._total_in += count
-        self._received.add(time.monotonic(), self._total_in)
+        now = time.monotonic()
+        if self._behind and self._heads and now - self._noted < BEHIND_SECONDS:
+            return  # a reader that was away has more to read: what has come by now is not known yet
+        self._noted = now
+        self._received.add(now, self._total_in)
         if self._total_in > MOST_BYTES:
             raise LinkBroken(self._member, "closed", "a train that does not end")
         if not self._settled and self._received.settled:

@@ -24,7 +24,9 @@ def test_bandwidth_is_that_of_the_link(make_hosts: Callable[..., Any], rate: flo
     hosts.peers.wait(SECONDS)
 
 
-def test_all_pairs_of_a_small_group_are_probed_within_seconds_and_nothing_is_left(make_hosts: Callable[..., Any]) -> None:
+def test_all_pairs_of_a_small_group_are_probed_within_seconds_and_nothing_is_left(
+    make_hosts: Callable[..., Any],
+) -> None:
     hosts = make_hosts(4, rate=125e6)
     hosts.start("probed")
     told = hosts.next_from_each("probed", set(range(4)), SECONDS)
