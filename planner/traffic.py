@@ -1,7 +1,8 @@
 """What the traffic of a run itself tells of its links: keeps measured bandwidths current between two probes.
 
-A sample counts only when the link was what the transfer waited for: TCP marks samples whose sender had nothing to send, or whose
-receiver did not read, as limited by the application (Cheng and Cardwell, delivery rate estimation, 2017). Samples are averaged
+A sample counts only when the link was what the transfer waited for: the bytes acknowledged in the time in which some were on
+their way, unless TCP marks the last as limited by the application (Cheng and Cardwell, delivery rate estimation, 2017). The
+kernel's own rates are not used: they are those of a few packets, which a shaper lets through at once. Samples are averaged
 exponentially with weight 0.9 on what was known, as FedCompass (2023) does with the speed of peers.
 """
 

@@ -43,9 +43,11 @@ PINGS = 8
 MOST_RECORDS = 200  # that an asker sends on one link
 MOST_SECONDS = 2.0  # of a train, whatever is asked for
 MOST_BYTES = 1 << 28
-IDLE_SECONDS = 5.0  # between two records: longer than an asker pauses
+IDLE_SECONDS = 15.0  # between two records: longer than an asker pauses
 RECORD = struct.Struct("<2sBBIQQddd")
 MAGIC = b"PB"
+BUSY, CONTENDED = 1, 2  # flags
+QUIET_BYTES = 1 << 16  # of operations, during a train that counts as undisturbed
 
 
 class ProbedLink(Protocol):
@@ -67,7 +69,7 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """``flag``: whether its sender is busy; ``seconds``, ``least``, ``enough``: of a train; RESULT has the rate in
+    """``flag``: `BUSY`, and of a RESULT `CONTENDED`; ``seconds``, ``least``, ``enough``: of a train; RESULT has the rate in
     ``seconds``."""
 
     kind: int
@@ -101,6 +103,7 @@ class Measurement:
     in_: float = 0.0
     both_out: float = 0.0
     both_in: float = 0.0
+    contended: bool = False  # the run's own traffic took its share meanwhile
     by_streams: list[tuple[int, float, float]] = field(default_factory=list)
 
     def note(self, streams: int, out: float = 0.0, in_: float = 0.0) -> None:
@@ -113,17 +116,29 @@ class Measurement:
             self.out, self.in_ = rows[1]
 
 
-class _End:
-    """One end of a link. ``check()`` is called every few milliseconds while waiting, and ends the wait by raising."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What a probe asks of the peer that it runs in. ``check()`` is called every few milliseconds while waiting, and ends
+    the wait by raising; ``busy()``: whether operations are running; ``moved()``: bytes of theirs sent and received so far."""
 
-    def __init__(self, link: ProbedLink, estimates: Estimates, check: Callable[[], None], busy: Callable[[], bool]):
+    check: Callable[[], None]
+    busy: Callable[[], bool]
+    moved: Callable[[], int]
+
+
+class _End:
+    """One end of a link."""
+
+    def __init__(self, link: ProbedLink, estimates: Estimates, around: Surroundings):
         self.member = link.member
         self.measured = Measurement()
         self._streams = link.streams
         self._estimates = estimates
-        self._check = check
-        self._busy = busy
+        self._check = around.check
+        self._busy = around.busy
+        self._moved = around.moved
         self._heard = b""
+        self._shared = False  # the last train's time, with other traffic
 
     def say(self, record: Record) -> None:
         data = RECORD.pack(MAGIC, record.kind, record.streams, record.flag, *record[3:])
@@ -180,9 +195,7 @@ class _End:
         seen = self._gauge(train)
         told = _Once(self._told_enough)
         self._run(self._streams[:streams], (), seen, self._gauge(train), train, told)
-        result = self.hear(Kind.RESULT) if told.said else self.hear(Kind.RESULT, Kind.ENOUGH)
-        if result.kind == Kind.ENOUGH:
-            result = self.hear(Kind.RESULT)
+        result = self._told() if told.said else self._told(Kind.ENOUGH)
         rate = self._estimates.believed(result.seconds, seen.rate)
         self.measured.note(streams, out=rate)
         return rate
@@ -191,21 +204,29 @@ class _End:
         gauge = self._gauge(train)
         enough = Record(Kind.ENOUGH)
         self._run((), self._streams[:streams], self._gauge(train), gauge, train, None, lambda: self.say(enough))
-        self._result(gauge)
+        self._tell(gauge.rate)
         self.measured.note(streams, in_=gauge.rate)
         return gauge.rate
 
     def _both(self, train: Train) -> tuple[float, float]:
         seen, gauge = self._gauge(train), self._gauge(train)
         self._run(self._streams[:1], self._streams[:1], seen, gauge, train)
-        self._result(gauge)
-        told = self.hear(Kind.RESULT).seconds
+        self._tell(gauge.rate)
+        told = self._told().seconds
         self.measured.both_out = self._estimates.believed(told, seen.rate)
         self.measured.both_in = gauge.rate
         return self.measured.both_out, gauge.rate
 
-    def _result(self, gauge: Gauge) -> None:
-        self.say(Record(Kind.RESULT, flag=self._busy(), seconds=gauge.rate))
+    def _tell(self, rate: float) -> None:
+        self.say(Record(Kind.RESULT, flag=self._busy() | CONTENDED * self._shared, seconds=rate))
+
+    def _told(self, *others: Kind) -> Record:
+        """The other end's result."""
+        result = self.hear(Kind.RESULT, *others)
+        if result.kind != Kind.RESULT:
+            result = self.hear(Kind.RESULT)
+        self.measured.contended |= bool(result.flag & CONTENDED)
+        return result
 
     def _run(
         self,
@@ -218,9 +239,12 @@ class _End:
         on_settled: Callable[[], None] | None = None,
     ) -> None:
         never, nothing = (lambda: False), (lambda: None)
+        before = self._moved()
         Trains(
             outgoing, incoming, sent, received, budget, self._check, told_enough or never, on_settled or nothing
         ).run()
+        self._shared = self._moved() - before > QUIET_BYTES
+        self.measured.contended |= self._shared
 
 
 class _Once:
@@ -243,7 +267,7 @@ class Asker(_End):
     def begin(self, patience: float) -> None:
         """Wait until the other end has time, ``patience`` seconds at most. Raises LinkBroken, as all of these."""
         self.say(Record(Kind.HELLO))
-        self.busy = bool(self.hear(Kind.READY, patience=patience).flag)
+        self.busy = bool(self.hear(Kind.READY, patience=patience).flag & BUSY)
 
     def ping(self) -> float:
         """Seconds one way."""
@@ -251,7 +275,7 @@ class Asker(_End):
         for _ in range(PINGS):
             asked = time.perf_counter()
             self.say(Record(Kind.PING))
-            self.busy = bool(self.hear(Kind.PONG).flag)
+            self.busy = bool(self.hear(Kind.PONG).flag & BUSY)
             shortest = min(shortest, time.perf_counter() - asked)
         self.measured.latency = shortest / 2
         return self.measured.latency
@@ -274,12 +298,12 @@ class Asker(_End):
         self.say(Record(Kind.BYE))
 
 
-def answer(link: ProbedLink, estimates: Estimates, check: Callable[[], None], busy: Callable[[], bool]) -> Measurement:
+def answer(link: ProbedLink, estimates: Estimates, around: Surroundings) -> Measurement:
     """Do what the asker at the other end of ``link`` wants, until it says BYE; what this end has seen of the link.
 
     Raises LinkBroken when the other end does not say what an asker says, or stays silent.
     """
-    return _Answerer(link, estimates, check, busy).run()
+    return _Answerer(link, estimates, around).run()
 
 
 class _Answerer(_End):

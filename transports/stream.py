@@ -20,7 +20,7 @@ import struct
 import sys
 import termios
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .base import Buffer, LinkBroken
 
@@ -32,7 +32,16 @@ _UNACKED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, er
 _DONTWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _NOSIGNAL = socket.MSG_NOSIGNAL
 _TCP_INFO_BYTES = 104
-_DELIVERY_RATE_AT = 160  # in TCP_INFO
+_DELIVERY_BYTES = 192  # of TCP_INFO, in Linux 4.9 and later
+
+
+class Delivery(NamedTuple):
+    """``nbytes``: acknowledged; ``seconds``: in which bytes were on their way, and no lack of room at either end held them up;
+    ``limited``: the last of them by what there was to be sent."""
+
+    nbytes: int
+    seconds: float
+    limited: bool
 
 
 class SocketStream:
@@ -210,12 +219,12 @@ class SocketStream:
         raise LinkBroken(self.member, "closed", "the connection was closed by the other side")
 
     def unacknowledged_for(self) -> float:
-        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one host."""
+        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one
+        host."""
         return 0.0
 
-    def delivery(self) -> tuple[float, bool] | None:
-        """At which bytes/s the last sample of bytes was acknowledged, and whether the sample is limited by what was there to be
-        sent rather than by the path; None where the kernel does not tell."""
+    def delivery(self) -> Delivery | None:
+        """How the path has dealt with what was sent so far; None where the kernel does not tell."""
         return None
 
     def unacknowledged(self) -> int:
@@ -263,16 +272,18 @@ class TcpStream(SocketStream):
             return float(last_ack_ms) / 1e3
         return 0.0
 
-    def delivery(self) -> tuple[float, bool] | None:
+    def delivery(self) -> Delivery | None:
         if not sys.platform.startswith("linux"):
             return None
         try:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_RATE_AT + 8)
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_BYTES)
         except OSError:
             return None
-        if len(info) < _DELIVERY_RATE_AT + 8:
+        if len(info) < _DELIVERY_BYTES:
             return None
-        return float(struct.unpack_from("=Q", info, _DELIVERY_RATE_AT)[0]), bool(info[7] & 1)
+        (acknowledged,) = struct.unpack_from("=Q", info, 120)
+        busy, receiver, sender = struct.unpack_from("=QQQ", info, 168)
+        return Delivery(acknowledged, max(0, busy - receiver - sender) / 1e6, bool(info[7] & 1))
 
     def unacknowledged(self) -> int:
         if not sys.platform.startswith("linux"):

@@ -10,6 +10,7 @@ from itertools import count
 import numpy as np
 import pytest
 from collcomm.transports.base import PROBES
+from collcomm.transports.probe import Measurement
 
 import collcomm
 from collcomm.engine.prober import Prober
@@ -71,9 +72,9 @@ def test_a_long_link_is_probed_with_several_streams(monkeypatch: pytest.MonkeyPa
         tried = []
         note = prober._note
 
-        def noted(other: int, measured: object) -> None:
-            tried.append([row[0] for row in measured.by_streams])  # type: ignore[attr-defined]
-            note(other, measured)  # type: ignore[arg-type]
+        def noted(other: int, measured: Measurement) -> None:
+            tried.append([row[0] for row in measured.by_streams])
+            note(other, measured)
 
         prober._note = noted  # type: ignore[method-assign]
         until(lambda: [1, 2, 4, 8] in tried and len(prober.rows()) == 2)

@@ -6,12 +6,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
 from collcomm.planner.estimate import RateEstimate, believed
 from collcomm.transports.base import LinkBroken
-from collcomm.transports.probe import MAGIC, RECORD, Asker, Estimates, Kind, Measurement, Record, Train, answer
+from collcomm.transports.probe import (
+    MAGIC,
+    RECORD,
+    Asker,
+    Estimates,
+    Kind,
+    Measurement,
+    Record,
+    Surroundings,
+    Train,
+    answer,
+)
 from collcomm.transports.sockets import SocketLink
 from collcomm.transports.stream import SocketStream, TcpStream
 from collcomm.transports.trains import CHUNK_BYTES, Trains
@@ -53,6 +65,10 @@ def in_time() -> Callable[[], None]:
     return check
 
 
+def around(busy: bool = False, moved: Callable[[], int] = lambda: 0) -> Surroundings:
+    return Surroundings(in_time(), lambda: busy, moved)
+
+
 class Answering:
     """`answer` on a thread of its own; ``outcome``: what it returned or raised."""
 
@@ -63,7 +79,7 @@ class Answering:
 
     def _run(self, link: SocketLink, busy: bool) -> None:
         try:
-            self.outcome = answer(link, ESTIMATES, in_time(), lambda: busy)
+            self.outcome = answer(link, ESTIMATES, around(busy))
         except BaseException as error:
             self.outcome = error
 
@@ -76,7 +92,7 @@ class Answering:
 def test_both_ends_learn_the_same(links: tuple[SocketLink, SocketLink]) -> None:
     near, far = links
     answering = Answering(far, busy=True)
-    asker = Asker(near, ESTIMATES, in_time(), lambda: False)
+    asker = Asker(near, ESTIMATES, around())
     asker.begin(5.0)
     assert asker.busy
     assert 0 < asker.ping() < 1.0
@@ -91,6 +107,23 @@ def test_both_ends_learn_the_same(links: tuple[SocketLink, SocketLink]) -> None:
     for (_, out, back), (_, their_out, their_back) in zip(here.by_streams, there.by_streams, strict=True):
         assert min(out, their_back) > 0 and 1 / 4 <= out / their_back <= 4
         assert min(back, their_out) > 0 and 1 / 4 <= back / their_out <= 4
+
+
+@pytest.mark.parametrize("mine", [True, False], ids=["at this end", "at the other"])
+def test_other_traffic_meanwhile_is_told(links: tuple[SocketLink, SocketLink], mine: bool) -> None:
+    near, far = links
+    traffic = count(0, 1 << 20).__next__
+    here, there = (around(moved=traffic), around()) if mine else (around(), around(moved=traffic))
+    answering = threading.Thread(target=answer, args=(far, ESTIMATES, there), daemon=True)
+    answering.start()
+    asker = Asker(near, ESTIMATES, here)
+    asker.begin(5.0)
+    asker.ping()
+    assert not asker.measured.contended
+    asker.send(1, SHORT)
+    asker.end()
+    answering.join(WAIT_SECONDS)
+    assert asker.measured.contended
 
 
 def test_a_train_ends_and_what_follows_it_is_kept() -> None:
@@ -163,8 +196,8 @@ def test_who_falls_silent_is_given_up(links: tuple[SocketLink, SocketLink], monk
     monkeypatch.setattr("collcomm.transports.trains.PATIENCE_SECONDS", 0.05)
     for begun in (b"", said(Kind.TAKE, seconds=0.02)):
         near.streams[0].send(HELLO + begun)
-        with pytest.raises(LinkBroken, match="does not go on|has not come"):
-            answer(far, ESTIMATES, in_time(), lambda: False)
+        with pytest.raises(LinkBroken, match=r"does not go on|has not come"):
+            answer(far, ESTIMATES, around())
 
 
 def test_an_answerer_that_lies_about_its_speed_is_not_believed(links: tuple[SocketLink, SocketLink]) -> None:
@@ -178,11 +211,9 @@ def test_an_answerer_that_lies_about_its_speed_is_not_believed(links: tuple[Sock
 
         return Exaggerated(least, enough)
 
-    lying = threading.Thread(
-        target=answer, args=(far, Estimates(exaggerate, believed), in_time(), lambda: False), daemon=True
-    )
+    lying = threading.Thread(target=answer, args=(far, Estimates(exaggerate, believed), around()), daemon=True)
     lying.start()
-    asker = Asker(near, ESTIMATES, in_time(), lambda: False)
+    asker = Asker(near, ESTIMATES, around())
     asker.begin(5.0)
     asker.ping()
     rate = asker.send(1, SHORT)
@@ -204,7 +235,7 @@ def test_delivery_of_a_connection_is_told_where_the_kernel_does() -> None:
         sample = near.delivery()
         if sample is None:
             pytest.skip("this kernel does not tell")
-        assert sample[0] > 0 and isinstance(sample[1], bool)
+        assert 0 < sample.nbytes <= len(data) + 1 and 0 <= sample.seconds < WAIT_SECONDS
         assert 0 <= near.unacknowledged() <= len(data)
     finally:
         near.close()
