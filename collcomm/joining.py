@@ -54,6 +54,7 @@ def join(
     grace: float = GRACE_SECONDS,
     site: str | None = None,
     reachable: bool | None = None,
+    probe: bool = True,
 ) -> Communicator:
     """Join ``group`` at the coordinator ``"host:port"`` and wait to be admitted.
 
@@ -84,6 +85,7 @@ def join(
     :param reachable: False: other hosts cannot dial this peer (address translation, closed ports), so it dials them, or is
         reached through another member. That is found out without being said, too, which takes some seconds. None: what
         COLLCOMM_REACHABLE says, 0 or 1; True if it says nothing.
+    :param probe: measure the links between hosts, in the background; not done where COLLCOMM_PROBE=0.
     :raises AuthenticationFailed: the coordinator has another secret or other keys, or one side has none.
     :raises CoordinatorUnavailable: nobody, or something else, answers there within ``timeout``.
     :raises JoinRejected: the coordinator says no, and why.
@@ -124,6 +126,8 @@ def join(
     transport = SocketTransport(routes, wanted)
     on_device = device is not None and "shm" in transport.offers
     session = Session(transport, streams, device=device, grace=grace)
+    if probe and os.environ.get("COLLCOMM_PROBE", "1") != "0":
+        session.probe_links()
     try:
         if events := os.environ.get("COLLCOMM_EVENTS"):
             session.events = EventLog(events, name, session.totals)

@@ -139,7 +139,7 @@ class Link(Protocol):
 
 
 LinkKey = tuple[int, int, int]  # communicator, purpose, member
-COLLECTIVES, MESSAGES = 0, 1  # purposes of a link, as in a greeting
+COLLECTIVES, MESSAGES, PROBES = 0, 1, 4  # purposes of a link, as in a greeting
 
 
 class DropsLinks:

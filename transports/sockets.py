@@ -20,7 +20,7 @@ from typing import Any
 
 from ..errors import UnsupportedTransport
 from ..types import COORDINATOR, Booth, Member, Way, WayKind
-from .base import MESSAGES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .base import MESSAGES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .dialling import CONNECT_SECONDS, Route, Source, await_socket, greet, source_of
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import MAX_STREAMS, NONCE_BYTES, Greeting
@@ -57,6 +57,9 @@ class SocketTransport(DropsLinks):
         self.relay = Relay()
         self._gone_sent = 0
         self._gone_received = 0
+        self.on_probe: Callable[[SocketLink], None] | None = (
+            None  # hears of links that others make to probe; may not wait
+        )
         self._doors = [
             Door(route.listener, lambda _: self._standing, partial(self._welcome, route), route.tls)
             for route in self.routes
@@ -105,12 +108,14 @@ class SocketTransport(DropsLinks):
             for door in self._doors:
                 door.look_again()
 
-    def link(self, gid: int, purpose: int, member: Member, check: Callable[[], None]) -> SocketLink:
+    def link(
+        self, gid: int, purpose: int, member: Member, check: Callable[[], None], streams: int | None = None
+    ) -> SocketLink:
         """The link to ``member`` for communicator ``gid``; dialled or awaited now if there is none.
 
-        ``check`` runs every few milliseconds and ends the wait by raising. Raises LinkBroken when nobody
-        listens at the member's address, TransportClosed when this transport is closed meanwhile, UnsupportedTransport when
-        none of the routes goes there.
+        ``streams``: as many as that if it is dialled, else as many as its route has. ``check`` runs every few milliseconds
+        and ends the wait by raising. Raises LinkBroken when nobody listens at the member's address, TransportClosed when
+        this transport is closed meanwhile, UnsupportedTransport when none of the routes goes there.
         """
         key = (gid, purpose, member.id)
         while True:
@@ -128,7 +133,7 @@ class SocketTransport(DropsLinks):
                 else:
                     return self._links[key]
             try:
-                return self._dial(key, member, check)
+                return self._dial(key, member, check, streams)
             except Unreached as failure:
                 self._await_another_way(failure, member, check)
             except Rerouted:
@@ -177,7 +182,8 @@ class SocketTransport(DropsLinks):
             raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
 
     def keep_only(self, members: Iterable[int]) -> None:
-        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links back."""
+        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links
+        back."""
         keep = set(members)
         with self._changed:
             left = [key for key in self._links if key[1] == MESSAGES and key[2] not in keep]
@@ -197,15 +203,16 @@ class SocketTransport(DropsLinks):
                     stream.close()
 
     def _retire(self, link: SocketLink) -> None:
-        sent, received = link.traffic()
-        self._gone_sent += sent
-        self._gone_received += received
+        if link.key[1] != PROBES:
+            sent, received = link.traffic()
+            self._gone_sent += sent
+            self._gone_received += received
         link.close()
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes sent and received so far, headers included, over all links."""
+        """Bytes sent and received so far, headers included, over all links but those that probe."""
         with self._changed:
-            moved = [link.traffic() for link in self._links.values()]
+            moved = [link.traffic() for key, link in self._links.items() if key[1] != PROBES]
             return (
                 self._gone_sent + sum(sent for sent, _ in moved),
                 self._gone_received + sum(received for _, received in moved),
@@ -234,13 +241,14 @@ class SocketTransport(DropsLinks):
             f"{member.offers or 'nothing'}; join both with transports=None"
         )
 
-    def _dial(self, key: LinkKey, member: Member, check: Callable[[], None]) -> SocketLink:
+    def _dial(self, key: LinkKey, member: Member, check: Callable[[], None], count: int | None = None) -> SocketLink:
         """Raises LinkBroken, Unreached where there may be another way, Rerouted."""
         route = self._route(member)
+        count = route.streams if count is None else count
         streams: list[SocketStream] = []
         try:
-            for index in range(route.streams):
-                place = index, route.streams, False, source_of(route.sources, index)
+            for index in range(count):
+                place = index, count, False, source_of(route.sources, index)
                 stream, age = self._dial_one(route, key, member, place, check)
                 streams.append(stream)
         except BaseException:
@@ -523,6 +531,16 @@ class SocketTransport(DropsLinks):
                 self._retire(old)
             self._links[key] = link
             self._changed.notify_all()
+        if greeting.purpose == PROBES:
+            if self.on_probe is None:
+                self.drop_link(*key, link.streams[0])
+            else:
+                self.on_probe(link)
+
+    def open_links(self, purpose: int) -> list[SocketLink]:
+        """Those there are at this moment."""
+        with self._changed:
+            return [link for key, link in self._links.items() if key[1] == purpose]
 
 
 def _close_all(parts: dict[int, SocketStream]) -> None:

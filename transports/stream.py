@@ -13,12 +13,14 @@ whatever it contains.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
 import sys
+import termios
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .base import Buffer, LinkBroken, PathReport
 
@@ -34,6 +36,16 @@ _PATH_INFO_BYTES = 168
 _NOTSENT_LOWAT = 25  # TCP_NOTSENT_LOWAT of Linux
 _ABORT = struct.pack("@ii", 1, 0)  # SO_LINGER: closing sends a reset, and nothing that was queued
 QUEUED_BYTES = 1 << 17  # what a stream among several has in its socket beyond what is on the way
+_DELIVERY_BYTES = 192  # of TCP_INFO, in Linux 4.9 and later
+
+
+class Delivery(NamedTuple):
+    """``nbytes``: acknowledged; ``seconds``: in which bytes were on their way, and no lack of room at either end held them up;
+    ``limited``: the last of them by what there was to be sent."""
+
+    nbytes: int
+    seconds: float
+    limited: bool
 
 
 class SocketStream:
@@ -217,16 +229,25 @@ class SocketStream:
         raise LinkBroken(self.member, "closed", "the connection was closed by the other side")
 
     def unacknowledged_for(self) -> float:
-        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one host."""
+        """Seconds since the other host's kernel last answered while it owes an answer; 0.0 when it owes none, as on one
+        host."""
         return 0.0
 
     def path_report(self) -> PathReport | None:
         """What the kernel knows of the path; None where it does not tell, as of a connection within a host."""
         return None
 
-    def bound_queue(self) -> None:
-        """It is one of several: little is to wait in its socket, so that a slow path holds up little. Wider than this a
-        path may be all the same: what is on the way does not count."""
+    def bound_queue(self, waiting: int = QUEUED_BYTES) -> None:
+        """Take no more than ``waiting`` bytes at a time beyond those on their way, where the kernel can be told. For one of
+        several streams: then a slow path holds up little, and may be as wide as it likes."""
+
+    def delivery(self) -> Delivery | None:
+        """How the path has dealt with what was sent so far; None where the kernel does not tell."""
+        return None
+
+    def unacknowledged(self) -> int:
+        """Bytes that the other host has not acknowledged; 0 where the kernel does not tell."""
+        return 0
 
     def _broken(self, error: OSError) -> LinkBroken:
         evidence = "unacked" if error.errno in _UNACKED else "closed"
@@ -290,12 +311,33 @@ class TcpStream(SocketStream):
         acknowledged, rate = struct.unpack_from("=Q", info, 120)[0], struct.unpack_from("=Q", info, 160)[0]
         return PathReport(rtt / 1e6, float(rate), bool(info[7] & 1), again, acknowledged)
 
-    def bound_queue(self) -> None:
+    def bound_queue(self, waiting: int = QUEUED_BYTES) -> None:
         if sys.platform.startswith("linux"):
             try:
-                self.socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, QUEUED_BYTES)
+                self.socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, waiting)
             except OSError:
                 pass  # it has closed, or cannot: more waits
+
+    def delivery(self) -> Delivery | None:
+        if not sys.platform.startswith("linux"):
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_BYTES)
+        except OSError:
+            return None
+        if len(info) < _DELIVERY_BYTES:
+            return None
+        (acknowledged,) = struct.unpack_from("=Q", info, 120)
+        busy, receiver, sender = struct.unpack_from("=QQQ", info, 168)
+        return Delivery(acknowledged, max(0, busy - receiver - sender) / 1e6, bool(info[7] & 1))
+
+    def unacknowledged(self) -> int:
+        if not sys.platform.startswith("linux"):
+            return 0
+        try:
+            return int(struct.unpack("i", fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4))[0])
+        except (OSError, ValueError):
+            return 0  # closed by now: the next call says so
 
 
 def _forgo_congestion_control(sock: socket.socket) -> None:

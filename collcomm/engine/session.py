@@ -18,6 +18,7 @@ from ..types import Booth, Call, GroupReport, LinkRow, Outcome, TrafficPlan, Vie
 from .attempt import Attempt
 from .fate import SharedFate
 from .group import WHOLE_VIEW, WORLD_GID, Group
+from .prober import Prober
 
 GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 MAX_UNMADE = 1000
@@ -43,6 +44,7 @@ class Session(SharedFate[Group]):
         self.transport = transport
         self.streams = streams
         self.device = device
+        self.prober: Prober | None = None
         self.agent: Agent  # set by `enter`, before anything can happen
         self.member = -1
         self.view = View(-1, ())
@@ -135,6 +137,8 @@ class Session(SharedFate[Group]):
                 self._admitted_view = view
             if self.events is not None:
                 self.events.adopted(self.member, view)
+            if self.prober is not None:
+                self.prober.adopt(self.member, view)
             self._admitted.notify_all()
 
     def _note(self, gid: int, view: View, outcome: Outcome) -> None:
@@ -240,12 +244,18 @@ class Session(SharedFate[Group]):
             if self._closed:
                 return
             self._closed = True
+        if self.prober is not None:
+            self.prober.close()
         self.agent.close()
         self.transport.close()
         for group in self.groups.values():
             group.close()
         if self.events is not None:
             self.events.close()
+
+    def probe_links(self) -> None:
+        """Measure the links of groups that span hosts, from the next view on."""
+        self.prober = Prober(self.transport, lambda: sum(group.operations for group in list(self.groups.values())))
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far, with headers; what is shown to others in a window counts as sent."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from typing import Any
 
 import numpy as np
+from collcomm.transports.base import PROBES
 
 import collcomm
 from tests.support.contract import CONTRACT, equal, kinds
@@ -79,7 +81,25 @@ def reach_all(case: dict[str, Any]) -> None:
         comm.barrier()
 
 
-TASKS = {"reach_all": reach_all, "every_collective": every_collective, "reduce_on": reduce_on}
+def probed(case: dict[str, Any]) -> None:
+    """Waits until the links of this peer have been probed; tells what it found, and what of that is left when it has left."""
+    comm = join(case)
+    prober = comm._session.prober
+    acts_for, answers = comm.rank, comm.size - 1 - comm.rank  # the later one of two acts
+    deadline = time.monotonic() + JOIN_SECONDS
+    while prober.asked < acts_for or prober.answered < answers or not prober.survey_seconds:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"asked {prober.asked} of {acts_for}, answered {prober.answered} of {answers}")
+        time.sleep(0.01)
+    rows = [[row.source, row.target, row.latency, row.bandwidth, row.streams] for row in prober.rows()]
+    comm.barrier()
+    comm.leave()
+    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("collcomm")]
+    links = len(comm._session.transport.open_links(PROBES))
+    emit(event="probed", rows=rows, seconds=prober.survey_seconds, threads=threads, links=links)
+
+
+TASKS = {"probed": probed, "reach_all": reach_all, "every_collective": every_collective, "reduce_on": reduce_on}
 
 
 def main() -> None:
