@@ -30,7 +30,9 @@ LONG_BYTES = 256 << 20
 DUTY = 0.05  # of the time, while operations run
 
 GAIN = 1.15  # more streams are worth it if they bring that much
-STREAMS = (1, 2, 4, 8)
+STREAMS = (1, 2, 4, 8)  # that are tried on a long link
+NEAR_STREAMS = 8  # on a short one: enough to meet most paths of equal cost, where there are several ...
+NEAR_GAIN = 1.5  # ... which then brings as much; less is noise
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ def worth_it(before: float, after: float) -> bool:
     return after > GAIN * before
 
 
-def fewest_streams(by_streams: Sequence[tuple[int, float]]) -> tuple[int, float]:
-    """Of (streams, bytes/s) in ascending order: the last one that was worth its streams."""
+def fewest_streams(by_streams: Sequence[tuple[int, float]], gain: float = GAIN) -> tuple[int, float]:
+    """Of (streams, bytes/s) in ascending order: the last one that was worth its streams, ``gain`` times the one before."""
     best = by_streams[0]
     for streams, rate in by_streams[1:]:
-        if worth_it(best[1], rate):
+        if rate > gain * best[1]:
             best = (streams, rate)
     return best
 

@@ -51,9 +51,15 @@ def simulate(
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
+<<<<<<< HEAD
     begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link;
     with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what
     the network calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
+=======
+    begins. ``parts``: at most so many per message (default: 8 to 16, or 1 where there are many steps). ``streams``: per link;
+    with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what the
+    network calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
+>>>>>>> simulate
 
     Raises ValueError for schedules that do not fit each other or are too large.
     """
@@ -108,7 +114,7 @@ def run(
         raise ValueError(f"{len(found)} schedules for a network of {network.n} ranks: give one for each")
     steps = sum(len(program.actions) for program in found)
     if parts is None:
-        parts = max(PARTS, min(4 * PARTS, CHEAP_NODES // max(1, steps))) if steps <= FEW_STEPS else 1
+        parts = max(PARTS, min(2 * PARTS, CHEAP_NODES // max(1, steps))) if steps <= FEW_STEPS else 1
     if parts < 1 or streams < 1:
         raise ValueError(f"parts and streams are at least 1, not {parts} and {streams}")
     if steps > MOST_NODES:

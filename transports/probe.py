@@ -52,7 +52,9 @@ QUIET_BYTES = 1 << 16  # of operations, during a train that counts as undisturbe
 
 class ProbedLink(Protocol):
     member: int
-    streams: list[SocketStream]
+
+    @property
+    def streams(self) -> Sequence[SocketStream]: ...
 
 
 @dataclass(frozen=True)

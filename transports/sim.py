@@ -110,6 +110,9 @@ class SimTransport(DropsLinks):
             check()
         return self._links[key]
 
+    def want_streams(self, member: int, streams: int) -> None:
+        """Simulated links have one."""
+
     def makes_link(self, member: int) -> bool:
         return self._member > member
 

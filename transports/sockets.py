@@ -9,6 +9,7 @@ at the `door` and disturbs nobody.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
 import socket
@@ -20,7 +21,7 @@ from typing import Any
 
 from ..errors import UnsupportedTransport
 from ..types import COORDINATOR, Booth, Member, Way, WayKind
-from .base import MESSAGES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .base import COLLECTIVES, MESSAGES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .dialling import CONNECT_SECONDS, Route, Source, await_socket, greet, source_of
 from .door import GREETING_SECONDS, Door, Line, Standing
 from .frames import MAX_STREAMS, NONCE_BYTES, Greeting
@@ -57,6 +58,7 @@ class SocketTransport(DropsLinks):
         self.relay = Relay()
         self._gone_sent = 0
         self._gone_received = 0
+        self._wanted: dict[int, int] = {}  # streams, by member
         self.on_probe: Callable[[SocketLink], None] | None = (
             None  # hears of links that others make to probe; may not wait
         )
@@ -96,7 +98,8 @@ class SocketTransport(DropsLinks):
         self.reach.asker = asker
 
     def route_of(self, member: int) -> str | tuple[str, int]:
-        """How bytes get to ``member``: "direct", "reversed" (this one or that one dials), or ("relay", the member in between)."""
+        """How bytes get to ``member``: "direct", "reversed" (this one or that one dials), or ("relay", the member in
+        between)."""
         return self.reach.route_of(member)
 
     def _stand(self, **changes: Any) -> None:
@@ -244,7 +247,7 @@ class SocketTransport(DropsLinks):
     def _dial(self, key: LinkKey, member: Member, check: Callable[[], None], count: int | None = None) -> SocketLink:
         """Raises LinkBroken, Unreached where there may be another way, Rerouted."""
         route = self._route(member)
-        count = route.streams if count is None else count
+        count = self._streams(route, member) if count is None else count
         streams: list[SocketStream] = []
         try:
             for index in range(count):
@@ -269,6 +272,25 @@ class SocketTransport(DropsLinks):
             self._links[key] = link
             return link
 
+    def want_streams(self, member: int, streams: int) -> None:
+        """Links with ``member`` for collectives have as many streams from now on: new ones at once, others when `keep_wide`
+        comes by. Over a route that has more, they keep these."""
+        self._wanted[member] = max(1, min(MAX_STREAMS, streams))
+
+    def _streams(self, route: Route, member: Member) -> int:
+        return max(route.streams, self._wanted.get(member.id, 1)) if route.name == "tcp" else route.streams
+
+    def keep_wide(self, members: Iterable[Member], check: Callable[[], None]) -> None:
+        """Add to the links for collectives that this peer has made what they lack in streams, also because some died. For one
+        thread; it may take seconds. What cannot be dialled now is tried again next time."""
+        by_id = {member.id: member for member in members}
+        for link in self.open_links(COLLECTIVES):
+            member = by_id.get(link.member)
+            if member is None or not self.makes_link(member.id):
+                continue
+            with contextlib.suppress(LinkBroken, Rerouted, ValueError):
+                self.widen(*link.key[:2], member, self._streams(self._route(member), member), check=check)
+
     def widen(
         self,
         gid: int,
@@ -278,10 +300,10 @@ class SocketTransport(DropsLinks):
         sources: Sequence[Source] = (),
         check: Callable[[], None] = lambda: None,
     ) -> int:
-        """Add connections to the link with ``member``, which is there and was made by this peer, until ``streams`` of them live,
-        and return how many were added; in place of dead ones first. Operations that run take to them in their midst. ``sources``:
-        local address ("": any) and port (0: any) of each, in turn; by its source port a path is chosen where there are several
-        of equal cost, by its address a card; if none are given, those of the route.
+        """Add connections to the link with ``member``, which is there and was made by this peer, until ``streams`` of them
+        live, and return how many were added; in place of dead ones first. Operations that run take to them in their midst.
+        ``sources``: local address ("": any) and port (0: any) of each, in turn; by its source port a path is chosen where
+        there are several of equal cost, by its address a card; if none are given, those of the route.
 
         For any thread, one at a time per link. Raises LinkBroken when there is no such link, or a connection cannot be made
         (those before it stay), ValueError, TransportClosed.

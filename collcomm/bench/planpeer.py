@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,44 +15,70 @@ import collcomm
 from ..communicator import Communicator
 from ..engine import Group
 from ..planner import Choice, choose
+from ..transports.base import COLLECTIVES
 from ..types import View
 
 JOIN_SECONDS = 60.0
 PLAN_SECONDS = 90.0  # for links to be measured and a plan to be fitted
 SETTLED_SECONDS = 4.0  # without a newer plan
+CUT = ("ring", "bidirectional", "hierarchical")  # algorithms that are told into how many segments
 PAUSE_SECONDS = 0.05  # between two steps that wait for a plan
 
 
 def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
-    """``case["ways"]``: name -> None for the plan, or [algorithm, parameters] for a fixed choice; ``sizes`` in bytes;
-    ``seconds``: of one block of calls; ``kind``."""
+    """Times ``case["kind"]`` by ``case["ways"]``: name -> {"by": None for the plan or [algorithm, parameters], "plain": True
+    for a group of which no link is measured}; ``sizes`` in bytes, ``seconds`` of one block of calls, ``rounds`` of blocks."""
     emit(event="calls")  # the next peer is started after this one: their ranks follow
-    if "site" in case:
+    if case.get("site"):
         os.environ["COLLCOMM_SITE"] = case["site"]
-    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
-    waited = _await_plan(comm) if case.get("planned", True) else 0.0
-    groups = {name: _by(comm, way) for name, way in case["ways"].items()}
-    rows = []
+    join = partial(collcomm.join, case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
+    comm = join()
+    plain = None
+    if any(way.get("plain") for way in case["ways"].values()):
+        plain = _in_order(join(group="plain", probe=False), comm.rank)
+    waited = await_plan(comm)
+    groups = {name: _by(plain if way.get("plain") else comm, way.get("by")) for name, way in case["ways"].items()}
     for nbytes in case["sizes"]:
-        rows.append(_timed(comm, groups, case, nbytes))
+        times = _timed(comm, groups, case, nbytes)
         if comm.rank == 0:
-            emit(event="size", nbytes=nbytes, times=rows[-1])
-    found = {
-        str(nbytes): {
-            "text": str(comm.explain(case["kind"], nbytes)),
-            "algorithm": comm.explain(case["kind"], nbytes).algorithm,
-            "predicted": comm.explain(case["kind"], nbytes).predicted,
-        }
-        for nbytes in case["sizes"]
-    }
-    plan = comm.view.plan
-    order = [] if plan is None else [comm.view.rank_of(member) for member in plan.order]
-    emit(event="compared", rank=comm.rank, waited=waited, order=order, explained=found)
+            emit(event="size", nbytes=nbytes, times=times)
+    explained = {str(nbytes): _explained(comm, case["kind"], nbytes) for nbytes in case["sizes"]}
+    links = comm._session.transport.open_links(COLLECTIVES)  # type: ignore[attr-defined]
+    emit(
+        event="compared",
+        rank=comm.rank,
+        waited=waited,
+        order=list(plan_order(comm)),
+        explained=explained,
+        streams=max((len(link.streams) for link in links), default=0),
+    )
     comm.barrier()
+    if plain is not None:
+        plain.leave()
     comm.leave()
 
 
-def _await_plan(comm: Communicator) -> float:
+def _in_order(comm: Communicator, rank: int) -> Communicator:
+    """The same members, with the ranks that they have elsewhere."""
+    ranks = comm.all_gather(np.array([rank]))
+    ordered = comm.create_group([int(place) for place in np.argsort(ranks)], "in order")
+    return ordered
+
+
+def _explained(comm: Communicator, kind: str, nbytes: int) -> dict[str, Any]:
+    found = comm.explain(kind, nbytes)
+    return {"text": str(found), "algorithm": found.algorithm, "predicted": found.predicted}
+
+
+def plan_order(comm: Communicator) -> tuple[int, ...]:
+    """Ranks in the order of the plan; in their own without one."""
+    plan = comm.view.plan
+    found = [] if plan is None else [comm.view.rank_of(member) for member in plan.order]
+    order = tuple(rank for rank in found if rank is not None)
+    return order if len(order) == comm.size else tuple(range(comm.size))
+
+
+def await_plan(comm: Communicator) -> float:
     """Step until no better plan has come for a while; returns the seconds until the last one came."""
     began = last = time.monotonic()
     revision = 0
@@ -67,22 +93,29 @@ def _await_plan(comm: Communicator) -> float:
         time.sleep(PAUSE_SECONDS)
 
 
-def _by(comm: Communicator, way: list[Any] | None) -> Communicator:
+def _by(comm: Communicator | None, way: list[Any] | None) -> Communicator:
     """A communicator of all members whose collectives go ``way``."""
+    assert comm is not None
     if way is None:
         return comm
-    group = comm.split(range(comm.size))
-    assert group is not None and isinstance(group._group, Group)
-    group._group.choose = partial(_fixed, way)
-    return group
-
-
-def _fixed(way: list[Any], kind: str, nbytes: int, view: View) -> Choice:
     algorithm, parameters = way
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
-    if algorithm == "ring" and kind == "all_reduce" and "segments" not in given:
-        given |= choose(kind, view.size, nbytes, only="ring").parameters
-    return Choice(algorithm, given)
+    if given.get("order") == "plan":
+        given["order"] = plan_order(comm)
+    return fixed(comm, range(comm.size), algorithm, **given)
+
+
+def fixed(comm: Communicator, ranks: Sequence[int], algorithm: str, **given: Any) -> Communicator:
+    """A part of ``comm`` whose collectives go by ``algorithm``, whatever the plan says."""
+
+    def choose_fixed(kind: str, nbytes: int, view: View) -> Choice:
+        cut = choose(kind, view.size, nbytes, only="ring").parameters if algorithm in CUT else {}
+        return Choice(algorithm, {**cut, **given})
+
+    group = comm.split(ranks)
+    assert group is not None and isinstance(group._group, Group)
+    group._group.choose = choose_fixed
+    return group
 
 
 def _timed(

@@ -4,8 +4,8 @@ The planner says whom to probe and how long (`survey`, `estimate`), the transpor
 time: its thread either asks or answers. Who waits for an answer waits for an earlier member, so nobody waits in a circle.
 While operations run, the links rest for nineteen times as long as each train took.
 
-Between two probes the kernel tells how fast the traffic of the run itself is acknowledged (`traffic`); that costs the
-operations nothing.
+Links get the streams that were worth it, and again when one of these has died. Between two probes the kernel tells how fast
+the traffic of the run itself is acknowledged (`traffic`); that costs the operations nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Callable, Sequence
 
 from ..errors import CollcommError
 from ..planner.estimate import (
+    GAIN,
     LONG_SECONDS,
+    NEAR_GAIN,
+    NEAR_STREAMS,
     STREAMS,
     RateEstimate,
     believed,
@@ -173,6 +176,7 @@ class Prober:
                     looked = time.monotonic()
                     self._look_at_traffic()
                     self._look_for_work(looked)
+                    self._transport.keep_wide(self._view.members, self._check)
             except _Closed:
                 return
 
@@ -232,7 +236,7 @@ class Prober:
 
     def _ask(self, member: Member) -> None:
         try:
-            asker = self._over(member, 1, self._measure_near)
+            asker = self._over(member, NEAR_STREAMS, self._measure_near)
             if asker.measured.latency >= LONG_SECONDS:
                 asker = self._over(member, STREAMS[-1], self._measure_far)
             self._failures.pop(member.id, None)
@@ -270,6 +274,8 @@ class Prober:
         back = self._timed(asker, lambda train: asker.receive(1, train))
         if not asker.busy:
             self._timed(asker, asker.both, max(out, back))
+            self._timed(asker, lambda train: asker.send(NEAR_STREAMS, train))
+            self._timed(asker, lambda train: asker.receive(NEAR_STREAMS, train))
 
     def _measure_far(self, asker: Asker) -> None:
         best = (0.0, 0.0)
@@ -315,7 +321,8 @@ class Prober:
         """A link that operations have used meanwhile is at least that good; it is measured again soon, and the best counts."""
         if not measured.by_streams:
             return
-        out, back = (fewest_streams([(row[0], row[side]) for row in measured.by_streams]) for side in (1, 2))
+        gain = GAIN if measured.latency >= LONG_SECONDS else NEAR_GAIN
+        out, back = (fewest_streams([(row[0], row[side]) for row in measured.by_streams], gain) for side in (1, 2))
         rows = [
             LinkRow(self._member, other, measured.latency, out[1], out[0]),
             LinkRow(other, self._member, measured.latency, back[1], back[0]),

@@ -191,7 +191,13 @@ class Session(SharedFate[Group]):
                 self.groups[WORLD_GID].revise(plan, view.epoch)
 
     def measured(self, rows: Sequence[LinkRow]) -> None:
-        """Links of this peer have been measured: the coordinator plans by that."""
+        """Links of this peer have been measured: the coordinator plans by that, and they get the streams that were worth it."""
+        needed: dict[int, int] = {}
+        for row in rows:
+            other = row.target if row.source == self.member else row.source
+            needed[other] = max(row.streams, needed.get(other, 1))
+        for other, streams in needed.items():
+            self.transport.want_streams(other, streams)
         self.agent.links(self.view.epoch, rows)
 
     def broken(self, epoch: int, error: LinkBroken) -> None:
@@ -255,7 +261,8 @@ class Session(SharedFate[Group]):
 
     def probe_links(self) -> None:
         """Measure the links of groups that span hosts, from the next view on."""
-        self.prober = Prober(self.transport, lambda: sum(group.operations for group in list(self.groups.values())))
+        operations = lambda: sum(group.operations for group in list(self.groups.values()))  # noqa: E731
+        self.prober = Prober(self.transport, operations, self.measured)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far, with headers; what is shown to others in a window counts as sent."""
