@@ -1,10 +1,9 @@
 """What a collective will take on a network, message by message: a simulation by discrete events.
 
-It goes by the engine's rules. A rank's sends go on at once, each when what it reads is ready; a pair's messages follow each
-other in order, and the next starts when the one before has left. Transfers that are under way share what they pass
-(`sharing`); a message arrives its link's latency after its last byte has left. A rank has one thread: issuing a message,
-taking one and reducing it follow each other there. Ranks whose messages are all small go step by step, and wait for each
-receipt in turn.
+It goes by the engine's rules. A rank's sends go on at once, each when what it reads is ready; a pair's messages follow each other
+in order, and the next starts when the one before has left. Transfers that are under way share what they pass (`sharing`); a
+message arrives its link's latency after its last byte has left. A rank has one thread: issuing a message, taking one and
+reducing it follow each other there. Ranks whose messages are all small go step by step, and wait for each receipt in turn.
 
 Transfers are fluid (Velho and others 2013, of SimGrid): there are no packets, no slow start and no queues. Not simulated: the
 commit round after a collective.
@@ -51,15 +50,9 @@ def simulate(
 ) -> Prediction:
     """``schedules``: of all ranks, by rank. ``nbytes``: split evenly, of the whole vector or of all blocks together (as in
     `choose`); or, for each rank, where the chunks of its buffers start and end, in bytes. ``start``: seconds at which each rank
-<<<<<<< HEAD
-    begins. ``parts``: at most so many per message (default: 8 to 32, or 1 where there are many steps). ``streams``: per link;
-    with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what
-    the network calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
-=======
     begins. ``parts``: at most so many per message (default: 8 to 16, or 1 where there are many steps). ``streams``: per link;
     with more than one, the network's `path` has to take the stream as a third argument. ``seed``: of the delays up to what the
     network calls ``jitter``; without one there are none. ``exact``: rates by progressive filling, whatever it takes.
->>>>>>> simulate
 
     Raises ValueError for schedules that do not fit each other or are too large.
     """
