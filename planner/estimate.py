@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 AGREEMENT = 0.15  # between the two halves of the last part
 LEAST_PART_BYTES = 1 << 15  # in the last part; less is a handful of packets
+STEADY_PART_BYTES = 1 << 18  # before a rate can be called steady: bytes arrive in lumps of 64 KiB
 LEAST_PART = 3  # of the shortest train: two round trips, see `LONG_TRIPS`
 MOST_SAMPLES = 512
 FEW_SAMPLES = 8
@@ -133,7 +134,8 @@ class RateEstimate:
         if seconds < self._least or end < 4:
             return False
         mark = self._mark()
-        if self._totals[end] - self._totals[mark] < LEAST_PART_BYTES:
+        came = self._totals[end] - self._totals[mark]
+        if came < (LEAST_PART_BYTES if seconds >= self._enough else STEADY_PART_BYTES):
             return False
         part = self._times[end] - self._times[mark]
         if part < self._least / LEAST_PART and seconds < self._enough:

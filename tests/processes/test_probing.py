@@ -85,7 +85,9 @@ def test_a_long_link_is_probed_with_several_streams(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("on_hosts_of_their_own")
-def test_operations_go_on_while_links_are_probed() -> None:
+def test_operations_go_on_while_links_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collcomm.engine.prober.TICK_SECONDS", 0.02)
+
     def body(comm: collcomm.Communicator) -> int:
         prober = prober_of(comm)
         x = np.ones(50_000, np.float32)
@@ -95,6 +97,10 @@ def test_operations_go_on_while_links_are_probed() -> None:
             assert time.monotonic() < deadline
             assert (comm.all_reduce(x) == comm.size).all()
             done += 1
+        until(lambda: len(prober._delivered) > 0)  # the traffic was looked at
+        comm.barrier()
+        assert len(probing_threads()) == comm.size
+        comm.barrier()
         return done
 
     assert min(run_peers(2, body)) > 0
