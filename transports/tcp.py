@@ -41,7 +41,7 @@ class TcpRoute:
             raise ValueError(f"streams per link must be from 1 to {MAX_STREAMS}, not {streams}")
         self.streams = streams
         self.tls = tls
-        self.sources = [(source, 0) if isinstance(source, str) else source for source in sources]
+        self.sources: Sequence[Source] = [(source, 0) if isinstance(source, str) else source for source in sources]
         self.listener = _listen(host, port)
         self.port: int = self.listener.getsockname()[1]
 

@@ -36,8 +36,8 @@ def run_streaming(
     """``buffers``: flat bytes by name; ``undo``: hears of what is overwritten in "out"; ``incoming``: by buffer, what is to be
     asked for it before it is touched; ``outgoing``: hears of what is final in "out".
 
-    When links have several streams (``attempt.striped``), what went over them may have to go again in the commit round: ``attempt.flows``, which
-    needs the buffers until then.
+    When links have several streams (``attempt.striped``), what went over them may have to go again in the commit round:
+    ``attempt.flows``, which needs the buffers until then.
 
     Raises Halted, Mismatch, LinkBroken.
     """

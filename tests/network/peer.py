@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import numpy as np
+from collcomm.transports.base import COLLECTIVES
 
 import collcomm
 from tests.support.contract import CONTRACT, equal, kinds
@@ -22,7 +23,12 @@ def emit(**event: Any) -> None:
 
 def join(case: dict[str, Any]) -> collcomm.Communicator:
     comm = collcomm.join(
-        case["address"], name=f"host-{case['index']}", min_size=case["n"], timeout=JOIN_SECONDS, op_timeout=60.0
+        case["address"],
+        name=f"host-{case['index']}",
+        min_size=case["n"],
+        timeout=JOIN_SECONDS,
+        op_timeout=60.0,
+        streams=case.get("streams", 1),
     )
     hosts = {member.name: member.host for member in comm.view.members}
     emit(event="joined", rank=comm.rank, size=comm.size, hosts=hosts)
@@ -56,7 +62,24 @@ def reduce_on(case: dict[str, Any]) -> None:
         equal(result, np.full(x.size, comm.size, np.float32))
 
 
-TASKS = {"every_collective": every_collective, "reduce_on": reduce_on}
+def stripe_on(case: dict[str, Any]) -> None:
+    """Reduces until killed, over links of several streams: tells the ports by which each connection is known, and of each tenth
+    result its view, and which streams have died."""
+    comm = join(case)
+    x = np.ones(LARGE, np.float32)
+    number = 0
+    while True:
+        number += 1
+        result = comm.all_reduce(x)
+        equal(result, np.full(x.size, comm.size, np.float32))
+        if number % 10 == 0:
+            (link,) = [link for key, link in comm._session.transport._links.items() if key[1] == COLLECTIVES]
+            living = [stream for stream in link.streams if not stream.retired]
+            ends = [(stream.socket.getsockname()[1], stream.socket.getpeername()[1]) for stream in living]
+            emit(event="result", at=time.monotonic(), epoch=comm.view.epoch, round=number, ends=ends)
+
+
+TASKS = {"stripe_on": stripe_on, "every_collective": every_collective, "reduce_on": reduce_on}
 
 
 def main() -> None:
