@@ -62,7 +62,8 @@ def join(
 
     Several coordinators, of which one leads and the others stand by, are given as ``"a:48148,b:48148"``. What is not given
     is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
-    COLLCOMM_TRANSPORTS, COLLCOMM_SITE, COLLCOMM_REACHABLE.
+    COLLCOMM_TRANSPORTS, COLLCOMM_SITE, COLLCOMM_REACHABLE. COLLCOMM_SOURCES lists local addresses, of several cards, from which
+    a link's connections come in turn.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
@@ -116,7 +117,8 @@ def join(
         listen_host = ""
     if listen is not None:
         listen_host, listen_port = parse_address(listen)
-    tcp = TcpRoute(listen_host, listen_port, streams, _tls(credentials))
+    sources = [address for address in os.environ.get("COLLCOMM_SOURCES", "").split(",") if address]
+    tcp = TcpRoute(listen_host, listen_port, streams, _tls(credentials), sources)
     shown_port = shown_port or tcp.port
     try:
         routes: list[Route] = [*_shared_memory(wanted, shown_host, shown_port, streams), tcp]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .localsearch import links_of
 from .order import Order, normal, ring_order
-from .paths import check_amounts, reweight, sound, spread_paths, streams_for, window_bytes
+from .paths import check_amounts, reweight, sound, spread_paths
 
 __all__ = [
     "Crossing",
@@ -27,8 +27,6 @@ __all__ = [
     "ring_loads",
     "share_links",
     "spread_paths",
-    "streams_for",
-    "window_bytes",
 ]
 
 Resource = tuple[str, *tuple[int, ...]]

@@ -14,9 +14,8 @@ from itertools import pairwise
 
 from ..types import LinkRow
 from .choice import LOOPBACK
+from .survey import plausible
 
-LEAST_LATENCY, MOST_LATENCY = 1e-6, 60.0
-LEAST_BANDWIDTH, MOST_BANDWIDTH = 1e3, 1e12
 UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH = 100e-6, 1.25e9  # of a network of which nothing was measured
 SITE_GAP = 3.0  # between latencies within sites and between them
 SITE_LATENCY = 1e-3  # seconds one way; what is nearer than that is one site, unless the user says otherwise
@@ -45,7 +44,7 @@ class Measured:
         known = {
             (rank_of[row.source], rank_of[row.target]): row
             for row in rows
-            if row.source in rank_of and row.target in rank_of and _possible(row)
+            if row.source in rank_of and row.target in rank_of and plausible(row)
         }
         self.latencies = _completed(self.n, self.hosts, {link: row.latency for link, row in known.items()}, LATENCY)
         self.sites = _sites(places, self.latencies)
@@ -118,11 +117,6 @@ class Measured:
 
 
 LATENCY, BANDWIDTH = UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH
-
-
-def _possible(row: LinkRow) -> bool:
-    """Whether a link can be like that; comparisons with NaN are false."""
-    return LEAST_LATENCY / 10 <= row.latency <= MOST_LATENCY and LEAST_BANDWIDTH <= row.bandwidth <= MOST_BANDWIDTH
 
 
 def _completed(n: int, groups: Sequence[int], known: dict[tuple[int, int], float], unknown: float) -> list[list[float]]:

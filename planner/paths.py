@@ -7,7 +7,7 @@ positive finite number is dead. Bytes, seconds, bytes/s; equal input gives equal
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 MOST_FLOWS = 100_000
 
@@ -124,32 +124,3 @@ def reweight(
             bounded = min(8 * old, max(old / 8, seen)) if old else seen
             renewed.append((1 - smoothing) * old + smoothing * bounded if old else bounded)
     return tuple(renewed)
-
-
-# -- one link ----------------------------------------------------------------------------------------------------------
-
-STREAMS_TOLERANCE = 0.05
-LONG_LATENCY = 2e-3  # beyond, one TCP stream rarely fills the link: loss and window hold it back
-_STREAMS_UNMEASURED = 4
-_MOST_STREAMS = 64
-_WINDOW = (1 << 16, 1 << 30)
-
-
-def streams_for(latency: float, bandwidth_by_streams: Mapping[int, float]) -> int:
-    """The smallest number of streams that reaches 95% of the best measured bytes/s: more cost memory and fairness only.
-
-    Measurements that make no sense are left out; if none is left, 1 on a short link and 4 on one with a ``latency`` (seconds, one
-    way) of more than 2 ms.
-    """
-    sane = {n: rate for n, rate in bandwidth_by_streams.items() if 1 <= n <= _MOST_STREAMS and 0 < rate <= 1e15}
-    if not sane:
-        return _STREAMS_UNMEASURED if latency > LONG_LATENCY else 1
-    enough = (1 - STREAMS_TOLERANCE) * max(sane.values())
-    return min(n for n, rate in sane.items() if rate >= enough)
-
-
-def window_bytes(rate: float, round_trip: float) -> int:
-    """Bytes under way that fill a link of ``rate`` bytes/s and ``round_trip`` seconds: their product, from 64 KiB to 1 GiB."""
-    product = rate * round_trip if rate > 0 and round_trip > 0 else 0.0
-    least, most = _WINDOW
-    return math.ceil(product) if least < product < most else (most if product >= most else least)

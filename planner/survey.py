@@ -3,10 +3,10 @@
 Small groups measure all pairs; larger ones a sample: each pair of sites and of hosts once where that fits, then rounds of a
 tournament drawn by a seed, so that nobody takes part in more than `PAIRS_PER_MEMBER` probes (PCCL, 2025, measures all pairs,
 for 10 s each; C4P, 2024, and Pipette, 2024, profile once per run). What was not measured is filled in from its like
-(`complete`).
+(`measured`).
 
-Of each pair the later member acts. Both ends report both directions, each by its own clock, and the worse report counts
-(`reconcile`), so that who overstates its own links gains nothing.
+Of each pair the later member acts. Both ends report both directions, each by its own clock, and the coordinator believes the
+worse of the two, so that who overstates its own links gains nothing.
 """
 
 from __future__ import annotations
@@ -193,66 +193,3 @@ def plausible(row: LinkRow) -> bool:
         and 0 < row.bandwidth <= MOST_BANDWIDTH
         and 1 <= row.streams <= MOST_STREAMS
     )
-
-
-def reconcile(reports: Iterable[tuple[int, LinkRow]]) -> dict[tuple[int, int], LinkRow]:
-    """One row for each direction, by (source, target), from (reporter, row): the lower bandwidth and the higher latency of what
-    the two ends say. What is absurd, or said by somebody who is neither end, is dropped."""
-    found: dict[tuple[int, int], LinkRow] = {}
-    for reporter, row in reports:
-        if reporter not in (row.source, row.target) or not plausible(row):
-            continue
-        key = (row.source, row.target)
-        other = found.get(key)
-        if other is not None:
-            slower = min(row, other, key=lambda one: (one.bandwidth, one.streams))
-            row = LinkRow(*key, max(row.latency, other.latency), slower.bandwidth, slower.streams)
-        found[key] = row
-    return found
-
-
-def complete(
-    rows: Iterable[LinkRow], ids: Sequence[int], hosts: Sequence[int], sites: Sequence[int] | None = None
-) -> list[LinkRow]:
-    """A row for each two members on different hosts, both directions, in order of their ids' positions; none if there is no
-    row at all. Who has no row of its own gets the median of those from the same host to the same host, else from the same site
-    to the same site, else of all."""
-    rank_of = {member: rank for rank, member in enumerate(ids)}
-    known: dict[tuple[int, int], LinkRow] = {}
-    for row in rows:
-        if plausible(row) and row.source in rank_of and row.target in rank_of:
-            a, b = rank_of[row.source], rank_of[row.target]
-            if hosts[a] != hosts[b]:
-                known[a, b] = row
-    if not known:
-        return []
-    like: dict[tuple[str, int, int], list[LinkRow]] = {}
-    for (a, b), row in known.items():
-        for key in _kinds(a, b, hosts, sites):
-            like.setdefault(key, []).append(row)
-    medians = {key: _median(found) for key, found in like.items()}
-    completed = []
-    for a, source in enumerate(ids):
-        for b, target in enumerate(ids):
-            if hosts[a] == hosts[b]:
-                continue
-            own = known.get((a, b))
-            if own is None:
-                latency, bandwidth, streams = next(medians[key] for key in _kinds(a, b, hosts, sites) if key in medians)
-                own = LinkRow(source, target, latency, bandwidth, streams)
-            completed.append(own)
-    return completed
-
-
-def _kinds(a: int, b: int, hosts: Sequence[int], sites: Sequence[int] | None) -> Iterator[tuple[str, int, int]]:
-    yield "hosts", hosts[a], hosts[b]
-    if sites is not None:
-        yield "sites", sites[a], sites[b]
-    yield "all", 0, 0
-
-
-def _median(rows: Sequence[LinkRow]) -> tuple[float, float, int]:
-    """Of two in the middle the worse one."""
-    latencies = sorted(row.latency for row in rows)
-    fastest = sorted((row.bandwidth, row.streams) for row in rows)
-    return latencies[len(rows) // 2], *fastest[(len(rows) - 1) // 2]

@@ -124,9 +124,13 @@ class Network:
         """Reset all connections between two hosts."""
         for end in list(self.sockets.values()):
             if end.host is first and end.other.host is second:
-                end.error = errno.ECONNRESET
-                end.wake()
-                end.shut(errno.ECONNRESET)
+                self.reset(end)
+
+    def reset(self, end: SimSocket) -> None:
+        """One connection, as seen from one end first."""
+        end.error = errno.ECONNRESET
+        end.wake()
+        end.shut(errno.ECONNRESET)
 
 
 class SimSocket:

@@ -22,7 +22,8 @@ JOIN_SECONDS = 60.0
 PLAN_SECONDS = 90.0  # for links to be measured and a plan to be fitted
 SETTLED_SECONDS = 4.0  # without a newer plan
 CUT = ("ring", "bidirectional", "hierarchical")  # algorithms that are told into how many segments
-PAUSE_SECONDS = 0.05  # between two steps that wait for a plan
+PAUSE_SECONDS = 0.05
+STEP_SECONDS = 2.0  # between two looks for a plan: so links are idle
 
 
 def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
@@ -79,10 +80,15 @@ def plan_order(comm: Communicator) -> tuple[int, ...]:
 
 
 def await_plan(comm: Communicator) -> float:
-    """Step until no better plan has come for a while; returns the seconds until the last one came."""
+    """Wait while links are measured, then step until no better plan has come for a while; returns the seconds until the last one
+    came. Nothing is called meanwhile: beside operations, probes take twenty times as long."""
     began = last = time.monotonic()
+    prober = comm._session.prober  # type: ignore[attr-defined]
+    while not prober.survey_seconds and time.monotonic() - began < PLAN_SECONDS:
+        time.sleep(PAUSE_SECONDS)
     revision = 0
     while True:
+        time.sleep(STEP_SECONDS)
         plan = comm.step().plan
         now = time.monotonic()
         if plan is not None and plan.revision != revision:
@@ -90,7 +96,6 @@ def await_plan(comm: Communicator) -> float:
         quiet = revision and now - last > SETTLED_SECONDS
         if comm.all_reduce(np.array([quiet or now - began > PLAN_SECONDS], np.uint8), op="min")[0]:
             return last - began
-        time.sleep(PAUSE_SECONDS)
 
 
 def _by(comm: Communicator | None, way: list[Any] | None) -> Communicator:

@@ -58,7 +58,7 @@ class Flow:
         self.lanes: dict[Stream, Lane] = {}
         self.several = False
         self.gone: list[bytes] = []  # what was said of streams that died
-        self.ahead = False  # the other end has begun the next operation, so this one is committed
+        self.ahead = False  # the other end has begun a later operation, so this one is committed
 
     @property
     def done(self) -> bool:
@@ -66,8 +66,8 @@ class Flow:
 
 
 class Flows:
-    """``partners``: ranks of the commit round, whose streams are looked after as well. ``complete``: all frames are there,
-    and all have been handed over; some may have to go again."""
+    """``partners``: ranks of the commit round, whose streams are looked after as well. ``complete``: all frames are there, and
+    all have been handed over; some may have to go again."""
 
     def __init__(self, work: Work, order: FrameOrder, attempt: Attempt, partners: Sequence[int] = ()):
         self.attempt = attempt

@@ -8,9 +8,13 @@ from typing import Any
 
 from ..collectives import BY_MESSAGES, Hosts
 from ..planner.choice import segments
+from ..planner.order import ring_order
 from ..planner.topology import Topology
 
+MOST_ORDERED = 256  # ranks
+UNLIMITED = 1e12  # bytes/s, within a host
 MOST_SEGMENTS = 64  # in a simulation; by then a ring takes as long as with any more
+ORDERED = ("ring", "bidirectional", "hierarchical")
 _CUT = {"ring": ("all_reduce", "broadcast"), "hierarchical": ("all_reduce", "broadcast")}
 
 
@@ -31,7 +35,7 @@ def candidates(kind: str, topology: Topology, nbytes: int, only: Sequence[str] =
         if name not in known:
             raise ValueError(f"{kind} has no algorithm {name!r}; it has {', '.join(known)}")
     layout, n = Hosts.of(topology.n, topology.hosts), topology.n
-    found = []
+    found, order = [], order_on(topology)
     for name in known:
         if only and name not in only:
             continue
@@ -44,7 +48,7 @@ def candidates(kind: str, topology: Topology, nbytes: int, only: Sequence[str] =
             pieces = layout.shares * (1 if kind == "broadcast" else layout.count)
         if name in _CUT and kind in _CUT[name]:
             parameters["segments"] = min(MOST_SEGMENTS, segments(nbytes / pieces))
-        if name == "ring" and (order := order_on(topology)) != tuple(range(n)):
+        if name in ORDERED and order != tuple(range(n)):
             parameters["order"] = order
         found.append(Candidate(name, parameters))
     if not found:
@@ -55,5 +59,15 @@ def candidates(kind: str, topology: Topology, nbytes: int, only: Sequence[str] =
 
 
 def order_on(topology: Topology) -> tuple[int, ...]:
-    """The ranks as they stand round a ring on this network."""
-    return tuple(range(topology.n))
+    """The ranks as they stand round a ring on this network; as they are numbered where there are very many."""
+    n = topology.n
+    if not 2 < n <= MOST_ORDERED:
+        return tuple(range(n))
+    rates, latencies = [[0.0] * n for _ in range(n)], [[0.0] * n for _ in range(n)]
+    for source in range(n):
+        for target in range(n):
+            if source != target:
+                path = topology.path(source, target)
+                rates[source][target] = min((topology.capacities[number] for number in path), default=UNLIMITED)
+                latencies[source][target] = topology.latency(source, target)
+    return ring_order(rates, latencies)

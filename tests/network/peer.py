@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
-from collcomm.transports.base import PROBES
+from collcomm.transports.base import COLLECTIVES, PROBES
 
 import collcomm
 from tests.support.contract import CONTRACT, equal, kinds
@@ -30,6 +30,7 @@ def join(case: dict[str, Any]) -> collcomm.Communicator:
         timeout=JOIN_SECONDS,
         op_timeout=60.0,
         reachable=case.get("reachable"),
+        streams=case.get("streams", 1),
     )
     hosts = {member.name: member.host for member in comm.view.members}
     emit(event="joined", rank=comm.rank, size=comm.size, hosts=hosts)
@@ -99,7 +100,30 @@ def probed(case: dict[str, Any]) -> None:
     emit(event="probed", rows=rows, seconds=prober.survey_seconds, threads=threads, links=links)
 
 
-TASKS = {"probed": probed, "reach_all": reach_all, "every_collective": every_collective, "reduce_on": reduce_on}
+def stripe_on(case: dict[str, Any]) -> None:
+    """Reduces until killed, over links of several streams: tells the ports by which each connection is known, and of each tenth
+    result its view, and which streams have died."""
+    comm = join(case)
+    x = np.ones(LARGE, np.float32)
+    number = 0
+    while True:
+        number += 1
+        result = comm.all_reduce(x)
+        equal(result, np.full(x.size, comm.size, np.float32))
+        if number % 10 == 0:
+            (link,) = [link for key, link in comm._session.transport._links.items() if key[1] == COLLECTIVES]
+            living = [stream for stream in link.streams if not stream.retired]
+            ends = [(stream.socket.getsockname()[1], stream.socket.getpeername()[1]) for stream in living]
+            emit(event="result", at=time.monotonic(), epoch=comm.view.epoch, round=number, ends=ends)
+
+
+TASKS = {
+    "every_collective": every_collective,
+    "probed": probed,
+    "reach_all": reach_all,
+    "reduce_on": reduce_on,
+    "stripe_on": stripe_on,
+}
 
 
 def main() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from collcomm.transports.sim import SimTransport
 
+from collcomm.simulate import host
 from collcomm.simulate import world as worlds
 from collcomm.simulate.world import Options, World
 from tests.support.contract import CONTRACT
@@ -44,6 +47,46 @@ class Calm(World):
 @pytest.mark.parametrize(("n", "hosts"), [(3, 0), (3, 1), (4, 2), (5, 3)], ids=["messages", "windows", "2+2", "2+2+1"])
 def test_contract(name: str, n: int, hosts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(lambda: Calm(seed=n, n=n, hosts=hosts), n, CONTRACT[name], monkeypatch)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_contract_over_several_streams(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small messages, too, go by flows then."""
+    monkeypatch.setattr(host, "SimTransport", partial(SimTransport, streams=3))
+    _run(lambda: Calm(seed=n, n=n, hosts=0), n, CONTRACT[name], monkeypatch)
+
+
+def test_streams_that_die_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each link one is reset, some time in a run of operations of all sizes; no view changes."""
+    n = 3
+    monkeypatch.setattr(host, "SimTransport", partial(SimTransport, streams=3))
+    worlds_made: list[Calm] = []
+
+    def make() -> Calm:
+        world = Calm(seed=11, n=n, hosts=0)
+        worlds_made.append(world)
+        return world
+
+    def body(comm: Any) -> None:
+        network, draw = worlds_made[0].network, np.random.default_rng(comm.rank)
+        epoch = comm.view.epoch
+        for size in (10, 300_000, 10, 70_000, 1_000_000, 3):
+            for _ in range(2):
+                result = comm.all_reduce(np.full(size, comm.rank + 1))
+                assert (result == n * (n + 1) // 2).all()
+            for link in comm._session.transport._links.values():
+                living = [stream for stream in link.streams if not stream.retired]
+                if len(living) == 3 and comm.rank < comm.view.rank_of(link.member):
+                    end = living[int(draw.integers(3))].socket
+                    delay = float(draw.uniform(0, 0.02))
+                    network.scheduler.after(delay, partial(network.reset, end))
+        assert comm.view.epoch == epoch
+        assert all(
+            sum(not stream.retired for stream in link.streams) == 2 for link in comm._session.transport._links.values()
+        )
+
+    _run(make, n, body, monkeypatch)
 
 
 @pytest.mark.parametrize("seed", [3, 7, 33, 34])

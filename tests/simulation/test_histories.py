@@ -18,9 +18,10 @@ pytest.importorskip("greenlet", reason="the simulator's tasks are greenlets: pip
 from collcomm.transports.window import BASE, COUNT, EPOCH
 
 import collcomm.engine.group as engine_group
+import collcomm.engine.incoming as incoming
 import collcomm.engine.inline as inline
-import collcomm.engine.streaming as streaming
 import collcomm.engine.windowplan as windowplan
+import collcomm.engine.work as work
 import collcomm.membership.group as membership_group
 from collcomm.engine.operation import Operation
 from collcomm.engine.progress import Progress
@@ -45,7 +46,7 @@ def test_an_exchange_needs_no_room_between_two_ranks(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(workload, "KINDS", ("all_reduce",))
     seeds = range(12)
     _live_all(seeds)
-    monkeypatch.setattr(streaming._Receiver, "ready", property(_takes_nothing_early))
+    monkeypatch.setattr(incoming.Receiver, "ready", property(_takes_nothing_early))
     with pytest.raises(Violation):
         _live_all(seeds)
 
@@ -158,7 +159,8 @@ def _any_epoch(pack: Callable[..., bytes]) -> Callable[..., bytes]:
 
 def _takes_nothing_early(self: Any) -> bool:
     """Both ends of an exchange wait until their own data has left before they read."""
-    return bool(self._got > 0 or self._work.ready(self._frames[self._next]))
+    frames, following = self.incoming.frames, self.incoming.next
+    return bool(self._got > 0 or following == len(frames) or self._work.ready(frames[following]))
 
 
 _CONCLUDE = Recovery.conclude
@@ -189,7 +191,7 @@ _RESUME = Recovery._resume
         (SharedWindows, "catch_up", _has_no_result, ""),
         (SharedWindows, "open", _begins_alone, ""),
         (Operation, "restore", _no_restore, ""),
-        ((inline, streaming), "pack", _any_epoch(inline.pack), ""),
+        ((inline, work), "pack", _any_epoch(inline.pack), ""),
         (membership_group, "decide", _most_complete, ""),
         (Progress, "halt", _reports_and_goes_on, ""),
         (Round, "complete", _first_report_is_enough, ""),

@@ -13,8 +13,6 @@ from collcomm.planner.flows import (
     ring_loads,
     share_links,
     spread_paths,
-    streams_for,
-    window_bytes,
 )
 from collcomm.planner.localsearch import links_of
 from hypothesis import given, settings
@@ -216,20 +214,3 @@ def test_reports_that_make_no_sense_change_nothing_and_a_lost_path_dies() -> Non
     assert reweight([7.0, 7.0], [math.inf, 1.0], [1.0, 7.0]) == (0.0, 7.0)
     assert reweight([8.0], [1.0], [1e12], smoothing=1) == (64.0,)
     assert reweight([0.0], [2.0], [10.0]) == (5.0,)  # it is back
-
-
-# -- one link ----------------------------------------------------------------------------------------------------------
-
-
-def test_as_few_streams_as_are_nearly_the_best() -> None:
-    assert streams_for(0.05, {1: 1e8, 4: 3.9e8, 8: 4.0e8, 16: 4.05e8}) == 4
-    assert streams_for(0.05, {1: 1e8, 2: 2e8}) == 2
-    assert streams_for(0.05, {8: 4e8, 0: 9e9, 2: math.nan, 4: math.inf, 1: -1.0, 10**6: 9e9}) == 8
-    assert streams_for(0.05, {}) == 4 and streams_for(1e-5, {}) == 1
-
-
-def test_the_window_is_what_is_under_way() -> None:
-    assert window_bytes(1.25e9, 0.02) == 25_000_000
-    for absurd in (0.0, -1.0, math.nan):
-        assert window_bytes(absurd, 1.0) == window_bytes(1.0, absurd) == 1 << 16
-    assert window_bytes(math.inf, 1.0) == 1 << 30

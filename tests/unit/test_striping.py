@@ -94,8 +94,7 @@ def test_a_slow_stream_carries_little_and_nobody_waits_for_it() -> None:
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("make", [one_way, there_and_back, through_slots])
 def test_a_stream_that_is_reset_in_the_midst(make: Any, victim: int) -> None:
-    """What it had taken goes again. ``there_and_back`` overwrites what it sent, ``through_slots`` has pieces wait for lost
-    ones."""
+    """It goes again. ``there_and_back`` overwrites what it sent; in ``through_slots`` pieces wait for lost ones."""
     chunks = 40
     plans, given, got, room = make(chunks), data(chunks), empty(chunks), empty(2)
     with linked(40e6, 40e6, 40e6) as (first, second, relays):

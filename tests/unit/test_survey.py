@@ -9,11 +9,9 @@ import pytest
 from collcomm.planner.survey import (
     PAIRS_PER_MEMBER,
     REFRESH_SECONDS,
-    complete,
     dialled_by,
     pair,
     plausible,
-    reconcile,
     survey,
     to_refresh,
     tournament,
@@ -99,48 +97,13 @@ def test_the_oldest_measurement_is_made_again_once_it_is_old() -> None:
 @pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.inf, math.nan, 2e12])
 def test_absurd_bandwidths_are_dropped(bandwidth: float) -> None:
     assert not plausible(LinkRow(1, 2, 1e-3, bandwidth))
-    assert reconcile([(1, LinkRow(1, 2, 1e-3, bandwidth)), (2, LinkRow(1, 2, 2e-3, 5e6))]) == {
-        (1, 2): LinkRow(1, 2, 2e-3, 5e6)
-    }
 
 
 @pytest.mark.parametrize("latency", [0.0, -1.0, math.inf, math.nan, 61.0])
 def test_absurd_latencies_are_dropped(latency: float) -> None:
     assert not plausible(LinkRow(1, 2, latency, 1e6))
-    assert reconcile([(1, LinkRow(1, 2, latency, 1e6))]) == {}
 
 
 @pytest.mark.parametrize("row", [LinkRow(1, 1, 1e-3, 1e6), LinkRow(1, 2, 1e-3, 1e6, 0), LinkRow(1, 2, 1e-3, 1e6, 65)])
 def test_other_absurd_rows_are_dropped(row: LinkRow) -> None:
     assert not plausible(row)
-
-
-@given(st.floats(1e3, 1e12), st.floats(1e-6, 60.0), st.booleans())
-def test_who_overstates_its_links_gains_nothing(bandwidth: float, latency: float, first: bool) -> None:
-    honest = LinkRow(1, 2, 1e-3, 1e6, 2)
-    lie = LinkRow(1, 2, latency, bandwidth, 1)
-    (row,) = reconcile([(1, lie), (2, honest)] if first else [(2, honest), (1, lie)]).values()
-    assert row.bandwidth == min(bandwidth, 1e6) and row.latency == max(latency, 1e-3)
-
-
-def test_nobody_speaks_for_links_of_others() -> None:
-    assert reconcile([(3, LinkRow(1, 2, 1e-3, 1.0))]) == {}
-
-
-def test_missing_rows_come_from_their_like() -> None:
-    ids, hosts, sites = [10, 11, 12, 13, 14, 15], [0, 0, 1, 1, 2, 3], [0, 0, 0, 0, 1, 1]
-    rows = [
-        LinkRow(10, 12, 1e-4, 8e8),
-        LinkRow(11, 13, 3e-4, 6e8),
-        LinkRow(11, 12, 2e-4, 7e8),
-        LinkRow(12, 14, 5e-2, 1e7, 8),
-        LinkRow(14, 15, 1e-3, math.nan),
-        LinkRow(10, 99, 1e-3, 1e9),
-    ]
-    found = {(row.source, row.target): row for row in complete(rows, ids, hosts, sites)}
-    assert set(found) == {(a, b) for a in ids for b in ids if hosts[a - 10] != hosts[b - 10]}
-    assert found[10, 12] == rows[0]
-    assert found[10, 13] == LinkRow(10, 13, 2e-4, 7e8), "the median of the same two hosts"
-    assert found[11, 15] == LinkRow(11, 15, 5e-2, 1e7, 8), "the only one between these sites"
-    assert found[14, 15] == LinkRow(14, 15, 3e-4, 6e8), "of all; of two in the middle the worse"
-    assert complete([], ids, hosts) == []
