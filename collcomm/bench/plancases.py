@@ -127,7 +127,7 @@ def bench_choice(name: str, sizes: Sequence[int], rounds: int = 3) -> list[Row]:
 
 
 def _predicted(network: DescribedNetwork, algorithm: str, parameters: dict[str, Any], nbytes: int) -> float:
-    given = {name: tuple(value) for name, value in parameters.items()}
+    given: dict[str, Any] = {name: tuple(value) for name, value in parameters.items()}
     if algorithm in ("ring", "bidirectional", "hierarchical"):
         given |= choose("all_reduce", network.n, nbytes, only="ring").parameters
     return predict("all_reduce", algorithm, network.n, nbytes, network, **given).seconds
