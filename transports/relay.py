@@ -62,7 +62,7 @@ class Relay:
         self._arrived: list[_Line] = []
         self._keep: frozenset[int] | None = None
         self._closed = False
-        self._wake_read, self._wake_write = os.pipe()
+        self._wake_read = self._wake_write = -1  # until there is a thread to be woken
         self.pairs = 0
         self.bytes_forwarded = 0
 
@@ -80,6 +80,7 @@ class Relay:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._arrived.append(line)
             if self._thread is None:
+                self._wake_read, self._wake_write = os.pipe()
                 self._thread = threading.Thread(target=self._serve, name="collcomm-relay", daemon=True)
                 self._thread.start()
             os.write(self._wake_write, b"x")
@@ -97,9 +98,10 @@ class Relay:
             if self._closed:
                 return
             self._closed = True
-            os.write(self._wake_write, b"x")
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is None:
+            return
+        os.write(self._wake_write, b"x")
+        self._thread.join()
         for line in self._arrived:
             line.sock.close()
         os.close(self._wake_read)
