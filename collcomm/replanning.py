@@ -13,6 +13,7 @@ import resource
 import sys
 import threading
 
+from .membership.messages import Message
 from .membership.plans import link_row_of, plan_message
 from .planner.fit import fit
 from .planner.measured import Place
@@ -31,12 +32,19 @@ def main() -> int:
     if not line.endswith("\n"):
         return 2
     threading.Thread(target=_end_with_owner, daemon=True).start()
-    asked = json.loads(line)
+    try:
+        print(json.dumps(_planned(json.loads(line))), flush=True)
+    except Exception as error:  # the coordinator is told, and goes on without a new plan
+        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        return 1
+    return 0
+
+
+def _planned(asked: Message) -> Message:
     view = View(asked["epoch"], tuple(Member(*row) for row in asked["members"]))
     places = [Place(member.id, host, member.site) for member, host in zip(view.members, view.hosts, strict=True)]
-    plan = fit(places, [link_row_of(row) for row in asked["rows"]], asked["order"], asked["effort"])
-    print(json.dumps(plan_message(plan)), flush=True)
-    return 0
+    rows = [link_row_of(row) for row in asked["rows"]]
+    return plan_message(fit(places, rows, asked["order"], asked["effort"]))
 
 
 def _end_with_owner() -> None:

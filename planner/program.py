@@ -77,7 +77,7 @@ def even_bounds(program: Program, nbytes: int) -> Bounds:
         if not count:
             continue
         if program.kind == "all_to_all":
-            found[buffer] = range(0, (n + 1) * (nbytes // n), nbytes // n) if nbytes >= n else (0,) * (n + 1)
+            found[buffer] = tuple(block * (nbytes // n) for block in range(count + 1))
         elif program.kind in EVEN_KINDS or (count == n and (n > 1 or buffer != own)):
             found[buffer] = split(nbytes, count)
         else:

@@ -88,7 +88,10 @@ class Planners:
 
     def _plan(self, replan: Replan) -> Message | None:
         try:
-            return checked_plan(json.loads(self._answer))
+            found = json.loads(self._answer)
+            if isinstance(found, dict) and "error" in found:
+                raise BadMessage(str(found["error"]))
+            return checked_plan(found)
         except (ValueError, BadMessage) as error:
             log.warning("group %r has no new plan, its planner failed: %s", replan.group, error)
             return None
