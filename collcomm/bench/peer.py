@@ -15,6 +15,7 @@ import numpy as np
 import collcomm
 
 from .gpu import cupy, gpu_facts
+from .grouppeer import group_peer
 from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
@@ -149,6 +150,7 @@ CASES = {
     "stepper": stepper,
     "joiner": joiner,
     "host_peer": lambda case: host_peer(case, emit),
+    "group_peer": lambda case: group_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),

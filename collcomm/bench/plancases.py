@@ -7,7 +7,16 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..laboratory import Laboratory, asymmetric_ring, delayed, flat, one_slow_host, two_paths, two_sites
+from ..laboratory import (
+    Laboratory,
+    asymmetric_ring,
+    delayed,
+    flat,
+    leaf_spine,
+    one_slow_host,
+    two_paths,
+    two_sites,
+)
 from ..planner.choice import choose
 from ..planner.simulate import predict
 from .described import DescribedNetwork
@@ -219,4 +228,53 @@ def bench_long(nbytes: int = 64 << 20, rounds: int = 5, mtu: int = 1500) -> Row:
         "reached": reached,
         "share": {way: value / (rate * share) for way, value in reached.items()},
         "times": times,
+    }
+
+
+def bench_groups(nbytes: int = 1 << 20, repetitions: int = 2, rounds: int = 3) -> Row:
+    """Eight groups of four at the same time on a fabric of two leaves and two spines, of which each uplink carries half of
+    what one host sends; every second rank of a group is on the other leaf."""
+    groups = [[i, 4 + i, j, 4 + j] for i, j in ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2), (0, 1), (2, 3))]
+    case = {
+        "case": "group_peer",
+        "n": 8,
+        "nbytes": nbytes,
+        "repetitions": repetitions,
+        "rounds": rounds,
+        "groups": groups,
+    }
+    with (
+        leaf_spine(2, 4, 12.5e6, 6.25e6) as lab,
+        CoordinatorProcess(f"{lab.hub_address}:{PORT}", lab.enter(None)) as coordinator,
+        Peers(lab.enter) as peers,
+    ):
+        sites = lab.describe().sites
+        events = peers.events(SECONDS)
+        for index in range(8):
+            peers.start(index, {**case, "address": coordinator.address, "site": f"leaf-{sites[index]}"})
+            next(event for event in events if event["event"] == "calls")
+        ends = [next(event for event in events if event["event"] == "compared") for _ in range(8)]
+        peers.wait(START_SECONDS)
+    times = min(ends, key=lambda event: event["rank"])["times"]
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {"nbytes": nbytes, "times": medians, "ratio": medians["unplanned"] / medians["planned"], "all": times}
+
+
+def bench_paths(nbytes: int = 8 << 20, rounds: int = 3) -> Row:
+    """Two hosts joined by two paths of 40 Mbit/s each: what the planned streams carry, against one flow; and when a path
+    dies."""
+    with two_paths(5e6) as lab:
+        share = lab.describe().payload_share
+        ways: Ways = {"planned": {"by": ["direct", {}]}, "one path": {"by": ["direct", {}], "plain": True}}
+        found = compare(lab, ways, [nbytes], rounds, seconds=0.0)
+        carried = lab.sent_by_path(0)
+    times = {way: statistics.median(values) for way, values in found["times"][nbytes].items()}
+    reached = {way: nbytes / seconds for way, seconds in times.items()}
+    return {
+        "nbytes": nbytes,
+        "streams": found["streams"],
+        "rate of a path": 5e6 * share,
+        "reached": reached,
+        "ratio": reached["planned"] / reached["one path"],
+        "carried": carried,
     }

@@ -107,19 +107,22 @@ def _by(comm: Communicator | None, way: list[Any] | None) -> Communicator:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
     if given.get("order") == "plan":
         given["order"] = plan_order(comm)
-    return fixed(comm, range(comm.size), algorithm, **given)
+    group = fixed(comm, range(comm.size), algorithm, **given)
+    assert group is not None
+    return group
 
 
-def fixed(comm: Communicator, ranks: Sequence[int], algorithm: str, **given: Any) -> Communicator:
-    """A part of ``comm`` whose collectives go by ``algorithm``, whatever the plan says."""
+def fixed(comm: Communicator, ranks: Sequence[int], algorithm: str, **given: Any) -> Communicator | None:
+    """A part of ``comm`` whose collectives go by ``algorithm``, whatever the plan says; None at the others."""
 
     def choose_fixed(kind: str, nbytes: int, view: View) -> Choice:
         cut = choose(kind, view.size, nbytes, only="ring").parameters if algorithm in CUT else {}
         return Choice(algorithm, {**cut, **given})
 
     group = comm.split(ranks)
-    assert group is not None and isinstance(group._group, Group)
-    group._group.choose = choose_fixed
+    if group is not None:
+        assert isinstance(group._group, Group)
+        group._group.choose = choose_fixed
     return group
 
 
