@@ -29,6 +29,7 @@ SAMPLES = (
     1 << 20,
     16 << 20,
 )  # what is simulated; between and beyond, times are linear
+FINE = (16, 32)  # segments that are tried as well where links are long: the sooner the first has crossed, the better
 LARGE = 1 << 20
 MOST_RANKS = 64  # of which schedules are costed one by one; among more, closed forms choose
 MOST_DIRECT = 32  # the same for algorithms in which everybody talks to everybody
@@ -58,18 +59,20 @@ def fit(
     ids = [place.member for place in places]
     order = _order(network, [ids.index(member) for member in previous if member in ids], effort)
     hub = _hub(network)
-    groups = network.sites if len(set(network.sites)) > 1 else network.hosts
+    many = len(set(network.sites)) > 1
+    groups = network.sites if many else network.hosts
+    within, across = _typical(network, same_site=True), _typical(network, same_site=False)
     return TrafficPlan(
         0,
         tuple(ids[rank] for rank in order),
         tuple(network.sites[rank] for rank in order),
         ids[hub],
-        _typical(network, same_site=True),
-        _typical(network, same_site=False),
+        within,
+        across,
         tuple(
             choice
             for kind in (kinds if network.n <= MOST_RANKS else ())
-            for choice in _choices(network, kind, order, groups, hub)
+            for choice in _choices(network, kind, order, groups, hub, across if many else within)
         ),
     )
 
@@ -91,7 +94,8 @@ def _order(network: Measured, previous: list[int], effort: int) -> tuple[int, ..
 
 
 def _round_trip(network: Measured, order: tuple[int, ...]) -> float:
-    options = parameters("all_reduce", "ring", ORDER_BYTES, 1, order, network.hosts, 0)
+    near = LinkClass(0.0, 1.0)
+    options = parameters("all_reduce", "ring", ORDER_BYTES, 1, order, network.hosts, 0, near)
     return predict("all_reduce", "ring", network.n, ORDER_BYTES, network, **options).seconds
 
 
@@ -119,12 +123,12 @@ def _typical(network: Measured, same_site: bool) -> LinkClass:
 
 
 def _choices(
-    network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int
+    network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int, far: LinkClass
 ) -> Iterator[PlannedChoice]:
     """For ascending sizes; those at which nothing changes are left out but for the time that they take."""
     curves = {}
     for algorithm, cuts in _candidates(network, kind, groups):
-        options = partial(parameters, kind, algorithm, order=order, sites=groups, hub=hub, cuts=cuts)
+        options = partial(parameters, kind, algorithm, order=order, sites=groups, hub=hub, cuts=cuts, far=far)
         curves[algorithm, cuts] = [
             _cost(network, kind, algorithm, nbytes, options(nbytes=nbytes)) for nbytes in SAMPLES
         ]
@@ -147,6 +151,8 @@ def _candidates(network: Measured, kind: str, groups: tuple[int, ...]) -> Iterat
         yield algorithm, 1
         if (kind, algorithm) in CUT:
             yield algorithm, 0
+            if len(set(network.sites)) > 1:
+                yield from ((algorithm, cuts) for cuts in FINE)
 
 
 def _cost(network: Measured, kind: str, algorithm: str, nbytes: int, options: dict[str, Any]) -> float:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..collectives import BY_MESSAGES, Hosts
-from ..types import PlannedChoice, TrafficPlan
+from ..types import LinkClass, PlannedChoice, TrafficPlan
 from .across import choose_across
 from .choice import MAX_SEGMENTS, Choice, Links, segments
 from .flows import Fabric, share_links
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
+NOTICED = 0.05  # of a piece's time on the wire: a latency that is less holds up nothing
 SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is made anew
 
 
@@ -79,13 +80,23 @@ class Strategy:
 
     def parameters(self, kind: str, algorithm: str, nbytes: int, cuts: int) -> dict[str, Any]:
         """What a generator of schedules is to be told. ``cuts``: segments; 0: as many as keep pieces in cache."""
-        return parameters(kind, algorithm, nbytes, cuts, self.order, self.sites, self._hub)
+        assert self.plan is not None
+        far = self.plan.across if len(set(self.plan.sites)) > 1 else self.plan.within
+        return parameters(kind, algorithm, nbytes, cuts, self.order, self.sites, self._hub, far)
 
 
 def parameters(
-    kind: str, algorithm: str, nbytes: int, cuts: int, order: tuple[int, ...], sites: tuple[int, ...], hub: int
+    kind: str,
+    algorithm: str,
+    nbytes: int,
+    cuts: int,
+    order: tuple[int, ...],
+    sites: tuple[int, ...],
+    hub: int,
+    far: LinkClass,
 ) -> dict[str, Any]:
-    """As `Strategy.parameters`, for any ``order`` of ranks, ``sites`` by rank, and ``hub``."""
+    """As `Strategy.parameters`, for any ``order`` of ranks, ``sites`` by rank, and ``hub``. ``far``: the longest kind of
+    link."""
     found: dict[str, Any] = {}
     n = len(order)
     if algorithm == "star" and kind == "all_reduce":
@@ -101,7 +112,17 @@ def parameters(
         if layout is not None:
             pieces *= layout.shares
         found["segments"] = min(MAX_SEGMENTS, cuts) if cuts else segments(nbytes / pieces)
+        if kind == "all_reduce":
+            sharing = layout.shares if layout is not None else 1
+            found |= _lag(nbytes / pieces / found["segments"] * sharing, far, found["segments"])
     return found
+
+
+def _lag(piece: float, far: LinkClass, cuts: int) -> dict[str, int]:
+    """So that something is on its way over a long link until what the next step needs has come."""
+    pieces = far.latency * far.bandwidth / max(1.0, piece)
+    lag = min(cuts, 2 + int(pieces)) if pieces > NOTICED else 1
+    return {"lag": lag} if lag > 1 else {}
 
 
 def _order(plan: TrafficPlan, ids: Sequence[int], hosts: Sequence[int]) -> tuple[int, ...]:

@@ -80,8 +80,8 @@ def plan_order(comm: Communicator) -> tuple[int, ...]:
 
 
 def await_plan(comm: Communicator) -> float:
-    """Wait while links are measured, then step until no better plan has come for a while; returns the seconds until the last one
-    came. Nothing is called meanwhile: beside operations, probes take twenty times as long."""
+    """Wait while links are measured, then step until no better plan has come for a while; returns the seconds until the last
+    one came. Nothing is called meanwhile: beside operations, probes take twenty times as long."""
     began = last = time.monotonic()
     prober = comm._session.prober  # type: ignore[attr-defined]
     while not prober.survey_seconds and time.monotonic() - began < PLAN_SECONDS:

@@ -10,13 +10,13 @@ from .ring import exchange, wave
 from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
 
 
-def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1) -> Schedule:
+def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1, lag: int = 1) -> Schedule:
     """``2 * segments * n`` chunks: of each segment n that go to the right, then n that go to the left."""
     pieces = 2 * segments * n
     steps: list[Step] = []
     if n == 1:
         steps = [copy(Span("out", 0, pieces), Span("in", 0, pieces))]
-    for step, segment in wave(2 * (n - 1), segments) if n > 1 else ():
+    for step, segment in wave(2 * (n - 1), segments, lag) if n > 1 else ():
         to_the_right = exchange(n, rank, step, 2 * segment * n, 1)
         to_the_left = exchange(n, rank, step, (2 * segment + 1) * n, -1)
         for outgoing_or_incoming in zip(to_the_right, to_the_left, strict=True):

@@ -18,11 +18,13 @@ from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
 __all__ = ["all_gather", "all_reduce", "all_to_all", "broadcast", "reduce_scatter"]
 
 
-def all_reduce(n: int, rank: int, root: int = 0, hosts: tuple[int, ...] = (), segments: int = 1) -> Schedule:
+def all_reduce(
+    n: int, rank: int, root: int = 0, hosts: tuple[int, ...] = (), segments: int = 1, lag: int = 1
+) -> Schedule:
     """Reduce-scatter within the host, a ring per piece across h hosts, all-gather within the host.
 
     Each host sends and receives 2 (h-1)/h of the data over the network. Chunks are numbered (segment, piece, part): a ring of
-    h hosts goes round with h parts.
+    h hosts goes round with h parts, as a `wave` with that ``lag``.
     """
     layout = Hosts.of(n, hosts)
     host, _ = layout.place[rank]
@@ -35,7 +37,7 @@ def all_reduce(n: int, rank: int, root: int = 0, hosts: tuple[int, ...] = (), se
     mine = [piece for piece in range(shares) if layout.carrier(host, piece) == rank]
     steps = _to_the_carriers(layout, rank, chunks, lambda c: c // h % shares)
     reduced = bool(layout.neighbours(rank))
-    for step, segment in wave(2 * (h - 1), segments):
+    for step, segment in wave(2 * (h - 1), segments, lag):
         for piece in mine:
             right, left = layout.carrier(host + 1, piece), layout.carrier(host - 1, piece)
             if step < h - 1:

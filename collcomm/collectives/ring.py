@@ -2,7 +2,7 @@
 
 Reduce-scatter then all-gather moves 2 (n-1)/n of the data over each link, which is the least possible
 (Patarasuk and Yuan 2009). The vector is cut into ``segments`` that go round one behind the other, as a wave front: what a rank
-has received and reduced it sends on next, while it is still in its cache.
+has received and reduced it sends on next, while it is still in its cache. On long links ``lag`` segments go before.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
 
 
-def wave(steps: int, segments: int) -> Iterator[tuple[int, int]]:
-    """(step, segment) in the order in which a front of ``steps`` stages moves over ``segments``."""
-    for time in range(steps + segments - 1):
-        for step in range(min(time, steps - 1), max(-1, time - segments), -1):
-            yield step, time - step
+def wave(steps: int, segments: int, lag: int = 1) -> Iterator[tuple[int, int]]:
+    """(step, segment) in the order in which a front of ``steps`` stages moves over ``segments``. A segment's next step comes ``lag``
+    segments later: what has to come back over a long link first does not hold up what could go meanwhile."""
+    for time in range((steps - 1) * lag + segments):
+        for step in range(min(time // lag, steps - 1), -1, -1):
+            segment = time - step * lag
+            if segment >= segments:
+                break
+            yield step, segment
 
 
 def exchange(n: int, rank: int, step: int, base: int, way: int = 1) -> tuple[Step, Step]:
@@ -33,12 +37,12 @@ def exchange(n: int, rank: int, step: int, base: int, way: int = 1) -> tuple[Ste
     return send(ahead, chunk("out", outgoing)), recv(behind, chunk("out", incoming))
 
 
-def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1) -> Schedule:
-    """``segments * n`` chunks; chunk ``segment * n + c`` is owned, when reduced, by rank c - 1."""
+def all_reduce(n: int, rank: int, root: int = 0, segments: int = 1, lag: int = 1) -> Schedule:
+    """``lag``: of the `wave`. ``segments * n`` chunks; chunk ``segment * n + c`` is owned, when reduced, by rank c - 1."""
     steps: list[Step] = []
     if n == 1:
         steps = [copy(chunk("out", s), chunk("in", s)) for s in range(segments)]
-    for step, segment in wave(2 * (n - 1), segments) if n > 1 else ():
+    for step, segment in wave(2 * (n - 1), segments, lag) if n > 1 else ():
         steps += exchange(n, rank, step, segment * n)
     pieces = segments * n
     return Schedule("all_reduce", "ring", n, rank, {"in": pieces, "out": pieces}, tuple(steps), in_place=True)

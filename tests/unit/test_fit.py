@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
-from collcomm.collectives import KINDS
 from collcomm.planner.fit import fit
 from collcomm.planner.measured import Place
 from collcomm.planner.strategy import Strategy
+
+from collcomm.collectives import KINDS
 from collcomm.types import LinkRow
 
 

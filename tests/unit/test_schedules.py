@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from collcomm.collectives import ALGORITHMS, BY_MESSAGES, THROUGH_WINDOWS, Action, Schedule, Step, generate
 from collcomm.collectives.prover import ProofError, prove
+from collcomm.collectives.ring import wave
 from collcomm.engine.request import request
 
 ROOTED = ("broadcast", "reduce", "gather", "scatter")
@@ -45,6 +47,25 @@ def test_proved_for_1_to_64_ranks(kind: str, algorithm: str) -> None:
             prove(schedules.__getitem__, n, root)
             if schedules[0].in_place:
                 prove(schedules.__getitem__, n, root, in_place=True)
+
+
+@pytest.mark.parametrize("lag", [2, 3, 5])
+@pytest.mark.parametrize("algorithm", ["ring", "bidirectional", "hierarchical"])
+def test_a_wave_that_lags_is_proved_too(algorithm: str, lag: int) -> None:
+    for n, segments in ((2, 4), (3, 5), (8, 5), (9, 2)):
+        hosts = {"hosts": tuple(rank % 3 for rank in range(n))} if algorithm == "hierarchical" else {}
+        options = {"segments": segments, "lag": lag, **hosts}
+        generator = ALGORITHMS["all_reduce", algorithm]
+        prove(lambda rank: generator(n, rank, 0, **options), n, 0, True)
+        prove(lambda rank: generator(n, rank, 0, **options), n, 0, False)
+
+
+def test_a_wave_comes_by_every_segment_once_per_step_and_in_order() -> None:
+    for steps, segments, lag in itertools.product((1, 2, 5), (1, 3, 7), (1, 2, 7)):
+        found = list(wave(steps, segments, lag))
+        assert sorted(found) == sorted(itertools.product(range(steps), range(segments)))
+        for segment in range(segments):
+            assert [step for step, which in found if which == segment] == list(range(steps))
 
 
 @pytest.mark.parametrize(("kind", "algorithm"), sorted(SEGMENTED))
