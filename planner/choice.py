@@ -23,9 +23,12 @@ class Links:
 
 @dataclass(frozen=True)
 class Choice:
+    """``frame_bytes``: in which messages travel; 0: the engine's own size."""
+
     algorithm: str
     parameters: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    frame_bytes: int = 0
 
 
 LOOPBACK = Links()

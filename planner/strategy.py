@@ -18,6 +18,8 @@ from .flows import Fabric, share_links
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
+FRAME_SECONDS = 0.005  # rounded up to the next power of two
+LEAST_FRAME, MOST_FRAME = 1 << 15, 1 << 18
 NOTICED = 0.05  # of a piece's time on the wire: a latency that is less holds up nothing
 SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is made anew
 
@@ -71,12 +73,22 @@ class Strategy:
         assert self.plan is not None
         row = self.planned(kind, nbytes)
         if row is not None:
-            return Choice(row.algorithm, self.parameters(kind, row.algorithm, nbytes, row.segments), row.seconds)
+            options = self.parameters(kind, row.algorithm, nbytes, row.segments)
+            return Choice(row.algorithm, options, row.seconds, self.frame_bytes)
         across = Links(self.plan.across.latency, self.plan.across.bandwidth)
         within = Links(self.plan.within.latency, self.plan.within.bandwidth)
         found = choose_across(kind, nbytes, self.sites, across, within)
         cuts = int(found.parameters.get("segments", 1))
-        return Choice(found.algorithm, self.parameters(kind, found.algorithm, nbytes, cuts), found.seconds)
+        options = self.parameters(kind, found.algorithm, nbytes, cuts)
+        return Choice(found.algorithm, options, found.seconds, self.frame_bytes)
+
+    @property
+    def frame_bytes(self) -> int:
+        """A power of two that takes some 10 ms of the slower kind of link, so that several streams end at about the same time."""
+        if self.plan is None:
+            return 0
+        rate = min(self.plan.within.bandwidth, self.plan.across.bandwidth)
+        return max(LEAST_FRAME, min(MOST_FRAME, 1 << int(rate * FRAME_SECONDS).bit_length()))
 
     def parameters(self, kind: str, algorithm: str, nbytes: int, cuts: int) -> dict[str, Any]:
         """What a generator of schedules is to be told. ``cuts``: segments; 0: as many as keep pieces in cache."""

@@ -19,7 +19,7 @@ from .grouppeer import group_peer
 from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
-from .planpeer import plan_peer
+from .planpeer import lasting_peer, plan_peer
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
 from .torchrank import torch_rank
@@ -151,6 +151,7 @@ CASES = {
     "joiner": joiner,
     "host_peer": lambda case: host_peer(case, emit),
     "group_peer": lambda case: group_peer(case, emit),
+    "lasting_peer": lambda case: lasting_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..laboratory import (
@@ -277,4 +279,38 @@ def bench_paths(nbytes: int = 8 << 20, rounds: int = 3) -> Row:
         "reached": reached,
         "ratio": reached["planned"] / reached["one path"],
         "carried": carried,
+    }
+
+
+def bench_path_death(nbytes: int = 4 << 20, before: float = 8.0, after: float = 16.0) -> Row:
+    """Two hosts joined by two paths of 40 Mbit/s, of which one dies in the midst of a transfer: what the other still carries."""
+    case = {"case": "lasting_peer", "n": 2, "nbytes": nbytes, "seconds": before + after}
+    with (
+        two_paths(5e6) as lab,
+        CoordinatorProcess(f"{lab.hub_address}:{PORT}", lab.enter(None)) as coordinator,
+        Peers(lab.enter) as peers,
+    ):
+        share = lab.describe().payload_share
+        events = peers.events(SECONDS)
+        for index in range(2):
+            peers.start(index, {**case, "address": coordinator.address})
+        began = [next(event for event in events if event["event"] == "begins") for _ in range(2)]
+        time.sleep(before)
+        killed = time.monotonic()
+        lab.kill_path(0)
+        ended = [next(event for event in events if event["event"] == "lasted") for _ in range(2)]
+        peers.wait(START_SECONDS)
+    ends = ended[0]["ends"]
+    alive = [later - earlier for earlier, later in pairwise(ends) if later < killed]
+    hit = next(later - earlier for earlier, later in pairwise(ends) if later > killed)
+    left = [later - earlier for earlier, later in pairwise(ends) if earlier > killed]
+    return {
+        "nbytes": nbytes,
+        "rate of a path": 5e6 * share,
+        "both paths": nbytes / statistics.median(alive),
+        "the call that is hit": hit,
+        "one path left": nbytes / statistics.median(left),
+        "share": nbytes / statistics.median(left) / (5e6 * share),
+        "views": ended[0]["epoch"] - began[0]["epoch"],
+        "calls": len(ends),
     }

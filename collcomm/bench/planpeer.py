@@ -59,6 +59,23 @@ def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     comm.leave()
 
 
+def lasting_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
+    """Reduces ``nbytes`` over and over for ``seconds``, once the plan is there, and tells when each call ended."""
+    emit(event="calls")
+    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
+    await_plan(comm)
+    x = np.ones(case["nbytes"] // 4, np.float32)
+    out = np.empty_like(x)
+    emit(event="begins", epoch=comm.view.epoch)
+    ends, until = [], time.monotonic() + case["seconds"]
+    while comm.all_reduce(np.array([time.monotonic() < until], np.uint8), op="min")[0]:
+        comm.all_reduce(x, out=out)
+        ends.append(time.monotonic())
+    assert (out == comm.size).all()
+    emit(event="lasted", rank=comm.rank, ends=ends, epoch=comm.view.epoch)
+    comm.leave()
+
+
 def _in_order(comm: Communicator, rank: int) -> Communicator:
     """The same members, with the ranks that they have elsewhere."""
     ranks = comm.all_gather(np.array([rank]))
@@ -117,7 +134,8 @@ def fixed(comm: Communicator, ranks: Sequence[int], algorithm: str, **given: Any
 
     def choose_fixed(kind: str, nbytes: int, view: View) -> Choice:
         cut = choose(kind, view.size, nbytes, only="ring").parameters if algorithm in CUT else {}
-        return Choice(algorithm, {**cut, **given})
+        frame_bytes = 0 if group is None else group._group.choosing.strategy(view).frame_bytes
+        return Choice(algorithm, {**cut, **given}, 0.0, frame_bytes)
 
     group = comm.split(ranks)
     if group is not None:

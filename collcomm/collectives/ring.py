@@ -13,8 +13,8 @@ from .schedule import Schedule, Span, Step, chunk, copy, recv, recv_reduce, send
 
 
 def wave(steps: int, segments: int, lag: int = 1) -> Iterator[tuple[int, int]]:
-    """(step, segment) in the order in which a front of ``steps`` stages moves over ``segments``. A segment's next step comes ``lag``
-    segments later: what has to come back over a long link first does not hold up what could go meanwhile."""
+    """(step, segment) in the order in which a front of ``steps`` stages moves over ``segments``. A segment's next step comes
+    ``lag`` segments later: what has to come back over a long link first does not hold up what could go meanwhile."""
     for time in range((steps - 1) * lag + segments):
         for step in range(min(time // lag, steps - 1), -1, -1):
             segment = time - step * lag

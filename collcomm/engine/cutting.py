@@ -2,7 +2,8 @@
 
 Both ends of a link cut alike, and neither needs to know how many streams the other sees at the moment: all frames have one size,
 but the last of a message. Smaller ones would share out more evenly over several streams; but on one stream between
-two processes of a host, an all_reduce of 64 MiB in frames of 64 KiB takes up to twice as long as in frames of 256 KiB.
+two processes of a host, an all_reduce of 64 MiB in frames of 64 KiB takes up to twice as long as in frames of 256 KiB. So
+frames are smaller where links are known to be slow: a plan says so to all members.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ class FrameOrder:
     local: list[Frame]
 
 
-def cut(messages: Sequence[Message], itemsize: int) -> FrameOrder:
-    """All frames, numbered in program order."""
+def cut(messages: Sequence[Message], itemsize: int, frame_bytes: int = FRAME_BYTES) -> FrameOrder:
+    """All frames, numbered in program order, of ``frame_bytes`` at most."""
     sends: dict[int, list[Frame]] = {}
     receives: dict[int, list[Frame]] = {}
     local: list[Frame] = []
     starts: list[int] = []  # first frame of each message
     pieces: list[int] = []
     count = 0
-    limit = FRAME_BYTES - FRAME_BYTES % itemsize
+    limit = frame_bytes - frame_bytes % itemsize
     for message in messages:
         parts = max(1, -(-message.nbytes // limit))
         starts.append(count)

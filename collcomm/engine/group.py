@@ -27,6 +27,7 @@ from .attempt import Attempt, Mismatch, Staging
 from .binding import MOST_SHARED, DeviceBinding, WindowBinding
 from .calls import Calls
 from .choosing import Chooser, Explanation
+from .cutting import FRAME_BYTES
 from .exchange import Exchange, make_exchange, run_exchange
 from .inline import run_commit
 from .messages import run_messages
@@ -394,7 +395,7 @@ def make_plan(request: Request, choice: Choice, alive: Sequence[int], rank: int,
         algorithm, parameters = "direct", {key: value for key, value in parameters.items() if key == "order"}
     schedule = generate(request.kind, algorithm, len(alive), rank, root, **parameters)
     bounds = request.bounds(schedule.chunks, alive, alive[rank])
-    return compile_plan(schedule, bounds, request.dtype.itemsize, in_place)
+    return compile_plan(schedule, bounds, request.dtype.itemsize, in_place, choice.frame_bytes or FRAME_BYTES)
 
 
 def make_window_plan(request: Request, alive: Sequence[int], rank: int, in_place: bool) -> WindowPlan:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..collectives import Action, Schedule, Span
-from .cutting import FrameOrder, Message, cut
+from .cutting import FRAME_BYTES, FrameOrder, Message, cut
 
 INLINE_BYTES = (
     1 << 16
@@ -29,17 +29,22 @@ class Plan:
     itemsize: int
     peers: tuple[int, ...]
     saves: bool = True
+    frame_bytes: int = FRAME_BYTES
     _frames: FrameOrder | None = field(default=None, repr=False)
 
     def frames(self) -> FrameOrder:
         """What it consists of on the wire."""
         if self._frames is None:
-            self._frames = cut(self.messages, self.itemsize)
+            self._frames = cut(self.messages, self.itemsize, self.frame_bytes)
         return self._frames
 
 
 def compile_plan(
-    schedule: Schedule, bounds: Mapping[str, Sequence[int]], itemsize: int, in_place: bool = False
+    schedule: Schedule,
+    bounds: Mapping[str, Sequence[int]],
+    itemsize: int,
+    in_place: bool = False,
+    frame_bytes: int = FRAME_BYTES,
 ) -> Plan:
     """``bounds[buffer]``: where each chunk starts, and the end of the last, in elements of ``itemsize`` bytes.
 
@@ -96,6 +101,7 @@ def compile_plan(
         itemsize=itemsize,
         peers=tuple(sorted({peer for _, peer in ordinals})),
         saves=saves,
+        frame_bytes=frame_bytes,
     )
 
 
