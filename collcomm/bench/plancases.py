@@ -31,6 +31,10 @@ Row = dict[str, Any]
 Ways = dict[str, dict[str, Any]]
 FIXED = ("ring", "bidirectional", "doubling", "halving", "direct", "star", "hierarchical")
 PLANNED: Ways = {"planned": {}}
+SIZES = (64, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20)
+LARGEST = {"flat": 64 << 20, "two sites": 16 << 20, "asymmetric ring": 4 << 20, "two paths": 16 << 20}
+LARGEST |= {"one slow host": 16 << 20, "delayed": 16 << 20}  # what takes some seconds
+HOPELESS = 3.0
 
 
 def planted_ring(n: int = 8, fast: float = 10e6, seed: int = 1) -> list[list[float]]:
@@ -58,12 +62,12 @@ def compare(
     seconds: float = 0.3,
     layout: Sequence[int] = (),
     sites: Sequence[str] = (),
-    disturb: Callable[[Laboratory], None] | None = None,
+    only: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     """Times of all_reduce by ``ways`` (see `planpeer`), with a peer on each host of ``layout``, in the order of ranks."""
     places = list(layout) or list(range(lab.hosts))
     case = {"case": "plan_peer", "n": len(places), "kind": "all_reduce", "sizes": list(sizes), "ways": ways}
-    case |= {"rounds": rounds, "seconds": seconds}
+    case |= {"rounds": rounds, "seconds": seconds, "only": only or {}}
     found: dict[str, Any] = {"times": {}}
     with (
         CoordinatorProcess(f"{lab.hub_address}:{PORT}", lab.enter(None)) as coordinator,
@@ -109,28 +113,36 @@ def fixed_ways(lab: Laboratory) -> Ways:
     }
 
 
-def bench_choice(name: str, sizes: Sequence[int], rounds: int = 3) -> list[Row]:
-    """The plan against every fixed algorithm on the laboratory ``name``, and what the simulator says of each."""
+def bench_choice(name: str, rounds: int = 3) -> list[Row]:
+    """The plan against every fixed algorithm on the laboratory ``name``, and what the simulator says of each. Algorithms that
+    should take more than three times as long as the best are not timed."""
     with laboratories()[name]() as lab:
         network = DescribedNetwork(lab.describe())
         ways = fixed_ways(lab)
-        found = compare(lab, PLANNED | ways, sizes, rounds)
+        sizes = [nbytes for nbytes in SIZES if nbytes <= LARGEST[name]]
+        predicted = {
+            nbytes: {way: _predicted(network, way, ways[way]["by"][1], nbytes) for way in ways} for nbytes in sizes
+        }
+        only = {
+            str(nbytes): ["planned", *(way for way in ways if times[way] <= HOPELESS * min(times.values()))]
+            for nbytes, times in predicted.items()
+        }
+        found = compare(lab, PLANNED | ways, sizes, rounds, only=only)
     rows = []
     for nbytes, times in found["times"].items():
         medians = {way: statistics.median(values) for way, values in times.items()}
-        best = min(ways, key=lambda way: medians[way])
-        predicted = {way: _predicted(network, way, ways[way]["by"][1], nbytes) for way in ways}
+        planned = medians.pop("planned")
+        best = min(medians, key=lambda way: medians[way])
         rows.append(
             {
                 "laboratory": name,
                 "nbytes": nbytes,
                 "by": found["explained"][str(nbytes)]["algorithm"],
-                "planned": medians["planned"],
+                "planned": planned,
                 "best": best,
                 "best_seconds": medians[best],
-                "ratio": medians["planned"] / medians[best],
-                "medians": medians,
-                "predicted": predicted,
+                "ratio": planned / medians[best],
+                "simulated": {way: predicted[nbytes][way] / seconds for way, seconds in medians.items()},
                 "waited": found["waited"],
             }
         )
@@ -283,7 +295,8 @@ def bench_paths(nbytes: int = 8 << 20, rounds: int = 3) -> Row:
 
 
 def bench_path_death(nbytes: int = 4 << 20, before: float = 8.0, after: float = 16.0) -> Row:
-    """Two hosts joined by two paths of 40 Mbit/s, of which one dies in the midst of a transfer: what the other still carries."""
+    """Two hosts joined by two paths of 40 Mbit/s, of which one dies in the midst of a transfer: what the other still
+    carries."""
     case = {"case": "lasting_peer", "n": 2, "nbytes": nbytes, "seconds": before + after}
     with (
         two_paths(5e6) as lab,

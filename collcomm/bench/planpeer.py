@@ -28,7 +28,8 @@ STEP_SECONDS = 2.0  # between two looks for a plan: so links are idle
 
 def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     """Times ``case["kind"]`` by ``case["ways"]``: name -> {"by": None for the plan or [algorithm, parameters], "plain": True
-    for a group of which no link is measured}; ``sizes`` in bytes, ``seconds`` of one block of calls, ``rounds`` of blocks."""
+    for a group of which no link is measured}; ``only``: of some sizes, the names of the ways that are timed; ``sizes`` in
+    bytes, ``seconds`` of one block of calls, ``rounds`` of blocks."""
     emit(event="calls")  # the next peer is started after this one: their ranks follow
     if case.get("site"):
         os.environ["COLLCOMM_SITE"] = case["site"]
@@ -40,7 +41,8 @@ def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     waited = await_plan(comm)
     groups = {name: _by(plain if way.get("plain") else comm, way.get("by")) for name, way in case["ways"].items()}
     for nbytes in case["sizes"]:
-        times = _timed(comm, groups, case, nbytes)
+        only = case.get("only", {}).get(str(nbytes), groups)
+        times = _timed(comm, {name: group for name, group in groups.items() if name in only}, case, nbytes)
         if comm.rank == 0:
             emit(event="size", nbytes=nbytes, times=times)
     explained = {str(nbytes): _explained(comm, case["kind"], nbytes) for nbytes in case["sizes"]}
