@@ -50,7 +50,7 @@ class SocketTransport(DropsLinks):
         self.relay = Relay()
         self._presence = Presence()
         self._connector = Connector(self._presence, self.reach)
-        self._links = OpenLinks(self._presence.changed)
+        self._links: OpenLinks = OpenLinks(self._presence.changed)
         self._dialling: set[LinkKey] = set()
         self._wanted: dict[int, int] = {}  # streams, by member
         self._doors = [
