@@ -8,7 +8,7 @@ operation; one thread at a time uses a link.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import CommunicatorClosed
@@ -145,7 +145,7 @@ COLLECTIVES, MESSAGES, PROBES = 0, 1, 4  # purposes of a link, as in a greeting
 class DropsLinks:
     """Which of its links a transport closes, and when."""
 
-    _links: dict[LinkKey, Any]
+    _links: Mapping[LinkKey, Any]
     striped = False  # links have, or have had, several streams
 
     def keep_only(self, members: Iterable[int]) -> None:

@@ -11,12 +11,12 @@ import itertools
 import random
 import select
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .poller import Wanted
+from .tcpinfo import TcpInfo
 
 if TYPE_CHECKING:
     from .sim import SimTransport
@@ -206,13 +206,12 @@ class SimSocket:
 
     def getsockopt(self, level: int, option: int, nbytes: int) -> bytes:
         """TCP_INFO, of which only the acknowledgements are kept up."""
-        info = bytearray(nbytes)
+        info = TcpInfo()
         if self._unacked:
             silent = self._scheduler.now - self._unacked[0]
-            info[2] = int(silent > RETRANSMIT_SECONDS)
-            struct.pack_into("=I", info, 24, len(self._unacked))
-            struct.pack_into("=I", info, 56, int(silent * 1e3))
-        return bytes(info)
+            again = int(silent > RETRANSMIT_SECONDS)
+            info = TcpInfo(retransmits=again, unacked=len(self._unacked), last_ack_ms=int(silent * 1e3))
+        return info.pack()[:nbytes]
 
     def shutdown(self, _: int) -> None: ...
 

@@ -1,42 +1,40 @@
 """A transport over connections: each peer listens, links are made when a plan needs them, several streams per link.
 
-How a connection comes about is a *route* (`tcp`, `shm`); this module keeps the links, whichever route they came by. Of two
-peers the later member (higher id) dials and the earlier one accepts, so that both ends agree on who acts; where that does not
-work, they find another way (`reach`, `relay`). Each proves
-to the other that it is a member of the present view (`handshake`); a stranger, a peer of another run, or rubbish is turned away
-at the `door` and disturbs nobody.
+How a connection comes about is a *route* (`tcp`, `shm`); this module makes links of them, whichever route they came by, and
+`openlinks` keeps those. Of two peers the later member (higher id) dials (`connector`) and the earlier one accepts, so that both
+ends agree on who acts; where that does not work, they find another way (`reach`, `relay`). Each proves to the other that it is
+a member of the present view (`handshake`); a stranger, a peer of another run, or rubbish is turned away at the `door` and
+disturbs nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
-import secrets
 import select
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from ..errors import UnsupportedTransport
-from ..types import COORDINATOR, Booth, Member, Way, WayKind
-from .base import COLLECTIVES, MESSAGES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
-from .dialling import CONNECT_SECONDS, Route, Source, await_socket, greet, source_of
-from .door import GREETING_SECONDS, Door, Line, Standing
-from .frames import MAX_STREAMS, NONCE_BYTES, Greeting
-from .handshake import Dialler, Outdated
+from ..types import Booth, Member, Way, WayKind
+from .base import COLLECTIVES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .connector import Connector, Place
+from .dialling import CONNECT_SECONDS, Route, Source, await_socket, source_of
+from .door import Door, Line
+from .frames import MAX_STREAMS, Greeting
 from .link import SocketLink
+from .openlinks import OpenLinks
 from .poller import SocketPoller
-from .reach import ALTERNATIVE_SECONDS, REPEAT_SECONDS, SETTLE_SECONDS, Asker, Reach, Rerouted, Unreached
-from .relay import READY, Relay
-from .stream import WAIT_SECONDS, SocketStream
+from .presence import Presence
+from .reach import SETTLE_SECONDS, Asker, Reach, Rerouted, Unreached
+from .relay import Relay
+from .stream import SocketStream
 from .tls import TlsLine
 from .window import BadWindow, OwnWindow, receive_window
 
 PROBE_SECONDS = 0.3
-MAX_PARTIAL = 1024  # links of which some streams are there and some are not
-MAX_LINGERING = 64  # connections with peers that have left
 
 
 class SocketTransport(DropsLinks):
@@ -47,23 +45,16 @@ class SocketTransport(DropsLinks):
         names = [route.name for route in routes]
         self.offers = tuple(names if offers is None else (name for name in offers if name in names))
         self.striped = any(route.streams > 1 for route in routes)
-        self._standing = Standing()
-        self._links: dict[LinkKey, SocketLink] = {}
-        self._dialling: set[LinkKey] = set()
-        self._partial: dict[LinkKey, dict[int, SocketStream]] = {}
-        self._changed = threading.Condition()
-        self._closed = False
-        self._lingering: list[LinkKey] = []
+        self.on_probe: Callable[[SocketLink], None] | None = None  # hears of links made to probe; may not wait
         self.reach = Reach()
         self.relay = Relay()
-        self._gone_sent = 0
-        self._gone_received = 0
+        self._presence = Presence()
+        self._connector = Connector(self._presence, self.reach)
+        self._links: OpenLinks = OpenLinks(self._presence.changed)
+        self._dialling: set[LinkKey] = set()
         self._wanted: dict[int, int] = {}  # streams, by member
-        self.on_probe: Callable[[SocketLink], None] | None = (
-            None  # hears of links that others make to probe; may not wait
-        )
         self._doors = [
-            Door(route.listener, lambda _: self._standing, partial(self._welcome, route), route.tls)
+            Door(route.listener, lambda _: self._presence.standing, partial(self._welcome, route), route.tls)
             for route in self.routes
         ]
 
@@ -85,12 +76,12 @@ class SocketTransport(DropsLinks):
 
         Connections that are there already stay, see `keep_only`.
         """
-        with self._changed:
+        with self._presence.changed:
             self._stand(epoch=epoch, keys=dict(keys), ways=self.reach.adopt(members, ways, booth))
 
     def reroute(self, way: Way) -> None:
         """This peer and another come by connections in that way from now on; those that are there stay."""
-        with self._changed:
+        with self._presence.changed:
             self._stand(ways=self.reach.reroute(way))
 
     def ask(self, asker: Asker) -> None:
@@ -103,13 +94,10 @@ class SocketTransport(DropsLinks):
         return self.reach.route_of(member)
 
     def _stand(self, **changes: Any) -> None:
-        with self._changed:
-            if self._closed:
-                return
-            self._standing = self._standing._replace(**changes)
-            self._changed.notify_all()
-            for door in self._doors:
-                door.look_again()
+        with self._presence.changed:
+            if self._presence.become(**changes):
+                for door in self._doors:
+                    door.look_again()
 
     def link(
         self, gid: int, purpose: int, member: Member, check: Callable[[], None], streams: int | None = None
@@ -122,31 +110,27 @@ class SocketTransport(DropsLinks):
         """
         key = (gid, purpose, member.id)
         while True:
-            with self._changed:
+            with self._presence.changed:
                 while key not in self._links:
-                    if self._closed:
-                        raise TransportClosed("the communicator was closed while waiting for a connection")
+                    self._presence.check_open("waiting for a connection")
                     if key not in self._dialling:
                         if self.makes_link(member.id):
                             self._dialling.add(key)  # others who want this link wait for it
                             break
-                        self.reach.call(self._standing.epoch, key, self.routes[-1].streams, number=1)
-                    self._changed.wait(WAIT_SECONDS)
-                    check()
+                        self.reach.call(self._presence.standing.epoch, key, self.routes[-1].streams, number=1)
+                    self._presence.wait(check)
                 else:
                     return self._links[key]
             try:
                 return self._dial(key, member, check, streams)
             except Unreached as failure:
-                self._await_another_way(failure, member, check)
+                self._connector.await_another_way(failure, member, check)
             except Rerouted:
-                check()
-                with self._changed:
-                    self._changed.wait(WAIT_SECONDS)
+                self._presence.wait(check)
             finally:
-                with self._changed:
+                with self._presence.changed:
                     self._dialling.discard(key)
-                    self._changed.notify_all()
+                    self._presence.changed.notify_all()
 
     def makes_link(self, member: int) -> bool:
         return self.reach.makes(member)
@@ -185,48 +169,28 @@ class SocketTransport(DropsLinks):
             raise LinkBroken(link.member, "closed", f"no window came: {error.strerror}") from None
 
     def keep_only(self, members: Iterable[int]) -> None:
-        """As in the contract; but what those who have left had sent before may be read yet, up to `MAX_LINGERING` links
-        back."""
+        """As in the contract; but what those who have left had sent before may be read yet."""
         keep = set(members)
-        with self._changed:
-            left = [key for key in self._links if key[1] == MESSAGES and key[2] not in keep]
-            self._lingering = (self._lingering + [key for key in left if key not in self._lingering])[-MAX_LINGERING:]
-        self._drop(lambda key: key[2] not in keep and key not in self._lingering)
+        self._links.keep_only(keep)
         self.relay.keep_only(keep)
 
     def poller(self) -> SocketPoller:
         return SocketPoller()
 
     def _drop(self, unwanted: Callable[[LinkKey], bool]) -> None:
-        with self._changed:
-            for key in [key for key in self._links if unwanted(key)]:
-                self._retire(self._links.pop(key))
-            for key in [key for key in self._partial if unwanted(key)]:
-                for stream in self._partial.pop(key).values():
-                    stream.close()
+        self._links.drop(unwanted)
 
-    def _retire(self, link: SocketLink) -> None:
-        if link.key[1] != PROBES:
-            sent, received = link.traffic()
-            self._gone_sent += sent
-            self._gone_received += received
-        link.close()
+    def open_links(self, purpose: int) -> list[SocketLink]:
+        """Those there are at this moment."""
+        return self._links.for_purpose(purpose)
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far, headers included, over all links but those that probe."""
-        with self._changed:
-            moved = [link.traffic() for key, link in self._links.items() if key[1] != PROBES]
-            return (
-                self._gone_sent + sum(sent for sent, _ in moved),
-                self._gone_received + sum(received for _, received in moved),
-            )
+        return self._links.traffic()
 
     def close(self) -> None:
-        with self._changed:
-            if self._closed:
-                return
-            self._closed = True
-            self._changed.notify_all()
+        if not self._presence.close():
+            return
         for door in self._doors:
             door.close()
         self.relay.close()
@@ -251,26 +215,19 @@ class SocketTransport(DropsLinks):
         streams: list[SocketStream] = []
         try:
             for index in range(count):
-                place = index, count, False, source_of(route.sources, index)
-                stream, age = self._dial_one(route, key, member, place, check)
+                place = Place(index, count, source=source_of(route.sources, index))
+                stream, age = self._connector.connect(route, key, member, place, check)
                 streams.append(stream)
         except BaseException:
             for stream in streams:
                 stream.close()
             raise
         link = SocketLink(key, streams, age)
-        with self._changed:
-            if self._closed:
+        with self._presence.changed:
+            if self._presence.closed:
                 link.close()
-                raise TransportClosed("the communicator was closed while dialling")
-            other = self._links.get(key)
-            if other is not None and other.age > age:
-                link.close()
-                return other
-            if other is not None:
-                self._retire(other)
-            self._links[key] = link
-            return link
+            self._presence.check_open("dialling")
+            return self._links.put(link)
 
     def want_streams(self, member: int, streams: int) -> None:
         """Links with ``member`` for collectives have as many streams from now on: new ones at once, others when `keep_wide`
@@ -322,135 +279,11 @@ class SocketTransport(DropsLinks):
             if index >= MAX_STREAMS:
                 break
             source = source_of(sources, added) if sources else source_of(route.sources, index)
-            place = index, max(index + 1, len(link.streams)), True, source
+            place = Place(index, max(index + 1, len(link.streams)), joins=True, source=source)
             self.striped = True
-            stream, _ = self._dial_one(route, key, member, place, check)
+            stream, _ = self._connector.connect(route, key, member, place, check)
             added += link.put(index, stream)
         return added
-
-    def _dial_one(
-        self,
-        route: Route,
-        key: LinkKey,
-        member: Member,
-        place: tuple[int, int, bool, Source | None],
-        check: Callable[[], None],
-    ) -> tuple[SocketStream, tuple[int, int]]:
-        """One connection, made and proved in whatever view and way is present, and their numbers. Ends, since each turn takes a
-        later one. ``place``: its number, of how many, whether the others are there, and where it comes from."""
-        gid, purpose, _ = key
-        index, streams, joins, source = place
-        while True:
-            with self._changed:
-                member_here, epoch, keys, _ = self._standing
-                way = self.reach.way(member.id)
-            secret = keys.get(member.id)
-            if secret is None:
-                check()
-                raise LinkBroken(member.id, "closed", f"{member} is not in view {epoch}")
-            if way.maker != member_here:
-                raise Rerouted
-            nonce = secrets.token_bytes(NONCE_BYTES)
-            shape = (index, streams, purpose)
-            greeting = Greeting(epoch, gid, member_here, member.id, *shape, nonce, joins, way.number)
-            try:
-                check_way = self._still(way, member, check)
-                if way.kind is WayKind.RELAY:
-                    check_way = self._calling(check_way, epoch, key, streams)
-                    sock = self._dial_relay(route, greeting, member, way, check_way)
-                    connect = partial(route.greeted, sock, check_way)
-                elif self._has_alternative(route):
-                    if member.outward:
-                        raise Unreached(member.id, member.id, way.number, "closed", f"{member} cannot be dialled")
-                    connect = partial(route.connect, member, check, source, ALTERNATIVE_SECONDS)
-                else:
-                    connect = partial(route.connect, member, check, source)
-                stream = route.stream(greet(connect, member, Dialler(greeting, secret), check_way), member.id)
-                stream.serial = greeting.serial
-                return stream, (epoch, way.number)
-            except Outdated:
-                self._await_news(epoch, way.number, member, check)
-            except LinkBroken as broken:
-                check()
-                if self._standing.epoch == epoch:
-                    if isinstance(broken, Unreached) or not self._has_alternative(route):
-                        raise
-                    raise Unreached(member.id, member.id, way.number, broken.evidence, broken.text) from None
-
-    def _dial_relay(
-        self, route: Route, greeting: Greeting, member: Member, way: Way, check: Callable[[], None]
-    ) -> socket.socket:
-        """A line to the relay between this peer and ``member``, on which nothing was said to that yet. Raises as `greet`."""
-        relay, epoch, secret = self.reach.relay(way, greeting.epoch, self._standing.keys)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        outer = greeting._replace(epoch=epoch, called=relay.id, onward=member.id, nonce=nonce)
-        with_tls = relay.id != COORDINATOR  # which has no certificate of the peers
-        connect = partial(route.connect if with_tls else route.dial, relay, check, patience=ALTERNATIVE_SECONDS)
-        try:
-            line = greet(connect, relay, Dialler(outer, secret), check)
-        except LinkBroken as broken:
-            raise Unreached(member.id, relay.id, way.number, broken.evidence, broken.text) from None
-        sock = line.sock if isinstance(line, TlsLine) else line
-        try:
-            sock.sendall(READY)  # past TLS: the ends speak it with each other
-        except OSError as error:
-            sock.close()
-            raise Unreached(member.id, relay.id, way.number, "closed", f"the relay {relay} hung up: {error}") from None
-        return sock
-
-    def _has_alternative(self, route: Route) -> bool:
-        return self.reach.asker is not None and route.name == "tcp"
-
-    def _still(self, way: Way, member: Member, check: Callable[[], None]) -> Callable[[], None]:
-        """``check``, and that ``member`` is still to be had that way."""
-
-        def check_both() -> None:
-            check()
-            if self._closed:
-                raise TransportClosed("the communicator was closed while dialling")
-            if self.reach.way(member.id).number != way.number:
-                raise Rerouted
-
-        return check_both
-
-    def _calling(self, check: Callable[[], None], epoch: int, key: LinkKey, streams: int) -> Callable[[], None]:
-        """``check``, and now and then the other end is asked to come to the relay."""
-
-        def check_and_call() -> None:
-            check()
-            self.reach.call(epoch, key, streams)
-
-        check_and_call()
-        return check_and_call
-
-    def _await_another_way(self, failure: Unreached, member: Member, check: Callable[[], None]) -> None:
-        """Ask for another way, and wait until there is one, or another view. Raises LinkBroken when nobody says anything."""
-        epoch = self._standing.epoch
-        began, told = time.monotonic(), 0.0
-        with self._changed:
-            while self._standing.epoch == epoch and self.reach.way(member.id).number == failure.number:
-                if self._closed:
-                    raise TransportClosed("the communicator was closed while dialling")
-                now = time.monotonic()
-                if now - began > SETTLE_SECONDS:
-                    raise LinkBroken(member.id, failure.evidence, failure.text)
-                if now - told > REPEAT_SECONDS:
-                    told = now
-                    self.reach.report(epoch, failure)
-                self._changed.wait(WAIT_SECONDS)
-                check()
-
-    def _await_news(self, epoch: int, number: int, member: Member, check: Callable[[], None]) -> None:
-        """Of a later view, or another way, of which the other end has heard already."""
-        deadline = time.monotonic() + GREETING_SECONDS
-        with self._changed:
-            while self._standing.epoch <= epoch and self.reach.way(member.id).number == number:
-                if self._closed:
-                    raise TransportClosed("the communicator was closed while dialling")
-                if time.monotonic() > deadline:
-                    raise LinkBroken(member.id, "closed", f"{member} is in a later view than this peer, {epoch}")
-                self._changed.wait(WAIT_SECONDS)
-                check()
 
     # -- being called ----------------------------------------------------------------------------------------------
 
@@ -458,61 +291,51 @@ class SocketTransport(DropsLinks):
         """``member`` waits for a link in which this peer has a part; that is done on another thread."""
         key = (gid, purpose, member.id)
         self.reach.serve(
-            (key, self._standing.epoch, self.reach.way(member.id).number),
+            (key, self._presence.standing.epoch, self.reach.way(member.id).number),
             partial(self._answer, key, member, stream, streams),
         )
 
     def _answer(self, key: LinkKey, member: Member, stream: int, streams: int) -> None:
         """Make the link, or come to the relay for it. What fails is found by who waits, and asked for again."""
         deadline = time.monotonic() + CONNECT_SECONDS + SETTLE_SECONDS
-        epoch = self._standing.epoch
+        epoch = self._presence.standing.epoch
 
         def check() -> None:
-            if time.monotonic() > deadline or self._standing.epoch != epoch:
+            if time.monotonic() > deadline or self._presence.standing.epoch != epoch:
                 raise Rerouted
 
         try:
             way = self.reach.way(member.id)
-            if way.maker == self._standing.member:
+            if way.maker == self._presence.standing.member:
                 self._drop_if_closed(key)
                 self.link(key[0], key[1], member, check)
             elif way.kind is WayKind.RELAY:
                 for index in range(stream, stream + streams):
-                    self._come(key, member, way, index, streams, check)
+                    self._come(key, member, way, Place(index, max(streams, index + 1)), check)
         except (Rerouted, LinkBroken, TransportClosed, UnsupportedTransport):
             pass
 
-    def _come(
-        self, key: LinkKey, member: Member, way: Way, index: int, streams: int, check: Callable[[], None]
-    ) -> None:
+    def _come(self, key: LinkKey, member: Member, way: Way, place: Place, check: Callable[[], None]) -> None:
         route = self._route(member)
-        door = self._doors[self.routes.index(route)]
-        here, epoch = self._standing.member, self._standing.epoch
-        shape = (index, max(streams, index + 1), key[1])
-        greeting = Greeting(epoch, key[0], here, member.id, *shape, bytes(NONCE_BYTES), way=way.number)
-        try:
-            sock = self._dial_relay(route, greeting, member, way, self._still(way, member, check))
-        except Outdated:
+        sock = self._connector.meet(route, key, member, way, place, check)
+        if sock is None:
             return
-        except Unreached as failure:
-            self.reach.report(epoch, failure)
-            return
-        with self._changed:
-            if self._closed:
+        with self._presence.changed:
+            if self._presence.closed:
                 sock.close()
             else:
-                door.bring(sock)
+                self._doors[self.routes.index(route)].bring(sock)
 
     def _drop_if_closed(self, key: LinkKey) -> None:
         """Whoever calls for a link has none: what is here has been given up by it, once that is seen."""
         link = self._links.get(key)
+        if link is None:
+            return
         try:
-            for stream in link.streams if link is not None else ():
+            for stream in link.streams:
                 stream.check_open()
         except LinkBroken:
-            with self._changed:
-                if self._links.get(key) is link and link is not None:
-                    self._retire(self._links.pop(key))
+            self._links.remove(link)
 
     # -- accepting -----------------------------------------------------------------------------------------------
 
@@ -524,48 +347,19 @@ class SocketTransport(DropsLinks):
         stream = route.stream(line, greeting.caller)
         stream.serial = greeting.serial
         key = (greeting.gid, greeting.purpose, greeting.caller)
-        with self._changed:
+        with self._presence.changed:
             if greeting.joins:
                 link = self._links.get(key)
-                if link is None or self._closed:
+                if link is None or self._presence.closed:
                     stream.close()  # it has broken meanwhile, as the caller will hear
                 else:
                     self.striped = True
                     link.put(greeting.stream, stream)
                 return
-            parts = self._partial.pop(key, {})
-            if any(index >= greeting.streams for index in parts) or self._closed:
-                _close_all(parts)  # a link of another shape was begun and given up
-            elif greeting.stream in parts:
-                parts.pop(greeting.stream).close()
-            parts[greeting.stream] = stream
-            if len(parts) < greeting.streams:
-                self._partial[key] = parts
-                while len(self._partial) > MAX_PARTIAL:
-                    _close_all(self._partial.pop(next(iter(self._partial))))
-                return
-            old = self._links.get(key)
-            link = SocketLink(key, [parts[index] for index in sorted(parts)], (greeting.epoch, greeting.way))
-            if old is not None and old.age > link.age:
-                link.close()
-                return
-            if old is not None:
-                self._retire(old)
-            self._links[key] = link
-            self._changed.notify_all()
-        if greeting.purpose == PROBES:
-            if self.on_probe is None:
-                self.drop_link(*key, link.streams[0])
-            else:
-                self.on_probe(link)
-
-    def open_links(self, purpose: int) -> list[SocketLink]:
-        """Those there are at this moment."""
-        with self._changed:
-            return [link for key, link in self._links.items() if key[1] == purpose]
-
-
-def _close_all(parts: dict[int, SocketStream]) -> None:
-    for stream in parts.values():
-        stream.close()
-    parts.clear()
+        link = self._links.assemble(key, greeting, stream)
+        if link is None or greeting.purpose != PROBES:
+            return
+        if self.on_probe is None:
+            self.drop_link(*key, link.streams[0])
+        else:
+            self.on_probe(link)

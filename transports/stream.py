@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .base import Buffer, LinkBroken, PathReport
+from .tcpinfo import ACKNOWLEDGED, RATED, TIMED, read
 
 WAIT_SECONDS = 0.005  # one blocking call; bounds how late a halt is noticed
 SPINS = 30  # looks before sleeping, about 50 us: an idle core takes longer to wake, and sched_yield lets others run
@@ -31,12 +32,9 @@ _FILLER = bytes(1 << 16)
 _UNACKED = frozenset({errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 _DONTWAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _NOSIGNAL = socket.MSG_NOSIGNAL
-_TCP_INFO_BYTES = 104
-_PATH_INFO_BYTES = 168
 _NOTSENT_LOWAT = 25  # TCP_NOTSENT_LOWAT of Linux
 _ABORT = struct.pack("@ii", 1, 0)  # SO_LINGER: closing sends a reset, and nothing that was queued
 QUEUED_BYTES = 1 << 17  # what a stream among several has in its socket beyond what is on the way
-_DELIVERY_BYTES = 192  # of TCP_INFO, in Linux 4.9 and later
 
 
 class Delivery(NamedTuple):
@@ -281,35 +279,21 @@ class TcpStream(SocketStream):
         _forgo_congestion_control(sock)
 
     def unacknowledged_for(self) -> float:
-        """From TCP_INFO: a live host whose program does not read still acknowledges or answers window probes, so a slow
-        reader is never taken for a dead path."""
-        if not sys.platform.startswith("linux"):
-            return 0.0
-        try:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
-        except OSError:
-            return 0.0
-        retransmits, probes, backoff = info[2], info[3], info[4]
-        unacked = struct.unpack_from("=I", info, 24)[0]
-        last_ack_ms = struct.unpack_from("=I", info, 56)[0]
-        if (unacked and (retransmits or backoff)) or probes > 1:
-            return float(last_ack_ms) / 1e3
+        """A live host whose program does not read still acknowledges or answers window probes, so a slow reader is never taken
+        for a dead path."""
+        info = read(self.socket, ACKNOWLEDGED)
+        if info is not None and ((info.unacked and (info.retransmits or info.backoff)) or info.probes > 1):
+            return info.last_ack_ms / 1e3
         return 0.0
 
     def path_report(self) -> PathReport | None:
-        """From TCP_INFO (linux/tcp.h). A path may have room for more than ``rate``: the kernel lets a connection have no more
-        than net.ipv4.tcp_wmem in flight, 4 MiB where nobody has raised it, which is 40 MB/s at 100 ms, whatever the path."""
-        if not sys.platform.startswith("linux"):
+        """A path may have room for more than ``rate``: the kernel lets a connection have no more than net.ipv4.tcp_wmem in
+        flight, 4 MiB where nobody has raised it, which is 40 MB/s at 100 ms, whatever the path."""
+        info = read(self.socket, RATED)
+        if info is None:
             return None
-        try:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PATH_INFO_BYTES)
-        except OSError:
-            return None
-        if len(info) < _PATH_INFO_BYTES:
-            return None
-        rtt, again = struct.unpack_from("=I", info, 68)[0], struct.unpack_from("=I", info, 100)[0]
-        acknowledged, rate = struct.unpack_from("=Q", info, 120)[0], struct.unpack_from("=Q", info, 160)[0]
-        return PathReport(rtt / 1e6, float(rate), bool(info[7] & 1), again, acknowledged)
+        rtt, rate = info.rtt_us / 1e6, float(info.rate)
+        return PathReport(rtt, rate, info.app_limited, info.total_retransmits, info.acknowledged)
 
     def bound_queue(self, waiting: int = QUEUED_BYTES) -> None:
         if sys.platform.startswith("linux"):
@@ -319,17 +303,11 @@ class TcpStream(SocketStream):
                 pass  # it has closed, or cannot: more waits
 
     def delivery(self) -> Delivery | None:
-        if not sys.platform.startswith("linux"):
+        info = read(self.socket, TIMED)
+        if info is None:
             return None
-        try:
-            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _DELIVERY_BYTES)
-        except OSError:
-            return None
-        if len(info) < _DELIVERY_BYTES:
-            return None
-        (acknowledged,) = struct.unpack_from("=Q", info, 120)
-        busy, receiver, sender = struct.unpack_from("=QQQ", info, 168)
-        return Delivery(acknowledged, max(0, busy - receiver - sender) / 1e6, bool(info[7] & 1))
+        moving = info.busy_us - info.receiver_limited_us - info.sender_limited_us
+        return Delivery(info.acknowledged, max(0, moving) / 1e6, info.app_limited)
 
     def unacknowledged(self) -> int:
         if not sys.platform.startswith("linux"):

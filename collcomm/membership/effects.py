@@ -157,3 +157,23 @@ CoordinatorEffect = Send | Ping | Note | Remember | Probe | Replan
 PeerEffect = (
     Say | Welcomed | Rejected | Halt | Adopt | Reroute | Wanted | Inquire | Planned | Pending | Dismissed | Left
 )
+
+
+class Outbox:
+    """What the machines of one group at its coordinator want done, in order, until their driver takes it."""
+
+    def __init__(self) -> None:
+        self._effects: list[CoordinatorEffect] = []
+
+    def put(self, *effects: CoordinatorEffect) -> None:
+        self._effects.extend(effects)
+
+    def send(self, key: bytes, message: Mapping[str, Any]) -> None:
+        self.put(Send(key, message))
+
+    def note(self, text: str) -> None:
+        self.put(Note(text))
+
+    def drain(self) -> list[CoordinatorEffect]:
+        effects, self._effects = self._effects, []
+        return effects

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import deque
 
 from ..types import View
+from .announcement import Run
 from .effects import CoordinatorEffect, Note, Probe, Send
-from .group import GroupMachine, Run
+from .group import GroupMachine
 from .messages import MAX_MEMBERS, Message
 from .presets import Limits
 from .recovery import OTHER_RUN, Recovery

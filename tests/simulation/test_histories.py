@@ -22,7 +22,7 @@ import collcomm.engine.incoming as incoming
 import collcomm.engine.inline as inline
 import collcomm.engine.windowplan as windowplan
 import collcomm.engine.work as work
-import collcomm.membership.group as membership_group
+import collcomm.membership.views as membership_views
 from collcomm.engine.operation import Operation
 from collcomm.engine.progress import Progress
 from collcomm.engine.windows import SharedWindows
@@ -192,7 +192,7 @@ _RESUME = Recovery._resume
         (SharedWindows, "open", _begins_alone, ""),
         (Operation, "restore", _no_restore, ""),
         ((inline, work), "pack", _any_epoch(inline.pack), ""),
-        (membership_group, "decide", _most_complete, ""),
+        (membership_views, "decide", _most_complete, ""),
         (Progress, "halt", _reports_and_goes_on, ""),
         (Round, "complete", _first_report_is_enough, ""),
         (Recovery, "conclude", _waits_for_nobody, "memory"),

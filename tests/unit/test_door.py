@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from collcomm.transports import SocketTransport, TcpRoute, door, sockets
+from collcomm.transports import SocketTransport, TcpRoute, connector, door
 from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import Greeting
 from collcomm.transports.link import SocketLink
@@ -239,7 +239,7 @@ class Told:
 
 
 def test_when_no_other_way_is_named_the_link_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(connector, "SETTLE_SECONDS", 0.3)
     with closing(peer(1, 0)) as first, closing(peer(2, 0)) as second:
         rows = introduced([first, second])
         asker = Told()
