@@ -143,9 +143,11 @@ class GroupMachine:
         if self._views.steady:
             self._out.put(*self._views.traffic.tick(now, self.name, self.view))
         if self._views.halted_for(now) > self._limits.halt:
-            for peer in self._roster:
-                if self._views.awaits(peer):
-                    self._views.remove(now, peer, f"did not answer a halt within {self._limits.halt:g} s")
+            silent = [
+                peer for peer in self._roster if self._views.awaits(peer)
+            ]  # the first removal asks the others anew
+            for peer in silent:
+                self._views.remove(now, peer, f"did not answer a halt within {self._limits.halt:g} s")
         return self._out.drain()
 
     @property

@@ -85,3 +85,14 @@ def test_a_newcomer_that_has_not_made_its_world_yet_undoes_nothing() -> None:
         1.0  b state 1/1
         1.0  a state 1/1 0:1/1  => a,b<view 2 [a b] 0:0; a,b<pending 0
     """)
+
+
+def test_who_has_answered_a_halt_is_not_dropped_with_who_has_not() -> None:
+    """Of b and c, b stays silent; its removal begins a round in which c has not answered yet, and may."""
+    transcript = three().play("""
+         1.0  run
+         1.0  a leave            => a<left; b,c<halt 1/1
+         1.0  c state 1/1 0:1/1
+        12.0  run
+    """)
+    assert [who for _, _, who, cause in transcript.group.history if "did not answer" in cause] == ["b"]
