@@ -17,6 +17,7 @@ from .hosts import bench_hosts
 from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
+from .plantables import PLAN_PARTS, run_plan
 from .report import print_rows
 from .strided import STRIDED, run_strided
 from .succession import bench_succession
@@ -53,18 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "coordinator",
             "hosts",
             "torch",
+            "plan",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
-        "halos; our torch.distributed backend against Gloo",
+        "halos; our torch.distributed backend against Gloo; measured plans against fixed ones on networks of namespaces",
     )
     parser.add_argument(
         "part",
         nargs="?",
-        choices=PARTS,
+        choices=[*PARTS, *PLAN_PARTS],
         help="of torch: a collective; DistributedDataParallel; the cost of a call (default: all_reduce, ddp and dispatch). "
-        "With ddp, --sizes are the bytes of the model",
+        "With ddp, --sizes are the bytes of the model. Of plan: which network, or all (root)",
     )
     parser.add_argument("--peers", nargs="+", type=int, metavar="N", help="group sizes (default: 2 4; 3 for join)")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help=f"bytes, like {' '.join(DEFAULT_SIZES)}")
@@ -106,8 +108,10 @@ def run(options: argparse.Namespace) -> int:
     if options.case == "torch":
         found = run_torch(options)
         return 2 if found is None else _written(options, found)
+    if options.case == "plan":
+        return _written(options, run_plan(options))
     if options.part:
-        raise ValueError(f"{options.part} after {options.case}: only torch has parts")
+        raise ValueError(f"{options.part} after {options.case}: only torch and plan have parts")
     if options.case in STRIDED:
         found = run_strided(options)
         return 2 if found is None else _written(options, found)
