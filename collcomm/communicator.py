@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -95,7 +96,7 @@ class Communicator(Participant):
         beside = self._partings.add(members, self.view)
         if self._session.member not in members:
             return None
-        part = self._derived(f"{self._group.gid}/{operation.seq}/{members}", members)
+        part = self._derived(f"{self._group.gid}/{operation.seq}/{members}", members, self.view)
         part._group.choosing.beside = beside
         return part
 
@@ -105,17 +106,19 @@ class Communicator(Participant):
         members = self._members(list(ranks))
         if self._session.member not in members:
             raise ValueError(f"this peer, rank {self.rank}, is not among the ranks {list(ranks)}")
-        return self._derived(f"{self._group.gid}/{tag!r}/{members}", members)
+        announced = self._session.view  # a plan taken at a step() since is not known to be the others' at this point
+        plan = announced.plan if announced.epoch == self.view.epoch else None
+        return self._derived(f"{self._group.gid}/{tag!r}/{members}", members, replace(self.view, plan=plan))
 
     def _members(self, ranks: Sequence[int]) -> list[int]:
         if not ranks or len(set(ranks)) != len(ranks) or not all(0 <= rank < self.size for rank in ranks):
             raise ValueError(f"ranks must be different numbers from 0 to {self.size - 1}, not {list(ranks)}")
         return [self.view.ids[rank] for rank in ranks]
 
-    def _derived(self, text: str, members: Sequence[int]) -> Communicator:
+    def _derived(self, text: str, members: Sequence[int], view: View) -> Communicator:
         if self._session.failure is not None:
             raise self._session.failure
-        group = self._session.make_group(derived_gid(text), members, self.view)
+        group = self._session.make_group(derived_gid(text), members, view)
         return Communicator(self._session, group, self.name, self._timeout)
 
     # -- reductions -----------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ LOCAL_BYTES = 32 << 20
 LONG_BYTES = 256 << 20
 DUTY = 0.05  # of the time, while operations run
 
-GAIN = 1.15  # more streams are worth it if they bring that much
+GAIN = 1.25  # more streams are worth it if they bring that much
 STREAMS = (1, 2, 4, 8)  # that are tried on a long link
 NEAR_STREAMS = 8  # on a short one: enough to meet most paths of equal cost, where there are several ...
 NEAR_GAIN = 1.5  # ... which then brings as much; less is noise

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..collectives import BY_MESSAGES, KINDS
 from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
+from .commit import commit_seconds
 from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place, median
 from .order import default_steps, ring_order
 from .program import even_bounds, programs
@@ -125,8 +126,8 @@ def _typical(network: Measured, same_site: bool) -> LinkClass:
 def _choices(
     network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int, far: LinkClass
 ) -> Iterator[PlannedChoice]:
-    """For ascending sizes; those at which nothing changes are left out but for the time that they take."""
-    curves = {}
+    """For ascending sizes. The commit round, which all have alike, is in the seconds."""
+    curves, commit = {}, commit_seconds(network)
     for algorithm, cuts in _candidates(network, kind, groups):
         options = partial(parameters, kind, algorithm, order=order, sites=groups, hub=hub, cuts=cuts, far=far)
         curves[algorithm, cuts] = [
@@ -137,7 +138,7 @@ def _choices(
         (seconds, _, _), (algorithm, cuts) = min(
             ((_at(curve, nbytes), *candidate), candidate) for candidate, curve in curves.items()
         )
-        yield PlannedChoice(kind, nbytes if nbytes > SMALLEST else 0, algorithm, cuts, seconds)
+        yield PlannedChoice(kind, nbytes if nbytes > SMALLEST else 0, algorithm, cuts, seconds + commit)
         nbytes *= 2
 
 

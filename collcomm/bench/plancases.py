@@ -20,6 +20,7 @@ from ..laboratory import (
     two_sites,
 )
 from ..planner.choice import choose
+from ..planner.commit import commit_seconds
 from ..planner.simulate import predict
 from .described import DescribedNetwork
 from .launch import CoordinatorProcess, Peers
@@ -153,7 +154,7 @@ def _predicted(network: DescribedNetwork, algorithm: str, parameters: dict[str, 
     given: dict[str, Any] = {name: tuple(value) for name, value in parameters.items()}
     if algorithm in ("ring", "bidirectional", "hierarchical"):
         given |= choose("all_reduce", network.n, nbytes, only="ring").parameters
-    return predict("all_reduce", algorithm, network.n, nbytes, network, **given).seconds
+    return predict("all_reduce", algorithm, network.n, nbytes, network, **given).seconds + commit_seconds(network)
 
 
 def bench_order(nbytes: int = 4 << 20, rounds: int = 5) -> Row:

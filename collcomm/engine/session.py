@@ -7,6 +7,7 @@ Locks are taken in the order session, then progress.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..clock import SYSTEM, Clock
 from ..errors import CollcommError, CollectiveTimeout, CommunicatorClosed
@@ -69,9 +70,9 @@ class Session(SharedFate[Group]):
             return self.groups[WORLD_GID]
 
     def make_group(self, gid: int, members: Sequence[int], epoch_view: View) -> Group:
-        """A communicator of some members of ``epoch_view``; their order gives the ranks."""
+        """A communicator of some members of ``epoch_view``, which begins with the plan of that; their order gives the ranks."""
         with self._lock:
-            return self._make(gid, View(epoch_view.epoch, epoch_view.choose(members)), 0)
+            return self._make(gid, replace(epoch_view, members=epoch_view.choose(members)), 0)
 
     def release(self, group: Group) -> None:
         """A communicator made by `make_group` is used no more; its connections close."""
@@ -81,7 +82,7 @@ class Session(SharedFate[Group]):
     def _make(self, gid: int, view: View, consumed: int) -> Group:
         missed = self._unmade.pop(gid, ())  # what the others have done there meanwhile
         if missed:
-            view = View(min(view.epoch, missed[0][0].epoch - 1), view.members)
+            view = replace(view, epoch=min(view.epoch, missed[0][0].epoch - 1))
         group = self.groups[gid] = Group(self, gid, view, consumed)
         for later, outcome in missed:
             group.adopt(later, outcome)

@@ -71,6 +71,7 @@ class AnyGroup(Protocol):
 
 class AnySession(Protocol):
     member: int
+    view: View
     failure: CollcommError | None
     device: Device | None
     steps: int
