@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ..planner.choice import Choice
@@ -23,7 +24,7 @@ class Explanation:
 
     ``revision``: of the measured plan, 0 without one. ``predicted``: seconds, as the planner has it. ``measured``: the median
     of the last ``count`` calls of this kind and size class here, None if there were none. ``order``: ranks as they stand in
-    the algorithm.
+    the algorithm; ``streams``: connections, by rank, of the links that there are.
     """
 
     kind: str
@@ -95,7 +96,9 @@ class Choosing:
     def measured(self, kind: str, nbytes: int) -> Sequence[float]:
         return list(self._took.get((kind, nbytes.bit_length()), ()))
 
-    def explain(self, kind: str, nbytes: int, view: View, choice: Choice) -> Explanation:
+    def explain(
+        self, kind: str, nbytes: int, view: View, choice: Choice, streams: Mapping[int, int] = MappingProxyType({})
+    ) -> Explanation:
         taken = self.measured(kind, nbytes)
         strategy = self.strategy(view)
         return Explanation(
@@ -109,4 +112,5 @@ class Choosing:
             0 if view.plan is None else view.plan.revision,
             tuple(choice.parameters.get("order", strategy.order)),
             strategy.sites,
+            dict(streams),
         )

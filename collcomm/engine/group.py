@@ -108,7 +108,8 @@ class Group(Calls):
             choice = self.choose(kind, nbytes, view)
         else:
             choice = choose_through_windows(kind, view.size, nbytes)
-        return self.choosing.explain(kind, nbytes, view, choice)
+        streams = {rank: len(link.streams) for rank, link in enumerate(self._links) if link is not None}
+        return self.choosing.explain(kind, nbytes, view, choice, streams)
 
     @staticmethod
     def shares_memory(view: View) -> bool:

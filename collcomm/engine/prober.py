@@ -318,7 +318,8 @@ class Prober:
         link.close()
 
     def _note(self, other: int, measured: Measurement) -> None:
-        """A link that operations have used meanwhile is at least that good; it is measured again soon, and the best counts."""
+        """A link that operations have used meanwhile is at least that good, which is better than not to know it; it is measured
+        again soon, and the best counts."""
         if not measured.by_streams:
             return
         gain = GAIN if measured.latency >= LONG_SECONDS else NEAR_GAIN
@@ -339,7 +340,7 @@ class Prober:
             for row in rows:
                 self._rows[row.source, row.target] = row
                 self._meter.start(row)
-        if rows and final:
+        if rows:
             self.report(rows)
 
     # -- what the traffic tells --------------------------------------------------------------------------------------

@@ -169,8 +169,8 @@ class CoordinatorMachine:
         self.groups.pop(name, None)
         self._home = {key: home for key, home in self._home.items() if home != name}
 
-    def snapshot(self) -> dict[str, Any]:
-        """Groups, members and history as plain values, for people and tests."""
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Groups, members, links and history as plain values, for people and tests."""
         return {
             name: {
                 "state": group.state.value if isinstance(group, GroupMachine) else "recovering",
@@ -178,6 +178,11 @@ class CoordinatorMachine:
                 "members": [str(member) for member in group.view.members],
                 "waiting": [str(peer.member) for peer in group.waiting] if isinstance(group, GroupMachine) else [],
                 "ways": [way.row for way in group.ways] if isinstance(group, GroupMachine) else [],
+                "links": [
+                    (link.source, link.target, link.latency, link.bandwidth, link.streams, age)
+                    for link, age in (group.measured(now) if isinstance(group, GroupMachine) else [])
+                ],
+                "plan": group.plan if isinstance(group, GroupMachine) else 0,
                 "history": list(group.history),
             }
             for name, group in self.groups.items()

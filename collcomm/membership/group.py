@@ -31,12 +31,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from ..types import COORDINATOR, Member, View, Way
+from ..types import COORDINATOR, LinkRow, Member, View, Way
 from .admission import Admission
 from .announcement import Announcement, Run
 from .effects import CoordinatorEffect, Outbox, Probe
 from .links import DialledInVain
 from .messages import Message
+from .plans import link_row_of
 from .presets import LAN, Limits
 from .pulse import Pulse
 from .recovery import Reports, Resumption
@@ -186,6 +187,18 @@ class GroupMachine:
     def ways(self) -> list[Way]:
         """How pairs of members are linked that are not linked in the usual way."""
         return [Way.of(row) for row in self._links.rows]
+
+    def measured(self, now: float) -> list[tuple[LinkRow, float]]:
+        """What is known of the links between members, and the seconds since each was measured."""
+        links = self._views.traffic.links
+        ages = links.ages(now)
+        return [(link_row_of(row), ages[row[0], row[1]]) for row in links.rows(self.view.ids)]
+
+    @property
+    def plan(self) -> int:
+        """The revision of the newest plan; 0 for none."""
+        plan = self._views.traffic.plan
+        return 0 if plan is None else int(plan["revision"])
 
     def knows(self, key: bytes) -> bool:
         """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""

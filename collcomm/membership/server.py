@@ -138,7 +138,7 @@ class Coordinator:
     def snapshot(self) -> dict[str, Any]:
         """Groups, members and history as plain values, for people and tests."""
         with self._lock:
-            return self._machine.snapshot()
+            return self._machine.snapshot(time.monotonic())
 
     # -- the relay ---------------------------------------------------------------------------------------------------
 

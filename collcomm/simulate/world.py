@@ -231,7 +231,7 @@ class World:
                     f"  {peer.name} (member {peer.session.member}): {progress}, {peer.turns} of {turns[peer.name]}"
                 )
         for coordinator in self.coordinators:
-            lines.append(f"  coordinator {coordinator.number}: {coordinator.machine.snapshot()}")
+            lines.append(f"  coordinator {coordinator.number}: {coordinator.machine.snapshot(self.scheduler.now)}")
         return "\n".join(lines)
 
     def run(self, cause_faults: Callable[[World], None], settle_seconds: float = 60.0, turns: int = 2) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from collcomm.bench.launch import CoordinatorProcess, Peers
-from collcomm.laboratory import Network, missing_for_namespaces
+from collcomm.laboratory import Laboratory, Network, missing_for_namespaces
 
 PORT = 48148
 PEER_PROGRAM = (str(Path(__file__).with_name("peer.py")),)
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Hosts:
     """A network, its coordinator, and peers in its hosts; ``layout``: the host of each peer."""
 
-    def __init__(self, network: Network, coordinator: CoordinatorProcess, peers: Peers, layout: Sequence[int]):
+    def __init__(self, network: Laboratory, coordinator: CoordinatorProcess, peers: Peers, layout: Sequence[int]):
         self.network = network
         self.layout = layout
         self.coordinator = coordinator
@@ -58,12 +58,12 @@ class Hosts:
 
 @pytest.fixture
 def make_hosts() -> Iterator[Callable[..., Hosts]]:
-    """make_hosts(4, ipv6=False) -> Hosts; all of it is gone when the test ends."""
+    """make_hosts(4, ipv6=False) -> Hosts, or make_hosts(a laboratory); all of it is gone when the test ends."""
     with ExitStack() as stack:
 
-        def make(count: int, layout: Sequence[int] = (), **options: Any) -> Hosts:
-            places = layout or range(count)
-            network = stack.enter_context(Network(count, **options))
+        def make(network: int | Laboratory, layout: Sequence[int] = (), **options: Any) -> Hosts:
+            network = stack.enter_context(Network(network, **options) if isinstance(network, int) else network)
+            places = layout or range(network.hosts)
             address = f"{network.hub_address}:{PORT}"
             coordinator = stack.enter_context(CoordinatorProcess(address, network.enter(None)))
             peers = stack.enter_context(Peers(lambda index: network.enter(places[index]), PEER_PROGRAM))

@@ -15,6 +15,7 @@ import collcomm
 from tests.support.contract import CONTRACT, equal, kinds
 
 JOIN_SECONDS = 30.0
+PLAN_SECONDS = 80.0  # for links to be measured and a plan to be fitted, on a busy machine
 LARGE = 12 << 16  # elements: 3 MiB of float32, far more than the sockets' buffers hold
 
 
@@ -117,7 +118,47 @@ def stripe_on(case: dict[str, Any]) -> None:
             emit(event="result", at=time.monotonic(), epoch=comm.view.epoch, round=number, ends=ends)
 
 
+def planned(case: dict[str, Any]) -> None:
+    """Waits for a plan; then does all that a communicator owes its callers, or with ``lasts`` reduces until killed."""
+    comm = join(case)
+    prober = comm._session.prober
+    deadline = time.monotonic() + PLAN_SECONDS
+    while not prober.survey_seconds and time.monotonic() < deadline:
+        time.sleep(0.05)
+    revision, since = 0, time.monotonic()
+    while True:  # the last links are measured, reported and planned within some seconds
+        time.sleep(0.5)
+        plan = comm.step().plan
+        if plan is not None and plan.revision != revision:
+            revision, since = plan.revision, time.monotonic()
+        settled = revision > 0 and time.monotonic() - since > 4.0
+        if comm.all_reduce(np.array([settled], np.uint8), op="min")[0]:
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError("no plan has come")
+    tell_plan(comm, "planned")
+    while case.get("lasts"):
+        equal(comm.all_reduce(np.ones(LARGE, np.float32)), np.full(LARGE, comm.size, np.float32))
+        comm.step()
+        tell_plan(comm, "result")
+    for check in CONTRACT.values():
+        check(comm)
+    comm.barrier()
+    emit(event="done")
+    comm.leave()
+
+
+def tell_plan(comm: collcomm.Communicator, event: str) -> None:
+    """The plan as this member applies it: names round the ring, and their sites."""
+    strategy = comm._group.choosing.strategy(comm.view)
+    names = [comm.view[rank].name for rank in strategy.order]
+    sites = [strategy.sites[rank] for rank in strategy.order]
+    revision = comm.view.plan.revision if comm.view.plan else 0
+    emit(event=event, order=names, sites=sites, revision=revision, explained=str(comm.explain("all_reduce", 1 << 20)))
+
+
 TASKS = {
+    "planned": planned,
     "every_collective": every_collective,
     "probed": probed,
     "reach_all": reach_all,
