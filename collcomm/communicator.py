@@ -65,11 +65,12 @@ class Communicator(Participant):
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
         deadline = self._session.clock.monotonic() + (self._timeout if timeout is None else timeout)
         view = self.latest
-        words = safepoint.meet(view, self.pending > 0, self._sharing.busy, self._session.offers(view))
+        plan = self._session.offer(view)
+        words = safepoint.meet(view, self.pending > 0, self._sharing.busy, 0 if plan is None else plan.revision)
         agreed = self.all_reduce(words, op="band", timeout=timeout)
-        admit, common = safepoint.outcome(agreed, self._group.view)
-        if common:
-            self._session.take_offer(self._group.view, common)
+        admit, revision = safepoint.outcome(agreed, self._group.view)
+        if revision and plan is not None:
+            self._group.revise(plan, view.epoch)
         if admit:
             self._group.show(self._session.wait_admission(self._group.view, deadline))
         self._session.steps += 1

@@ -7,37 +7,31 @@ process for all members, and what comes out is data: nobody has to come to the s
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from math import inf
 from typing import Any, Literal
 
 from ..collectives import BY_MESSAGES, KINDS
 from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
 from .commit import commit_seconds
 from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place, median
-from .order import default_steps, ring_order
+from .order import default_steps, insert, ring_order
 from .program import even_bounds, programs
 from .simulate import predict, run
 from .strategy import CUT, parameters
 
 SMALLEST, LARGEST = 64, 64 << 20  # sizes that choices are made for, by powers of two
-SAMPLES = (
-    64,
-    4 << 10,
-    64 << 10,
-    256 << 10,
-    1 << 20,
-    16 << 20,
-)  # what is simulated; between and beyond, times are linear
+# Sizes that are simulated; in between, times are taken to be linear.
+SAMPLES = (64, 4 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
+FEW_SAMPLES = (64, 64 << 10, 1 << 20, 16 << 20, 64 << 20)  # for more than `MANY` ranks, whose schedules are long
+MANY = 8
 FINE = (16, 32)  # segments that are tried as well where links are long: the sooner the first has crossed, the better
 LARGE = 1 << 20
 MOST_RANKS = 64  # of which schedules are costed one by one; among more, closed forms choose
 MOST_DIRECT = 32  # the same for algorithms in which everybody talks to everybody
-WHOLE = (
-    "direct",
-    "star",
-)  # algorithms in which nobody sends on what he receives: their messages need not be cut to be costed
+WHOLE = ("direct", "star")  # nobody sends on what he receives: messages need not be cut to be costed
 ORDER_BYTES = 4 << 20  # what orders are compared by
 HUB_BYTES = 1 << 16
 STAYS = 0.97  # of the time that the present order takes; what saves less is not worth new links
@@ -58,7 +52,7 @@ def fit(
         raise ValueError(f"a plan is for two members or more, not {len(places)}")
     network = Measured(places, rows)
     ids = [place.member for place in places]
-    order = _order(network, [ids.index(member) for member in previous if member in ids], effort)
+    order = _order(network, [ids.index(member) for member in dict.fromkeys(previous) if member in ids], effort)
     hub = _hub(network)
     many = len(set(network.sites)) > 1
     groups = network.sites if many else network.hosts
@@ -79,9 +73,10 @@ def fit(
 
 
 def _order(network: Measured, previous: list[int], effort: int) -> tuple[int, ...]:
-    """The present order, unless another is clearly better."""
+    """The present order, with newcomers where they cost least, unless another is clearly better."""
     n = network.n
-    start = tuple(previous) if sorted(previous) == list(range(n)) else None
+    newcomers = [rank for rank in range(n) if rank not in previous]
+    start = insert(previous, network.bandwidths, newcomers) if previous else None
     steps = default_steps(n) * (1 + effort)
     found = [
         ring_order(network.bandwidths, network.latencies, objective=objective, steps=steps, start=start)
@@ -127,16 +122,18 @@ def _choices(
     network: Measured, kind: str, order: tuple[int, ...], groups: tuple[int, ...], hub: int, far: LinkClass
 ) -> Iterator[PlannedChoice]:
     """For ascending sizes. The commit round, which all have alike, is in the seconds."""
-    curves, commit = {}, commit_seconds(network)
+    commit = commit_seconds(network)
+    samples = SAMPLES if network.n <= MANY else FEW_SAMPLES
+    curves: dict[tuple[str, int], Curve] = {}
     for algorithm, cuts in _candidates(network, kind, groups):
         options = partial(parameters, kind, algorithm, order=order, sites=groups, hub=hub, cuts=cuts, far=far)
-        curves[algorithm, cuts] = [
-            _cost(network, kind, algorithm, nbytes, options(nbytes=nbytes)) for nbytes in SAMPLES
-        ]
+        sizes = [nbytes for nbytes in samples if nbytes >= LARGE or cuts not in FINE]
+        costs = {nbytes: _cost(network, kind, algorithm, nbytes, options(nbytes=nbytes)) for nbytes in sizes}
+        curves[algorithm, cuts] = Curve(costs)
     nbytes = SMALLEST
     while curves and nbytes <= LARGEST:
         (seconds, _, _), (algorithm, cuts) = min(
-            ((_at(curve, nbytes), *candidate), candidate) for candidate, curve in curves.items()
+            ((curve.at(nbytes), *candidate), candidate) for candidate, curve in curves.items()
         )
         yield PlannedChoice(kind, nbytes if nbytes > SMALLEST else 0, algorithm, cuts, seconds + commit)
         nbytes *= 2
@@ -149,10 +146,11 @@ def _candidates(network: Measured, kind: str, groups: tuple[int, ...]) -> Iterat
             continue
         if algorithm == "direct" and network.n > MOST_DIRECT:
             continue
-        yield algorithm, 1
+        if (kind, algorithm) not in CUT or network.n <= MANY:
+            yield algorithm, 1
         if (kind, algorithm) in CUT:
             yield algorithm, 0
-            if len(set(network.sites)) > 1:
+            if algorithm == "hierarchical" and network.n <= MANY:
                 yield from ((algorithm, cuts) for cuts in FINE)
 
 
@@ -162,8 +160,18 @@ def _cost(network: Measured, kind: str, algorithm: str, nbytes: int, options: di
     return run(found, lambda program: even_bounds(program, nbytes), network, parts=parts).seconds
 
 
-def _at(curve: Sequence[float], nbytes: int) -> float:
-    """Seconds for ``nbytes``, on the straight lines through the samples ``curve``."""
-    place = max(1, min(len(SAMPLES) - 1, bisect_left(SAMPLES, nbytes)))
-    (left, right), (low, high) = SAMPLES[place - 1 : place + 1], curve[place - 1 : place + 1]
-    return low + (high - low) * (nbytes - left) / (right - left)
+class Curve:
+    """Seconds by size, from ``costs`` at some sizes: straight lines between these, nothing below the first."""
+
+    def __init__(self, costs: dict[int, float]):
+        self._points = sorted(costs.items())
+
+    def at(self, nbytes: int) -> float:
+        if nbytes < self._points[0][0]:
+            return inf
+        place = bisect_right(self._points, (nbytes, inf))
+        left, low = self._points[place - 1]
+        if place == len(self._points):
+            return low
+        right, high = self._points[place]
+        return low + (high - low) * (nbytes - left) / (right - left)

@@ -46,19 +46,19 @@ class Measured:
             for row in rows
             if row.source in rank_of and row.target in rank_of and plausible(row)
         }
-        self.latencies = _completed(self.n, self.hosts, {link: row.latency for link, row in known.items()}, LATENCY)
-        self.sites = _sites(places, self.latencies)
-        self.latencies = _completed(self.n, self.sites, {link: row.latency for link, row in known.items()}, LATENCY)
-        self.bandwidths = _completed(
-            self.n, self.sites, {link: row.bandwidth for link, row in known.items()}, BANDWIDTH
-        )
+        latencies = {link: row.latency for link, row in known.items()}
+        bandwidths = {link: row.bandwidth for link, row in known.items()}
+        self.sites = _sites(places, _completed(self.hosts, [self.hosts], latencies, UNKNOWN_LATENCY))
+        alike = [self.hosts, self.sites]
+        self.latencies = _completed(self.hosts, alike, latencies, UNKNOWN_LATENCY)
+        self.bandwidths = _completed(self.hosts, alike, bandwidths, UNKNOWN_BANDWIDTH)
         for one in range(self.n):
             for other in range(self.n):
                 if self.hosts[one] == self.hosts[other]:
                     self.latencies[one][other], self.bandwidths[one][other] = LOOPBACK.latency, LOOPBACK.bandwidth
         self._rates: list[float] = []
         self._numbers: dict[tuple[str, int, int], int] = {}
-        self._cards = self._best_of_each_host()
+        self._cards, self._cables = self._best_of_each_host(), self._best_between_hosts()
         self._trunks = self._best_between_sites()
         self._paths = [[self._make_path(i, j) for j in range(self.n)] for i in range(self.n)]
         self.capacities: Sequence[float] = tuple(self._rates)
@@ -76,7 +76,7 @@ class Measured:
         home, away = self.sites[source], self.sites[target]
         path = [
             self._resource("out", here, here, self._cards["out", here]),
-            self._resource("link", here, there, self.bandwidths[source][target]),
+            self._resource("link", here, there, self._cables[here, there]),
             self._resource("in", there, there, self._cards["in", there]),
         ]
         if home != away:
@@ -91,10 +91,17 @@ class Measured:
         return self._numbers[key]
 
     def _best_between_sites(self) -> dict[tuple[int, int], float]:
+        return self._best(self.sites)
+
+    def _best_between_hosts(self) -> dict[tuple[int, int], float]:
+        return self._best(self.hosts)
+
+    def _best(self, places: Sequence[int]) -> dict[tuple[int, int], float]:
+        """The bandwidth of the best link from each of ``places`` to each other."""
         best: dict[tuple[int, int], float] = {}
         for i in range(self.n):
             for j in range(self.n):
-                pair = self.sites[i], self.sites[j]
+                pair = places[i], places[j]
                 best[pair] = max(best.get(pair, 0.0), self.bandwidths[i][j])
         return best
 
@@ -109,37 +116,34 @@ class Measured:
                     best[into] = max(best.get(into, 0.0), self.bandwidths[i][j])
         return best
 
-    def names(self) -> list[str]:
-        """What each resource is, in the order of `capacities`."""
-        words = {"memory": "memory of host {0}", "out": "what host {0} sends", "in": "what host {0} receives"}
-        words |= {"link": "link {0} -> {1}", "trunk": "trunk of sites {0} -> {1}"}
-        return [words[kind].format(one, other) for kind, one, other in self._numbers]
 
+def _completed(
+    hosts: Sequence[int], alike: Sequence[Sequence[int]], known: dict[tuple[int, int], float], unknown: float
+) -> list[list[float]]:
+    """A value for each ordered pair of ranks: measured; else the median of pairs that are like it in the first of these ways in
+    which any is: from the same place to the same, by each of ``alike`` in turn; the other way round; across places or
+    not; any pair. ``unknown`` if nothing was measured."""
+    n = len(hosts)
+    classes: list[dict[object, list[float]]] = [{} for _ in range(2 * len(alike) + 2)]
 
-LATENCY, BANDWIDTH = UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH
+    def keys(i: int, j: int) -> list[object]:
+        found: list[object] = []
+        for places in alike:
+            found += [(places[i], places[j]), frozenset((places[i], places[j]))]
+        return [*found, alike[-1][i] != alike[-1][j], None]
 
-
-def _completed(n: int, groups: Sequence[int], known: dict[tuple[int, int], float], unknown: float) -> list[list[float]]:
-    """A value for each ordered pair: measured; else the other direction's; else the median of the pairs between the same
-    groups, of all pairs that cross groups or do not, of all; else ``unknown``."""
-    between: dict[tuple[int, int], list[float]] = {}
-    crossing: dict[bool, list[float]] = {True: [], False: []}
     for (i, j), value in known.items():
-        pair = (min(groups[i], groups[j]), max(groups[i], groups[j]))
-        between.setdefault(pair, []).append(value)
-        crossing[groups[i] != groups[j]].append(value)
-    medians = {pair: median(values) for pair, values in between.items()}
-    rest = {crosses: median(values) for crosses, values in crossing.items() if values}
-    fallback = median(list(known.values())) if known else unknown
-    table = []
-    for i in range(n):
-        row = []
-        for j in range(n):
-            pair = (min(groups[i], groups[j]), max(groups[i], groups[j]))
-            otherwise = medians.get(pair, rest.get(groups[i] != groups[j], fallback))
-            row.append(known.get((i, j), known.get((j, i), otherwise)))
-        table.append(row)
-    return table
+        for kind, key in zip(classes, keys(i, j), strict=True):
+            kind.setdefault(key, []).append(value)
+    medians = [{key: median(values) for key, values in kind.items()} for kind in classes]
+
+    def like(i: int, j: int) -> float:
+        for kind, key in zip(medians, keys(i, j), strict=True):
+            if key in kind:
+                return kind[key]
+        return unknown
+
+    return [[known.get((i, j), like(i, j)) for j in range(n)] for i in range(n)]
 
 
 def median(values: Sequence[float]) -> float:
@@ -158,13 +162,21 @@ def _sites(places: Sequence[Place], latencies: Sequence[Sequence[float]]) -> tup
             rank = site[rank]
         return rank
 
-    for i in range(n):
-        for j in range(i + 1, n):
-            one, other = places[i], places[j]
-            told = bool(one.site and other.site)
-            together = one.site == other.site if told else max(latencies[i][j], latencies[j][i]) <= near
-            if one.host == other.host or together:
-                site[max(root(i), root(j))] = min(root(i), root(j))
+    names = {rank: place.site for rank, place in enumerate(places)}  # of each root's site, as far as it has one
+
+    def join(i: int, j: int) -> None:
+        one, other = sorted((root(i), root(j)))
+        if one != other and not (names[one] and names[other] and names[one] != names[other]):
+            site[other] = one
+            names[one] = names[one] or names[other]
+
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    for i, j in pairs:
+        if places[i].host == places[j].host or (names[i] and places[i].site == places[j].site):
+            join(i, j)
+    for i, j in pairs:
+        if max(latencies[i][j], latencies[j][i]) <= near:
+            join(i, j)
     numbers: dict[int, int] = {}
     return tuple(numbers.setdefault(root(rank), len(numbers)) for rank in range(n))
 

@@ -19,7 +19,7 @@ from .flows import Fabric, share_links
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
 FRAME_SECONDS = 0.005  # rounded up to the next power of two
-LEAST_FRAME, MOST_FRAME = 1 << 15, 1 << 18
+LEAST_FRAME, MOST_FRAME = 1 << 16, 1 << 18  # at least what the engine sends in one piece in any case
 NOTICED = 0.05  # of a piece's time on the wire: a latency that is less holds up nothing
 SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is made anew
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..types import LinkRow
 
@@ -70,9 +70,10 @@ def survey(
     return _in_rounds(_sample(ids, hosts, sites, known, seed))
 
 
-def dialled_by(member: int, rounds: Iterable[Sequence[Pair]]) -> list[int]:
-    """Whom ``member``, the later one of their pair, is to probe, in the order of the rounds."""
-    return [low for one in rounds for low, high in one if high == member]
+def dialled_by(member: int, rounds: Iterable[Sequence[Pair]], makes: Callable[[int], bool]) -> list[int]:
+    """Whom ``member`` is to probe, in the order of the rounds: those with whom its links are its to make, ``makes(other)``."""
+    others = [sum(met) - member for one in rounds for met in one if member in met]
+    return [other for other in others if makes(other)]
 
 
 def to_refresh(member: int, ages: Mapping[Pair, float]) -> int | None:

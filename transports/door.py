@@ -197,7 +197,14 @@ class Door:
         _say(stranger.line, proof)
         self._poller.unregister(descriptor)
         self._forget(descriptor)
-        self._welcome(greeting, stranger.line)
+        try:
+            self._welcome(greeting, stranger.line)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # no more descriptors, or threads: the others find this connection closed
+            log.warning("a connection that was let in is closed again: %s", error)
+            stranger.line.close()
 
     # -- who waits -----------------------------------------------------------------------------------------------
 

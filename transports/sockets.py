@@ -211,7 +211,7 @@ class SocketTransport(DropsLinks):
     def _dial(self, key: LinkKey, member: Member, check: Callable[[], None], count: int | None = None) -> SocketLink:
         """Raises LinkBroken, Unreached where there may be another way, Rerouted."""
         route = self._route(member)
-        count = self._streams(route, member) if count is None else count
+        count = self._streams(route, member, key[1]) if count is None else count
         streams: list[SocketStream] = []
         try:
             for index in range(count):
@@ -223,19 +223,26 @@ class SocketTransport(DropsLinks):
                 stream.close()
             raise
         link = SocketLink(key, streams, age)
+        self._note_streams(key[1], count)
         with self._presence.changed:
             if self._presence.closed:
                 link.close()
             self._presence.check_open("dialling")
             return self._links.put(link)
 
+    def _note_streams(self, purpose: int, streams: int) -> None:
+        """Before the first operation can see the link."""
+        if purpose == COLLECTIVES and streams > 1:
+            self.striped = True
+
     def want_streams(self, member: int, streams: int) -> None:
         """Links with ``member`` for collectives have as many streams from now on: new ones at once, others when `keep_wide`
         comes by. Over a route that has more, they keep these."""
         self._wanted[member] = max(1, min(MAX_STREAMS, streams))
 
-    def _streams(self, route: Route, member: Member) -> int:
-        return max(route.streams, self._wanted.get(member.id, 1)) if route.name == "tcp" else route.streams
+    def _streams(self, route: Route, member: Member, purpose: int) -> int:
+        wanted = self._wanted.get(member.id, 1) if route.name == "tcp" and purpose == COLLECTIVES else 1
+        return max(route.streams, wanted)
 
     def keep_wide(self, members: Iterable[Member], check: Callable[[], None]) -> None:
         """Add to the links for collectives that this peer has made what they lack in streams, also because some died. For one
@@ -246,7 +253,7 @@ class SocketTransport(DropsLinks):
             if member is None or not self.makes_link(member.id):
                 continue
             with contextlib.suppress(LinkBroken, Rerouted, ValueError):
-                self.widen(*link.key[:2], member, self._streams(self._route(member), member), check=check)
+                self.widen(*link.key[:2], member, self._streams(self._route(member), member, COLLECTIVES), check=check)
 
     def widen(
         self,
@@ -356,6 +363,7 @@ class SocketTransport(DropsLinks):
                     self.striped = True
                     link.put(greeting.stream, stream)
                 return
+        self._note_streams(greeting.purpose, greeting.streams)
         link = self._links.assemble(key, greeting, stream)
         if link is None or greeting.purpose != PROBES:
             return

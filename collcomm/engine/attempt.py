@@ -15,6 +15,7 @@ from .progress import Halted, Progress
 if TYPE_CHECKING:
     from .flows import Flows
 
+LOOK_SECONDS = 0.001  # between two looks at a link's other streams
 STALL_SECONDS = 0.5  # without a byte in either direction, tell the coordinator (again)
 PATH_DEAD_SECONDS = 1.5  # the other kernel owes us an acknowledgement for that long: the path is gone
 
@@ -150,6 +151,24 @@ class Attempt:
                     raise
                 self.retire(other)
         return None
+
+    def is_ours(self, rank: int, header: bytes | bytearray | memoryview) -> bool:
+        """Whether the frame belongs to this operation and may be early: the link has further streams, on which others come."""
+        if sum(not stream.retired for stream in self._links(rank, self).streams) < 2:
+            return False
+        try:
+            found = unpack(header)
+        except BadFrame:
+            return False
+        return (found.epoch, found.seq, found.fingerprint) == (self.epoch, self.seq, self.fingerprint)
+
+    def await_elsewhere(self, rank: int, stream: Stream, expected: bytes) -> Stream:
+        """As `elsewhere`, when it has come. Raises Halted, LinkBroken."""
+        while (other := self.elsewhere(rank, stream, expected)) is None:
+            self.idle((rank,))
+            with self.progress.changed:
+                self.progress.changed.wait(LOOK_SECONDS)
+        return other
 
     def retire(self, stream: Stream) -> None:
         """It is used no more; its link is."""

@@ -218,8 +218,7 @@ class Group(Calls):
             run_exchange(plan, windows, operation.buffers, attempt, operation.unfetched.get("in"), operation.early)
         else:
             attempt.striped = self.session.transport.striped
-            peers = (*plan.peers, *attempt.partners) if attempt.striped else plan.peers
-            self._make_links(peers, operation.view, attempt)
+            self._make_links((*plan.peers, *attempt.partners), operation.view, attempt)
             run_messages(plan, operation, scratch, attempt)
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
@@ -294,7 +293,8 @@ class Group(Calls):
         return link
 
     def _make_links(self, ranks: Sequence[int], view: View, attempt: Attempt) -> None:
-        """Those that are this peer's to make. A send waits for its link; who had to make one, and waits for something else first,
+        """Those that are this peer's to make, also those of the commit round: a peer whose links have several streams listens to
+        them from the start. A send waits for its link; who had to make one, and waits for something else first,
         would close a circle that the schedule, whose sends wait for nobody, does not have."""
         for rank in ranks:
             if self._links[rank] is None and self.session.transport.makes_link(view.ids[rank]):

@@ -112,6 +112,11 @@ def _receive_rest(attempt: Attempt, rank: int, stream: Stream, header: bytes, ne
     view = attempt.staging.view
     try:
         while got < need or view[:HEADER_BYTES] != header:
+            if got >= HEADER_BYTES and view[:HEADER_BYTES] != header and attempt.is_ours(rank, view[:HEADER_BYTES]):
+                stream.unread(view[:got])  # the other end spreads its frames over streams already
+                stream, got = attempt.await_elsewhere(rank, stream, header), HEADER_BYTES
+                view[:HEADER_BYTES] = header
+                continue
             if got >= HEADER_BYTES and view[:HEADER_BYTES] != header:
                 stale = attempt.judge(stream.member, view[:HEADER_BYTES])
                 stream.unread(view[HEADER_BYTES:got])

@@ -184,7 +184,8 @@ class Prober:
         """Whom to ask in the present view."""
         with self._changed:
             self._to_plan, view, known = False, self._view, set(self._measured_at)
-        order = dialled_by(self._member, survey(view.ids, view.hosts, known=known))
+        makes = self._transport.makes_link
+        order = dialled_by(self._member, survey(view.ids, view.hosts, known=known), makes)
         with self._changed:
             self._to_ask = deque(other for other in order if other not in self._failures)
 
@@ -239,12 +240,14 @@ class Prober:
             asker = self._over(member, NEAR_STREAMS, self._measure_near)
             if asker.measured.latency >= LONG_SECONDS:
                 asker = self._over(member, STREAMS[-1], self._measure_far)
-            self._failures.pop(member.id, None)
+            with self._changed:
+                self._failures.pop(member.id, None)
             self._note(member.id, asker.measured)
             self.asked += 1
         except (LinkBroken, CollcommError) as error:
-            count = self._failures.get(member.id, (0, 0.0))[0] + 1
-            self._failures[member.id] = count, time.monotonic() + count * RETRY_SECONDS
+            with self._changed:
+                count = self._failures.get(member.id, (0, 0.0))[0] + 1
+                self._failures[member.id] = count, time.monotonic() + count * RETRY_SECONDS
             log.debug("could not probe the link to %s: %s", member, error)
 
     def _over(self, member: Member, streams: int, measure: Callable[[Asker], None]) -> Asker:

@@ -23,7 +23,6 @@ from .prober import Prober
 
 GRACE_SECONDS = 15.0  # how long the coordinator may take to settle an operation that cannot go on
 MAX_UNMADE = 1000
-MAX_OFFERS = 32  # plans of one view, beyond the one in use
 REPEAT_SECONDS = 1.0  # what is waited for is asked for again: a control connection may have lost the question
 
 
@@ -53,7 +52,7 @@ class Session(SharedFate[Group]):
         self._admitted_view: View | None = None
         self._halted = False
         self._closed = False
-        self._offers: dict[int, TrafficPlan] = {}  # plans for the present view, by revision
+        self._offer: TrafficPlan | None = None  # the newest plan for the present view, if one has come since that
         self._unmade: dict[int, list[tuple[View, Outcome]]] = {}  # of communicators that this peer has not made yet
 
     def enter(self, agent: Agent, deadline: float) -> None:
@@ -124,7 +123,7 @@ class Session(SharedFate[Group]):
             self.transport.keep_only(view.ids)
             self.transport.admit(view.epoch, keys, view.members, ways, booth)
             self.view = view
-            self._offers.clear()
+            self._offer = None
             self._halted = False
             for gid in WHOLE_VIEW:
                 if gid not in self.groups:
@@ -155,8 +154,8 @@ class Session(SharedFate[Group]):
 
     def planned(self, epoch: int, plan: TrafficPlan) -> None:
         with self._lock:
-            if epoch == self.view.epoch and len(self._offers) < MAX_OFFERS:
-                self._offers[plan.revision] = plan
+            if epoch == self.view.epoch:
+                self._offer = plan
 
     def rerouted(self, way: Way) -> None:
         self.transport.reroute(way)
@@ -176,20 +175,10 @@ class Session(SharedFate[Group]):
 
     # -- for the communicators ------------------------------------------------------------------------------------
 
-    def offers(self, view: View) -> int:
-        """A bit for each plan for ``view`` that this peer holds: bit k for the revision k + 1 after the one in use."""
+    def offer(self, view: View) -> TrafficPlan | None:
+        """The newest plan for ``view`` that this peer holds and that is not in use yet."""
         with self._lock:
-            base = 0 if view.plan is None else view.plan.revision
-            held = self._offers if view.epoch == self.view.epoch else {}
-            return sum(1 << number - base - 1 for number in held if 0 < number - base <= MAX_OFFERS)
-
-    def take_offer(self, view: View, common: int) -> None:
-        """All members of ``view`` hold the plans whose bits are set in ``common``, and are at the same safe point."""
-        base = 0 if view.plan is None else view.plan.revision
-        with self._lock:
-            plan = self._offers.get(base + common.bit_length())
-            if plan is not None:  # else a later view has come, with its own
-                self.groups[WORLD_GID].revise(plan, view.epoch)
+            return self._offer if view.epoch == self.view.epoch else None
 
     def measured(self, rows: Sequence[LinkRow]) -> None:
         """Links of this peer have been measured: the coordinator plans by that, and they get the streams that were worth it."""

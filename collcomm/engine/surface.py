@@ -10,7 +10,7 @@ from ..clock import Clock
 from ..errors import CollcommError
 from ..transports.base import Poller
 from ..transports.device import Device
-from ..types import Member, View
+from ..types import Member, TrafficPlan, View
 from .choosing import Choosing, Explanation
 from .handle import Conclusion, Handle
 from .operation import Operation
@@ -66,6 +66,8 @@ class AnyGroup(Protocol):
 
     def show(self, view: View) -> None: ...
 
+    def revise(self, plan: TrafficPlan, epoch: int) -> None: ...
+
     def explain(self, kind: str, nbytes: int) -> Explanation: ...
 
 
@@ -96,8 +98,6 @@ class AnySession(Protocol):
 
     def wait_admission(self, view: View, deadline: float) -> View: ...
 
-    def offers(self, view: View) -> int: ...
-
-    def take_offer(self, view: View, common: int) -> None: ...
+    def offer(self, view: View) -> TrafficPlan | None: ...
 
     def close(self) -> None: ...

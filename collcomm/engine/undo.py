@@ -18,18 +18,21 @@ class UndoLog:
         self._copy = place.copy
         self._memory = memory
         self._spare = spare
-        self._saved: list[tuple[int, int]] = []
+        self._saved: dict[int, int] = {}  # bytes, by where they begin
 
     def save(self, start: int, nbytes: int) -> None:
-        """Bytes ``start`` to ``start + nbytes`` are about to be overwritten for the first time."""
+        """Bytes ``start`` to ``start + nbytes`` are about to be overwritten. When that begins anew, since the stream died on
+        which they were coming, the first time counts."""
+        if self._saved.get(start, 0) >= nbytes:
+            return
         self._copy(self._spare[start : start + nbytes], self._memory[start : start + nbytes])
-        self._saved.append((start, nbytes))
+        self._saved[start] = nbytes
 
     def save_all(self) -> None:
         self.save(0, self._memory.size)
 
     def roll_back(self) -> None:
         """Put back all that was saved."""
-        for start, nbytes in self._saved:
+        for start, nbytes in self._saved.items():
             self._copy(self._memory[start : start + nbytes], self._spare[start : start + nbytes])
         self._saved.clear()

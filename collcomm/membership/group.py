@@ -226,7 +226,7 @@ class GroupMachine:
         elif kind == "leave":
             self._views.remove(now, peer, "left", asked=True)
         elif kind == "links":  # they outlive views
-            self._views.traffic.report(now, peer.member.id, message["rows"])
+            self._views.traffic.report(now, peer.member.id, self.view.ids, message["rows"])
         elif message.get("epoch") == self.view.epoch and peer.is_member:
             self._hear_member(now, peer, message)
 

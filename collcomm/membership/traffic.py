@@ -15,17 +15,17 @@ not at all, costs speed and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..types import View
 from .effects import Replan
 from .linktable import LinkTable, Row
-from .messages import MAX_ROWS, Message
+from .messages import Message
 
 QUIET_SECONDS = 0.25  # after a report, for the next one to come
 PAUSE_SECONDS = 1.0  # between two plans
 MOST_EFFORT = 3  # a large group's order is searched for again, longer each time
-LARGE = 12  # members, from which on the best order is searched for and not found at once
+LARGE = 16  # members, beyond which the best order is searched for and not found at once
 
 
 class Traffic:
@@ -42,8 +42,10 @@ class Traffic:
         self._working = False
         self._revision = 0 if plan is None else int(plan["revision"])
 
-    def report(self, now: float, member: int, rows: Sequence[Row]) -> None:
-        self.links.report(now, member, rows)
+    def report(self, now: float, member: int, present: Collection[int], rows: Sequence[Row]) -> None:
+        """``member`` has measured links; those with others than ``present`` are passed over."""
+        here = set(present)
+        self.links.report(now, member, [row for row in rows if here.issuperset(row[:2])])
         if self.links.changed:
             self.links.changed = False
             self._due, self._effort = True, 0
@@ -66,7 +68,7 @@ class Traffic:
             return []
         self._working, self._asked_at = True, now
         order = list(self.plan["order"]) if self.plan is not None else []
-        return [Replan(group, view, tuple(map(tuple, rows[:MAX_ROWS])), tuple(order), self._effort)]
+        return [Replan(group, view, tuple(map(tuple, rows)), tuple(order), self._effort)]
 
     def planned(self, asked_for: View, present: View, plan: Message | None) -> Message | None:
         """A planner has come to an end; the message to all members, if there is something new to tell. ``plan`` lacks its

@@ -202,6 +202,7 @@ class Views:
         """Nobody is left. That is written down, so that nobody who was evicted without hearing of it brings an old view back."""
         self.state = State.FORMING
         self.view = self._next_view([])
+        self.traffic = Traffic()
         self.disputes.clear()
         self._announcement.make(self.view, admitted=False, outcomes={}, broken=[], plan=None, ways=[])
         self._write_down()

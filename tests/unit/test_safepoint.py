@@ -22,11 +22,14 @@ def test_newcomers_are_admitted_when_one_member_knows_of_them_and_none_is_busy()
     assert outcome(joined(quiet, waiting, busy), view) == (False, 0)
 
 
-def test_a_plan_is_taken_when_all_hold_it() -> None:
+def test_a_plan_is_taken_when_all_hold_the_same() -> None:
     view = View(3, ())
-    agreed = joined(*(meet(view, False, False, offers) for offers in (0b110, 0b011, 0b111)))
-    assert outcome(agreed, view) == (False, 0b010)
-    assert outcome(joined(agreed, meet(view, False, False, 0)), view)[1] == 0
+
+    def outcome_of(*revisions: int) -> int:
+        return outcome(joined(*(meet(view, False, False, revision) for revision in revisions)), view)[1]
+
+    assert outcome_of(7, 7, 7) == 7
+    assert [outcome_of(*others) for others in ((7, 7, 6), (7, 15), (0, 1), (0, 0), (4, 6))] == [0] * 5
 
 
 @pytest.mark.parametrize("epochs", [(3, 4), (4, 3), (5, 7), (1, 2)])

@@ -56,7 +56,7 @@ def test_a_plan_is_asked_for_once_reports_have_stopped_coming() -> None:
     traffic = Traffic()
     present = view(1, 1, 2, 3)
     assert traffic.tick(0.0, "run", present) == []
-    traffic.report(1.0, 1, [row(1, 2)])
+    traffic.report(1.0, 1, (1, 2, 3), [row(1, 2)])
     assert traffic.tick(1.0 + QUIET_SECONDS / 2, "run", present) == []
     (asked,) = traffic.tick(1.1 + QUIET_SECONDS, "run", present)
     assert (asked.view, asked.rows, asked.order) == (present, ((1, 2, 100_000, 10**8, 1),), ())
@@ -77,7 +77,7 @@ def test_what_is_new_gets_a_number_and_is_told() -> None:
 def test_a_plan_for_an_older_view_is_dropped_and_made_anew() -> None:
     traffic = Traffic()
     old, new = view(1, 1, 2, 3), view(2, 1, 2)
-    traffic.report(0.0, 1, [row(1, 2), row(1, 3)])
+    traffic.report(0.0, 1, (1, 2, 3), [row(1, 2), row(1, 3)])
     assert traffic.tick(1.0, "run", old)
     traffic.view_changed([3])
     assert traffic.planned(old, new, PLAN) is None and traffic.plan is None
@@ -98,7 +98,7 @@ def test_the_order_of_a_large_group_is_searched_for_longer_and_longer() -> None:
     traffic = Traffic()
     present = view(1, *range(1, 21))
     now, efforts = 0.0, []
-    traffic.report(now, 1, [row(1, 2)])
+    traffic.report(now, 1, (1, 2), [row(1, 2)])
     for _ in range(8):
         now += 10 * PAUSE_SECONDS
         for asked in traffic.tick(now, "run", present):

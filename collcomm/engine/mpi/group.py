@@ -25,7 +25,7 @@ from ...errors import (
 from ...planner import Choice
 from ...transports.base import Link, LinkBroken
 from ...transports.mpi import Comm, CommFailed, bound_the_end
-from ...types import Outcome, Verdict, View
+from ...types import Outcome, TrafficPlan, Verdict, View
 from ..attempt import Attempt, Mismatch
 from ..calls import Calls
 from ..choosing import Explanation
@@ -74,6 +74,9 @@ class MpiGroup(Calls):
         self._left = False
         self._program_now: Program | None = None
         self._attempt = MpiAttempt(self.progress, self._link, self._look, session.transport.poller)
+
+    def revise(self, plan: TrafficPlan, epoch: int) -> None:
+        raise AssertionError("there are no plans for an MPI job")
 
     def explain(self, kind: str, nbytes: int) -> Explanation:
         """MPI chooses; what it took is known."""

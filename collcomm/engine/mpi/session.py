@@ -15,7 +15,7 @@ from ...transports import host_identity
 from ...transports.device import Device
 from ...transports.mpi import Comm, CommFailed
 from ...transports.mpilinks import MpiTransport
-from ...types import Member, View
+from ...types import Member, TrafficPlan, View
 from ..fate import SharedFate
 from ..group import STATE_GID, WORLD_GID
 from .group import MpiGroup
@@ -129,11 +129,8 @@ class MpiSession(SharedFate[MpiGroup]):
     def wait_admission(self, view: View, deadline: float) -> View:
         raise AssertionError("nobody waits to join an MPI job")
 
-    def offers(self, view: View) -> int:
-        return 0  # MPI knows its links
-
-    def take_offer(self, view: View, common: int) -> None:
-        raise AssertionError("there are no plans for an MPI job")
+    def offer(self, view: View) -> TrafficPlan | None:
+        return None  # MPI knows its links
 
     def adopted(self, group: MpiGroup, view: View) -> None:
         """``group`` has a new view."""
