@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from ..collectives import Schedule, generate
+from .chance import chance
 from .failure import Failure
 from .lockstep import NoRotation, lockstep
 from .network import Network
@@ -350,12 +351,3 @@ def _delays(work: Workload, network: Network, seed: int) -> list[float]:
         return []
     reach = [spread(source, target) for source, target, _ in work.channels]
     return [reach[channel] * chance(seed, node) if channel >= 0 else 0.0 for node, channel in enumerate(work.channel)]
-
-
-def chance(seed: int, number: int) -> float:
-    """Between 0 and 1, the same everywhere for the same arguments (SplitMix64; Steele, Lea and Flood 2014)."""
-    mask = (1 << 64) - 1
-    mixed = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xD1342543DE82EF95) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return ((mixed ^ (mixed >> 31)) >> 11) / (1 << 53)

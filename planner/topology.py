@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .chance import mixed
 from .failure import Failure
 
 COMPUTE = 8e9  # bytes/s at which a rank reduces, unless a file says otherwise
@@ -259,8 +260,4 @@ class Topology:
 
 def _mix(source: int, target: int, stream: int, hop: int) -> int:
     """The same everywhere, and spread evenly whatever the pattern of the ranks."""
-    mask = (1 << 64) - 1
-    mixed = (source * 0x9E3779B97F4A7C15 + target * 0xC2B2AE3D27D4EB4F + stream * 0x165667B19E3779F9 + hop) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return mixed ^ (mixed >> 31)
+    return mixed(source * 0x9E3779B97F4A7C15 + target * 0xC2B2AE3D27D4EB4F + stream * 0x165667B19E3779F9 + hop)

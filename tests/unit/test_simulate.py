@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from collcomm.planner.chance import chance
 from collcomm.planner.failure import Failure
 from collcomm.planner.lockstep import NoRotation, lockstep
 from collcomm.planner.prediction import Prediction
 from collcomm.planner.program import INLINE_BYTES
-from collcomm.planner.simulate import chance, predict, simulate
+from collcomm.planner.simulate import predict, simulate
 from collcomm.planner.topologyfile import load_topology, parse_topology
 
 from collcomm.collectives import BY_MESSAGES, Schedule, Step, generate
