@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 Matrix = tuple[tuple[float, ...], ...]
 TCP_HEADERS = 52  # IPv4, TCP, and its timestamps
-FRAME_HEADER = 14
+FRAME_HEADER = 14  # Ethernet's, which shapers count
 
 
 @dataclass(frozen=True)
