@@ -66,19 +66,25 @@ def simulate(
 
 
 def predict(
-    kind: str, algorithm: str, n: int, nbytes: int, network: Network, root: int = 0, **parameters: Any
+    kind: str,
+    algorithm: str,
+    n: int,
+    nbytes: int,
+    network: Network,
+    root: int = 0,
+    seed: int | None = None,
+    **parameters: Any,
 ) -> Prediction:
-    """What the collective takes from a common start; ``parameters`` are the algorithm's.
+    """What the collective takes from a common start; ``parameters`` are the algorithm's, ``seed`` is as in `simulate`.
 
     Plain float arithmetic in a fixed order, unless there are more than ``MANY_STEPS`` steps: all ranks get the same figure.
-    Beyond that, what ranks do in lock step is simulated so (`lockstep`).
+    Beyond that, what ranks do in lock step is simulated so (`lockstep`), without jitter.
 
     Raises KeyError for an unknown algorithm, ValueError for more steps than can be simulated.
     """
     if n <= CHOSEN_AMONG:
-        return run(
-            programs(kind, algorithm, n, root, **parameters), lambda program: even_bounds(program, nbytes), network
-        )
+        found: Sequence[Program] = programs(kind, algorithm, n, root, **parameters)
+        return run(found, lambda program: even_bounds(program, nbytes), network, seed=seed)
     steps = n * len(generate(kind, algorithm, n, (root + 1) % n, root, **parameters).steps)
     if steps > MANY_STEPS:
         try:
@@ -88,7 +94,7 @@ def predict(
     if steps > MOST_NODES:
         raise ValueError(f"{kind} by {algorithm} among {n:,} ranks has some {steps:,} steps: too many to simulate")
     found = [analyse(generate(kind, algorithm, n, rank, root, **parameters)) for rank in range(n)]
-    return run(found, lambda program: even_bounds(program, nbytes), network)
+    return run(found, lambda program: even_bounds(program, nbytes), network, seed=seed)
 
 
 def run(

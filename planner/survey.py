@@ -60,7 +60,8 @@ def survey(
 ) -> list[list[Pair]]:
     """The pairs to be measured now, in rounds, in each of which a member occurs once at most.
 
-    ``hosts``: a number for the host of each member; pairs within a host have no link. ``known``: what has been measured. Who calls with the same arguments gets the same.
+    ``hosts``: a number for the host of each member; pairs within a host have no link. ``known``: what has
+    been measured. Who calls with the same arguments gets the same.
     """
     if len(ids) <= SMALL_GROUP:
         rounds = ([pair(ids[a], ids[b]) for a, b in met if hosts[a] != hosts[b]] for met in tournament(len(ids)))
@@ -81,9 +82,7 @@ def to_refresh(member: int, ages: Mapping[Pair, float]) -> int | None:
     return min(due)[1] if due else None
 
 
-def _sample(
-    ids: Sequence[int], hosts: Sequence[int], known: Collection[Pair], seed: int
-) -> list[Pair]:
+def _sample(ids: Sequence[int], hosts: Sequence[int], known: Collection[Pair], seed: int) -> list[Pair]:
     """A member that has been measured on enough links is asked for more only by others that have not, see `_Load`."""
     n = len(ids)
     rank_of = {member: rank for rank, member in enumerate(ids)}

@@ -18,6 +18,7 @@ OVERHEAD = 10e-6  # seconds of a rank's time per message
 LOCAL_RATE = 4e9  # bytes/s between the ranks of a host, all together
 LOCAL_LATENCY = 20e-6
 MOST_HOSTS = 100_000
+MOST_SWITCHES = 10_000
 MOST_RANKS = 100_000
 MOST_LINKS = 400_000
 KEPT_ROUTES = 1 << 20
@@ -96,8 +97,13 @@ class Topology:
     def __post_init__(self) -> None:
         if not self.all_hosts:
             raise TopologyError(f"{self.name}: no hosts; a topology has at least one [[hosts]] entry")
-        if len(self.all_hosts) > MOST_HOSTS or len(self.links) > MOST_LINKS:
-            raise TopologyError(f"{self.name}: at most {MOST_HOSTS:,} hosts and {MOST_LINKS:,} links")
+        for what, there, most in (
+            ("hosts", self.all_hosts, MOST_HOSTS),
+            ("switches", self.switches, MOST_SWITCHES),
+            ("links", self.links, MOST_LINKS),
+        ):
+            if len(there) > most:
+                raise TopologyError(f"{self.name}: more than {most:,} {what}")
         if sum(host.ranks for host in self.all_hosts) > MOST_RANKS:
             raise TopologyError(f"{self.name}: more than {MOST_RANKS:,} ranks")
         self.hosts = tuple(number for number, host in enumerate(self.all_hosts) for _ in range(host.ranks))
