@@ -97,12 +97,12 @@ class Topology:
     def __post_init__(self) -> None:
         if not self.all_hosts:
             raise TopologyError(f"{self.name}: no hosts; a topology has at least one [[hosts]] entry")
-        for what, there, most in (
+        for what, given, most in (
             ("hosts", self.all_hosts, MOST_HOSTS),
             ("switches", self.switches, MOST_SWITCHES),
             ("links", self.links, MOST_LINKS),
         ):
-            if len(there) > most:
+            if len(given) > most:
                 raise TopologyError(f"{self.name}: more than {most:,} {what}")
         if sum(host.ranks for host in self.all_hosts) > MOST_RANKS:
             raise TopologyError(f"{self.name}: more than {MOST_RANKS:,} ranks")
