@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)
-    except (CollcommError, ValueError, PermissionError, FileNotFoundError) as error:
+    except (CollcommError, ValueError, OSError) as error:
         print(f"collcomm: {error}")
         return 2
     except KeyboardInterrupt:

@@ -16,27 +16,13 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
+from .chance import SplitMix64
+
 Matrix = npt.NDArray[np.float64]
 _Ranks = npt.NDArray[np.int64]
 
 WINDOW = 96  # positions after the broken link among which the other two are looked for: bounds the work of one look
 KICK_WINDOW = 36  # a kick that stays local is repaired in few moves, and keeps what is good elsewhere
-_WORD = (1 << 64) - 1
-
-
-class SplitMix64:
-    """Steele, Lea and Flood's generator (2014): numbers that look random and are the same everywhere for one seed."""
-
-    def __init__(self, seed: int):
-        self._state = seed & _WORD
-
-    def below(self, limit: int) -> int:
-        """An integer from 0 to ``limit - 1``."""
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _WORD
-        word = self._state
-        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-        return ((word ^ (word >> 31)) * limit) >> 64
 
 
 class LocalSearch:

@@ -53,7 +53,7 @@ def lockstep(
     program = _program(kind, algorithm, n, 0, root, parameters)
     if len(program.actions) > MOST_STEPS:
         raise ValueError(f"{len(program.actions):,} steps of each rank are too many (at most {MOST_STEPS:,})")
-    for rank in sorted({1 % n, n // 2, n - 1} - {0}):
+    for rank in sorted({1 % n, n // 2, n - 1, (root - 1) % n, root, (root + 1) % n} - {0}):
         if _shape(_program(kind, algorithm, n, rank, root, parameters)) != _shape(program):
             raise NoRotation(
                 f"{kind} by {algorithm}: rank {rank} is no rotation of rank 0; `simulate` takes such schedules"
@@ -221,7 +221,7 @@ class _Lockstep:
     def _receive(self, index: int) -> None:
         shift = -self.program.peers[index] % self.n
         if not self.on_the_way.get(shift):
-            raise ValueError(f"{self.program.algorithm}: step {index} of all ranks waits for a later one of all ranks")
+            raise NoRotation(f"{self.program.algorithm}: step {index} of all ranks waits for a later one of all ranks")
         arrived = np.roll(self.on_the_way[shift].popleft(), shift)
         self.number_taken[shift] += 1
         cost: Vector | float = self.network.overhead

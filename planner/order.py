@@ -5,14 +5,14 @@ ranks (Held and Karp 1962), local search beyond (`localsearch`). A ring moves as
 maximises the smallest bandwidth, then minimises the sum of latencies (without them, of 1 / bandwidth); "sum" minimises only that.
 
 Matrices are ``matrix[source][target]``; the diagonal does not count. A link that nothing sensible is known of (None, NaN, inf,
-negative, out of all bounds; in bandwidths and latencies also 0) is taken to be as bad as the worst one known. Equal input gives
+0, negative, out of all bounds) is taken to be as bad as the worst one known. Equal input gives
 equal orders on all machines. An order is a tuple of ranks that begins with its least.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -48,8 +48,8 @@ def _number(entry: Any, what: str) -> float:
         raise ValueError(f"{what}: {entry!r} is no number; give None for a link that has not been measured") from None
 
 
-def _known(given: Given, what: str, *, higher_is_better: bool, zero: bool = False) -> Matrix:
-    """As an array in which nothing is missing. ``zero``: whether 0 is a value."""
+def _known(given: Given, what: str, *, higher_is_better: bool) -> Matrix:
+    """As an array in which nothing is missing."""
     rows = [list(row) for row in given]
     n = len(rows)
     if n > MOST_RANKS:
@@ -60,31 +60,11 @@ def _known(given: Given, what: str, *, higher_is_better: bool, zero: bool = Fals
         )
     matrix = np.array([[_number(entry, what) for entry in row] for row in rows], np.float64).reshape(n, n)
     good = (matrix >= BOUNDS[0]) & (matrix <= BOUNDS[1])
-    if zero:
-        good |= matrix == 0
     np.fill_diagonal(good, False)
     worst = 1.0
     if good.any():
         worst = float(matrix[good].min() if higher_is_better else matrix[good].max())
     return np.where(good, matrix, worst)
-
-
-def known_bandwidth(bandwidth: Given) -> list[list[float]]:
-    """The matrix with every link that nothing sensible is known of as slow as the slowest known one."""
-    filled: list[list[float]] = _known(bandwidth, "bandwidth", higher_is_better=True).tolist()
-    return filled
-
-
-def _costs(cost: Given, objective: str, tie: Given | None) -> tuple[Matrix | None, Matrix]:
-    """What the largest of counts, if anything, and what the sum of counts."""
-    if objective not in _OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(_OBJECTIVES)}, not {objective!r}")
-    costs = _known(cost, "cost", higher_is_better=False, zero=True)
-    if objective == "sum":
-        return None, costs
-    ties = costs if tie is None else _known(tie, "tie", higher_is_better=False, zero=True)
-    _same_size(costs, ties, "tie")
-    return costs, ties
 
 
 def _same_size(matrix: Matrix, other: Matrix, what: str) -> None:
@@ -104,31 +84,12 @@ def normal(order: Iterable[int]) -> Order:
     return ranks[first:] + ranks[:first]
 
 
-def bottleneck(order: Sequence[int], bandwidth: Given) -> float:
-    """Bytes/s of the slowest link of the ring (inf for one rank), by what is known of it."""
-    return _bottleneck(list(order), known_bandwidth(bandwidth))
-
-
-def _bottleneck(order: list[int], bandwidth: list[list[float]]) -> float:
-    return min((bandwidth[s][t] for s, t in links_of(order)), default=math.inf) if len(order) > 1 else math.inf
-
-
-def length(order: Sequence[int], cost: Given) -> float:
-    """The sum of the ring's links' costs, by what is known of them."""
-    return _length(list(order), _known(cost, "cost", higher_is_better=False, zero=True).tolist())
-
-
 def _length(order: list[int], cost: list[list[float]]) -> float:
     total = 0.0
     if len(order) > 1:
         for source, target in links_of(order):
             total += cost[source][target]
     return total
-
-
-def without(order: Sequence[int], gone: Collection[int]) -> Order:
-    """The order of those that are left: of the links, only those of the gone change."""
-    return normal(rank for rank in order if rank not in gone)
 
 
 def insert(order: Sequence[int], bandwidth: Given, newcomers: Sequence[int]) -> Order:
@@ -138,7 +99,7 @@ def insert(order: Sequence[int], bandwidth: Given, newcomers: Sequence[int]) -> 
 
     :raises ValueError: a newcomer that is in the order, or one that the matrix does not know.
     """
-    rates = known_bandwidth(bandwidth)
+    rates = _known(bandwidth, "bandwidth", higher_is_better=True).tolist()
     ring = list(normal(order))
     for newcomer in newcomers:
         if newcomer in ring:
@@ -167,23 +128,10 @@ def _place(ring: list[int], rates: list[list[float]], newcomer: int) -> int:
 # -- exact -------------------------------------------------------------------------------------------------------------
 
 
-def exact_order(cost: Given, objective: Objective = "bottleneck", tie: Given | None = None) -> Order:
-    """The best order of up to 16 ranks: the least largest cost and among those the least sum of ``tie`` (of ``cost``, without
-    it), or the least sum.
-
-    :raises ValueError: matrices that are not square or not alike, too many ranks, an unknown objective.
-    """
-    return _exact(*_costs(cost, objective, tie))
-
-
 def _exact(largest: Matrix | None, summed: Matrix) -> Order:
-    n = len(summed)
-    if n > EXACT_RANKS:
-        raise ValueError(
-            f"{n} ranks are more than the {EXACT_RANKS} for which the exact order is found; use search_order"
-        )
-    if n < 3:
-        return tuple(range(n))
+    """The best order of up to `EXACT_RANKS` ranks: the least largest cost and among those the least sum, or the least sum."""
+    if len(summed) < 3:
+        return tuple(range(len(summed)))
     if largest is not None:  # first the threshold, then the least sum among links that keep to it
         cycle = held_karp(largest, np.maximum)
         threshold = max(float(largest[source, target]) for source, target in links_of(cycle))
@@ -194,28 +142,10 @@ def _exact(largest: Matrix | None, summed: Matrix) -> Order:
 # -- search ------------------------------------------------------------------------------------------------------------
 
 
-def search_order(
-    cost: Given,
-    objective: Objective = "bottleneck",
-    start: Sequence[int] | None = None,
-    seed: int = 0,
-    tie: Given | None = None,
-    steps: int | None = None,
-) -> Iterator[tuple[Value, Order]]:
-    """Ever better orders: after each step (a millisecond at 64 ranks), the value and order of the best one until then.
-
-    The value is (largest cost, sum of ``tie``) or (sum,): less is better. Goes on for ``steps``, or until the caller, who has the
-    clock, takes no more. ``start``: an order to begin with, such as the one in use.
-
-    :raises ValueError: as `exact_order`; a ``start`` that is no order of all ranks.
-    """
-    largest, summed = _costs(cost, objective, tie)
-    return _search(largest, summed, start, seed, steps)
-
-
 def _search(
-    largest: Matrix | None, summed: Matrix, start: Sequence[int] | None, seed: int, steps: int | None
+    largest: Matrix | None, summed: Matrix, start: Sequence[int] | None, steps: int
 ) -> Iterator[tuple[Value, Order]]:
+    """Ever better orders: after each step (a millisecond at 64 ranks), the value and order of the best one until then."""
     n = len(summed)
     if start is not None and sorted(start) != list(range(n)):
         raise ValueError(f"start must hold each of the ranks 0 to {n - 1} once")
@@ -224,18 +154,12 @@ def _search(
     if n < 4:
         walk = _few(largest, summed, found)
     elif largest is None:
-        walk = _sum_walk(summed, found, seed)
+        walk = _sum_walk(summed, found)
     else:
-        walk = _bottleneck_walk(largest, summed, found, seed)
-    return _outcomes(walk, found, steps)
-
-
-def _outcomes(walk: Iterator[None], found: _Best, steps: int | None) -> Iterator[tuple[Value, Order]]:
+        walk = _bottleneck_walk(largest, summed, found)
     yield found.value, found.order
-    taken = 0
-    while steps is None or taken < steps:
+    for _ in range(steps):
         next(walk)
-        taken += 1
         yield found.value, found.order
 
 
@@ -284,8 +208,8 @@ def _starts(weights: Matrix, found: _Best, search: LocalSearch) -> Iterator[None
     search.place(cheapest)
 
 
-def _sum_walk(summed: Matrix, found: _Best, seed: int) -> Iterator[None]:
-    search = LocalSearch(summed, found.order, seed)
+def _sum_walk(summed: Matrix, found: _Best) -> Iterator[None]:
+    search = LocalSearch(summed, found.order, seed=0)
     yield from _starts(summed, found, search)
     patience = 4 * len(summed)
     idle = 0
@@ -303,7 +227,7 @@ def _sum_walk(summed: Matrix, found: _Best, seed: int) -> Iterator[None]:
         yield
 
 
-def _bottleneck_walk(largest: Matrix, summed: Matrix, found: _Best, seed: int) -> Iterator[None]:
+def _bottleneck_walk(largest: Matrix, summed: Matrix, found: _Best) -> Iterator[None]:
     """Targets by bisection between what no cycle can beat and the best known; each is tried by making cycles cheap whose weight
     is first the links beyond the target, then the sum. In between, the sum alone is improved at the best target."""
     n = len(largest)
@@ -318,7 +242,7 @@ def _bottleneck_walk(largest: Matrix, summed: Matrix, found: _Best, seed: int) -
     def weights(target: float) -> Matrix:
         return np.where(largest > target, 4.0 * n * (1 + grade), 0.0) + summed / scale
 
-    search = LocalSearch(weights(floor), found.order, seed)
+    search = LocalSearch(weights(floor), found.order, seed=0)
     yield from _starts(search.weights, found, search)
     patience = _PATIENCE
     while True:
@@ -389,5 +313,5 @@ def ring_order(
         found.offer(start)
         found.offer(exact)
         return found.order
-    *_, (_, order) = _search(largest, summed, start, 0, default_steps(n, objective) if steps is None else steps)
+    *_, (_, order) = _search(largest, summed, start, default_steps(n, objective) if steps is None else steps)
     return order

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -56,7 +55,3 @@ class Prediction:
 def share_of(nbytes: float, capacity: float, seconds: float) -> float:
     """Of what ``capacity`` carries in ``seconds``."""
     return nbytes / (capacity * seconds) if capacity > 0.0 and seconds > 0.0 else 0.0
-
-
-def named(resource: int, names: Sequence[str]) -> str:
-    return names[resource] if resource < len(names) else f"resource {resource}"

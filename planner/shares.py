@@ -1,4 +1,4 @@
-"""Uneven machines: how many local steps, or which part of a batch, each peer takes so that all arrive together.
+"""Uneven machines: how many local steps each peer takes so that all arrive together.
 
 FedCompass (arXiv 2309.14675) keeps a peer's speed as an exponential average and gives it between 20 and 100 local steps, so that
 the slow arrive when the fast do. What is computed from equal speeds is equal at all peers: plain arithmetic, in order of ids.
@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping
 
 MOMENTUM = 0.9  # what the average keeps of itself with each report
 LEAST_STEPS, MOST_STEPS = 20, 100  # FedCompass's bounds
-MOST_SAMPLES = 1 << 40  # beyond, rounding would reach whole samples
 _SPEEDS = (1e-6, 1e6)  # steps/s of anything that trains
 _SURPRISE = 8.0
 _BEYOND_MEDIAN = 16.0
@@ -78,38 +77,6 @@ def local_steps(speeds: Mapping[int, float], least: int = LEAST_STEPS, most: int
         return {}
     seconds = most / max(known.values())
     return {member: int(_between(least, math.floor(speed * seconds + 0.5), most)) for member, speed in known.items()}
-
-
-def batch_shares(speeds: Mapping[int, float], total: int) -> dict[int, int]:
-    """``total`` samples divided by speed: whole numbers, the rest to the largest remainders (Hamilton's method).
-
-    Where there are enough, everybody gets at least one: who gets none is never measured again.
-
-    :raises ValueError: a total that is not from 0 to 2^40.
-    """
-    if not 0 <= total <= MOST_SAMPLES:
-        raise ValueError(f"a batch of {total} samples cannot be divided; give a number from 0 to {MOST_SAMPLES}")
-    known = bounded(speeds)
-    if not known:
-        return {}
-    together = 0.0
-    for speed in known.values():
-        together += speed
-    exact = {member: total * (speed / together) for member, speed in known.items()}
-    shares = {member: math.floor(share) for member, share in exact.items()}
-    by_remainder = sorted(known, key=lambda member: (shares[member] - exact[member], member))
-    for place in range(total - sum(shares.values())):
-        shares[by_remainder[place % len(by_remainder)]] += 1
-    while total >= len(shares) and min(shares.values()) < 1:
-        shares[max(shares, key=lambda member: (shares[member], -member))] -= 1
-        shares[min(shares, key=lambda member: (shares[member], member))] += 1
-    return shares
-
-
-def arrival_spread(steps: Mapping[int, int], speeds: Mapping[int, float]) -> float:
-    """By how much the last arrives after the first, as a part of the round, if ``speeds`` are the true ones."""
-    arrivals = [steps[member] / speeds[member] for member in steps]
-    return (max(arrivals) - min(arrivals)) / max(arrivals) if arrivals else 0.0
 
 
 def _between(least: float, value: float, most: float) -> float:

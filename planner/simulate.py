@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from typing import Any, cast
 
 from ..collectives import Schedule, generate
+from .chance import chance
 from .failure import Failure
 from .lockstep import NoRotation, lockstep
 from .network import Network
@@ -65,19 +66,25 @@ def simulate(
 
 
 def predict(
-    kind: str, algorithm: str, n: int, nbytes: int, network: Network, root: int = 0, **parameters: Any
+    kind: str,
+    algorithm: str,
+    n: int,
+    nbytes: int,
+    network: Network,
+    root: int = 0,
+    seed: int | None = None,
+    **parameters: Any,
 ) -> Prediction:
-    """What the collective takes from a common start; ``parameters`` are the algorithm's.
+    """What the collective takes from a common start; ``parameters`` are the algorithm's, ``seed`` is as in `simulate`.
 
     Plain float arithmetic in a fixed order, unless there are more than ``MANY_STEPS`` steps: all ranks get the same figure.
-    Beyond that, what ranks do in lock step is simulated so (`lockstep`).
+    Beyond that, what ranks do in lock step is simulated so (`lockstep`), without jitter.
 
     Raises KeyError for an unknown algorithm, ValueError for more steps than can be simulated.
     """
     if n <= CHOSEN_AMONG:
-        return run(
-            programs(kind, algorithm, n, root, **parameters), lambda program: even_bounds(program, nbytes), network
-        )
+        found: Sequence[Program] = programs(kind, algorithm, n, root, **parameters)
+        return run(found, lambda program: even_bounds(program, nbytes), network, seed=seed)
     steps = n * len(generate(kind, algorithm, n, (root + 1) % n, root, **parameters).steps)
     if steps > MANY_STEPS:
         try:
@@ -87,7 +94,7 @@ def predict(
     if steps > MOST_NODES:
         raise ValueError(f"{kind} by {algorithm} among {n:,} ranks has some {steps:,} steps: too many to simulate")
     found = [analyse(generate(kind, algorithm, n, rank, root, **parameters)) for rank in range(n)]
-    return run(found, lambda program: even_bounds(program, nbytes), network)
+    return run(found, lambda program: even_bounds(program, nbytes), network, seed=seed)
 
 
 def run(
@@ -350,12 +357,3 @@ def _delays(work: Workload, network: Network, seed: int) -> list[float]:
         return []
     reach = [spread(source, target) for source, target, _ in work.channels]
     return [reach[channel] * chance(seed, node) if channel >= 0 else 0.0 for node, channel in enumerate(work.channel)]
-
-
-def chance(seed: int, number: int) -> float:
-    """Between 0 and 1, the same everywhere for the same arguments (SplitMix64; Steele, Lea and Flood 2014)."""
-    mask = (1 << 64) - 1
-    mixed = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xD1342543DE82EF95) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return ((mixed ^ (mixed >> 31)) >> 11) / (1 << 53)

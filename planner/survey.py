@@ -1,6 +1,6 @@
 """Who probes whom, and what is made of the answers: the survey of a group's links.
 
-Small groups measure all pairs; larger ones a sample: each pair of sites and of hosts once where that fits, then rounds of a
+Small groups measure all pairs; larger ones a sample: each pair of hosts once where that fits, then rounds of a
 tournament drawn by a seed, so that nobody takes part in more than `PAIRS_PER_MEMBER` probes (PCCL, 2025, measures all pairs,
 for 10 s each; C4P, 2024, and Pipette, 2024, profile once per run). What was not measured is filled in from its like
 (`measured`).
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..types import LinkRow
+from .chance import SplitMix64
 
 Pair = tuple[int, int]  # ids of two members, the lower one first
 
@@ -54,20 +55,19 @@ def tournament_round(n: int, number: int) -> list[tuple[int, int]]:
 def survey(
     ids: Sequence[int],
     hosts: Sequence[int],
-    sites: Sequence[int] | None = None,
     known: Collection[Pair] = frozenset(),
     seed: int = 0,
 ) -> list[list[Pair]]:
     """The pairs to be measured now, in rounds, in each of which a member occurs once at most.
 
-    ``hosts``, ``sites``: a number for the host and the site of each member; pairs within a host have no link. ``known``: what
-    has been measured. Who calls with the same arguments gets the same.
+    ``hosts``: a number for the host of each member; pairs within a host have no link. ``known``: what has
+    been measured. Who calls with the same arguments gets the same.
     """
     if len(ids) <= SMALL_GROUP:
         rounds = ([pair(ids[a], ids[b]) for a, b in met if hosts[a] != hosts[b]] for met in tournament(len(ids)))
         wanted = [[met for met in one if met not in known] for one in rounds]
         return [one for one in wanted if one]
-    return _in_rounds(_sample(ids, hosts, sites, known, seed))
+    return _in_rounds(_sample(ids, hosts, known, seed))
 
 
 def dialled_by(member: int, rounds: Iterable[Sequence[Pair]], makes: Callable[[int], bool]) -> list[int]:
@@ -83,20 +83,16 @@ def to_refresh(member: int, ages: Mapping[Pair, float]) -> int | None:
     return min(due)[1] if due else None
 
 
-def _sample(
-    ids: Sequence[int], hosts: Sequence[int], sites: Sequence[int] | None, known: Collection[Pair], seed: int
-) -> list[Pair]:
+def _sample(ids: Sequence[int], hosts: Sequence[int], known: Collection[Pair], seed: int) -> list[Pair]:
     """A member that has been measured on enough links is asked for more only by others that have not, see `_Load`."""
     n = len(ids)
     rank_of = {member: rank for rank, member in enumerate(ids)}
     before = [(rank_of[a], rank_of[b]) for a, b in known if a in rank_of and b in rank_of]
     before = [(a, b) for a, b in before if hosts[a] != hosts[b]]
     load = _Load(before)
-    order = _Chance(seed).shuffled(n)
-    for groups in (sites, hosts):
-        if groups is not None:
-            _cover(groups, hosts, order, load)
-    for number in _Chance(seed + 1).shuffled(rounds_of(n))[:ROUNDS_TRIED]:
+    order = SplitMix64(seed).shuffled(n)
+    _cover(hosts, order, load)
+    for number in SplitMix64(seed + 1).shuffled(rounds_of(n))[:ROUNDS_TRIED]:
         for a, b in tournament_round(n, number):
             if hosts[a] != hosts[b]:
                 load.take(a, b)
@@ -125,22 +121,21 @@ class _Load:
         self._ever.update(met)
 
 
-def _cover(groups: Sequence[int], hosts: Sequence[int], order: Sequence[int], load: _Load) -> None:
-    """One pair for each two groups that have none; nothing where there are more of these than the budget has pairs."""
+def _cover(hosts: Sequence[int], order: Sequence[int], load: _Load) -> None:
+    """One pair for each two hosts that have none; nothing where there are more of these than the budget has pairs."""
     members: dict[int, list[int]] = {}
     for rank in order:
-        members.setdefault(groups[rank], []).append(rank)
+        members.setdefault(hosts[rank], []).append(rank)
     names = sorted(members)
     if len(names) * (len(names) - 1) > len(hosts) * PAIRS_PER_MEMBER:
         return
-    covered = {pair(groups[a], groups[b]) for a, b in load.all}
+    covered = {pair(hosts[a], hosts[b]) for a, b in load.all}
     for at, one in enumerate(names):
         for other in names[at + 1 :]:
             if (one, other) not in covered:
                 a = min(members[one], key=lambda rank: load.now[rank])
                 b = min(members[other], key=lambda rank: load.now[rank])
-                if hosts[a] != hosts[b]:
-                    load.take(a, b, needed=True)
+                load.take(a, b, needed=True)
 
 
 def _in_rounds(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -157,28 +152,6 @@ def _in_rounds(pairs: Sequence[Pair]) -> list[list[Pair]]:
             rounds.append([])
         rounds[number].append((low, high))
     return rounds
-
-
-class _Chance:
-    """splitmix64 (Steele, Lea and Flood, 2014): the same numbers on every machine."""
-
-    def __init__(self, seed: int):
-        self._state = seed
-
-    def below(self, limit: int) -> int:
-        mask = (1 << 64) - 1
-        self._state = (self._state + 0x9E3779B97F4A7C15) & mask
-        word = self._state
-        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        word = (word ^ (word >> 27)) * 0x94D049BB133111EB & mask
-        return (word ^ (word >> 31)) % limit
-
-    def shuffled(self, n: int) -> list[int]:
-        order = list(range(n))
-        for last in range(n - 1, 0, -1):
-            other = self.below(last + 1)
-            order[last], order[other] = order[other], order[last]
-        return order
 
 
 # -- what is made of the answers ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .chance import mixed
 from .failure import Failure
 
 COMPUTE = 8e9  # bytes/s at which a rank reduces, unless a file says otherwise
@@ -17,6 +18,7 @@ OVERHEAD = 10e-6  # seconds of a rank's time per message
 LOCAL_RATE = 4e9  # bytes/s between the ranks of a host, all together
 LOCAL_LATENCY = 20e-6
 MOST_HOSTS = 100_000
+MOST_SWITCHES = 10_000
 MOST_RANKS = 100_000
 MOST_LINKS = 400_000
 KEPT_ROUTES = 1 << 20
@@ -95,8 +97,13 @@ class Topology:
     def __post_init__(self) -> None:
         if not self.all_hosts:
             raise TopologyError(f"{self.name}: no hosts; a topology has at least one [[hosts]] entry")
-        if len(self.all_hosts) > MOST_HOSTS or len(self.links) > MOST_LINKS:
-            raise TopologyError(f"{self.name}: at most {MOST_HOSTS:,} hosts and {MOST_LINKS:,} links")
+        for what, given, most in (
+            ("hosts", self.all_hosts, MOST_HOSTS),
+            ("switches", self.switches, MOST_SWITCHES),
+            ("links", self.links, MOST_LINKS),
+        ):
+            if len(given) > most:
+                raise TopologyError(f"{self.name}: more than {most:,} {what}")
         if sum(host.ranks for host in self.all_hosts) > MOST_RANKS:
             raise TopologyError(f"{self.name}: more than {MOST_RANKS:,} ranks")
         self.hosts = tuple(number for number, host in enumerate(self.all_hosts) for _ in range(host.ranks))
@@ -259,8 +266,4 @@ class Topology:
 
 def _mix(source: int, target: int, stream: int, hop: int) -> int:
     """The same everywhere, and spread evenly whatever the pattern of the ranks."""
-    mask = (1 << 64) - 1
-    mixed = (source * 0x9E3779B97F4A7C15 + target * 0xC2B2AE3D27D4EB4F + stream * 0x165667B19E3779F9 + hop) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return mixed ^ (mixed >> 31)
+    return mixed(source * 0x9E3779B97F4A7C15 + target * 0xC2B2AE3D27D4EB4F + stream * 0x165667B19E3779F9 + hop)

@@ -45,7 +45,18 @@ from typing import Any
 
 from .failure import Failure
 from .quantities import parse_rate, parse_time
-from .topology import COMPUTE, LOCAL_RATE, MOST_HOSTS, MOST_LINKS, OVERHEAD, Host, Link, Topology, TopologyError
+from .topology import (
+    COMPUTE,
+    LOCAL_RATE,
+    MOST_HOSTS,
+    MOST_LINKS,
+    MOST_SWITCHES,
+    OVERHEAD,
+    Host,
+    Link,
+    Topology,
+    TopologyError,
+)
 
 MOST_BYTES = 1 << 22  # of a file
 _TOP = {"name", "overhead", "hosts", "switches", "links", "failures"}
@@ -92,7 +103,10 @@ class _Reader:
         overhead = self._time(document, "overhead", OVERHEAD)
         for entry in self._entries(document, "switches"):
             self._known(entry, {"name", "prefix", "count"})
-            for name in self._names(entry):
+            names = self._names(entry)
+            if len(self._switches) + len(names) > MOST_SWITCHES:
+                raise self._wrong(f"more than {MOST_SWITCHES:,} switches")
+            for name in names:
                 self._new(name)
                 self._switches[name] = None
         for entry in self._entries(document, "hosts"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,10 @@ def _unplanned(plain: Communicator, ranks: list[int]) -> Communicator | None:
 
 
 def _all_at_once(groups: list[Communicator], case: dict[str, Any]) -> None:
-    threads = [threading.Thread(target=_reduce, args=(group, case)) for group in groups]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(CALL_SECONDS)
+    """Raises what any of them raises."""
+    with ThreadPoolExecutor(max(1, len(groups))) as threads:
+        for reduced in [threads.submit(_reduce, group, case) for group in groups]:
+            reduced.result(CALL_SECONDS)
 
 
 def _reduce(group: Communicator, case: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ from ..planner.estimate import (
     train_budget,
     worth_it,
 )
+from ..planner.meter import TrafficMeter
 from ..planner.survey import REFRESH_SECONDS, Pair, dialled_by, pair, plausible, survey, to_refresh
-from ..planner.traffic import TrafficMeter
 from ..transports import SocketTransport
 from ..transports.base import COLLECTIVES, PROBES, LinkBroken
 from ..transports.probe import Asker, Estimates, Measurement, Surroundings, Train, answer

@@ -31,8 +31,9 @@ def sparse_all_gather(
     """
     if plan.reduces:
         raise ValueError("sparse_all_gather needs a plan of sparse.gather, this one is of sparse.scatter")
-    found = {chunk: chunks[chunk] for chunk in plan.held(comm.rank) if chunk in chunks}
-    for (chunk, _), array in _carried(comm, chunks, plan, dtype, "sparse_all_gather", timeout).items():
+    came = _carried(comm, chunks, plan, dtype, "sparse_all_gather", timeout)
+    found = {chunk: chunks[chunk] for chunk in plan.held(comm.rank)}
+    for (chunk, _), array in came.items():
         found[chunk] = array
     return dict(sorted(found.items()))
 
@@ -53,8 +54,8 @@ def sparse_reduce_scatter(
     """
     if not plan.reduces:
         raise ValueError("sparse_reduce_scatter needs a plan of sparse.scatter, this one is of sparse.gather")
-    rank = comm.rank
     came = _carried(comm, partial, plan, dtype, "sparse_reduce_scatter", timeout)
+    rank = comm.rank
     sums: dict[int, Array] = {}
     for chunk in plan.wanted(rank):
         for source, has in enumerate(plan.before[chunk]):

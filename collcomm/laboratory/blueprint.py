@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from .description import FRAME_HEADER
 from .namespaces import execute
 
 MTU = 1500
-FRAME_HEADER = 14  # Ethernet's, which shapers count
 BUCKET_SECONDS = 0.004  # what a shaper lets through at once: short, so that a small probe meets the rate, too
 BUCKET_BYTES = 256 << 10  # and never more than this: two full-sized segments of the kernel's offloading, and some
 QUEUE_SECONDS = 0.05

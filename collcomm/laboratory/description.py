@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 Matrix = tuple[tuple[float, ...], ...]
 TCP_HEADERS = 52  # IPv4, TCP, and its timestamps
-FRAME_HEADER = 14
+FRAME_HEADER = 14  # Ethernet's, which shapers count
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,6 @@ class Description:
     def payload_share(self) -> float:
         """How much of a rate TCP over IPv4 leaves for data in full packets."""
         return (self.mtu - TCP_HEADERS) / (self.mtu + FRAME_HEADER)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "bandwidth": self.bandwidth, "payload_share": self.payload_share}
 
 
 def square(n: int, value: Callable[[int, int], float]) -> Matrix:

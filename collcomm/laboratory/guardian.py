@@ -105,13 +105,9 @@ def main(tag: str, owner: int) -> None:
         watched.append(os.pidfd_open(owner))  # a forked child may hold the pipe open after its death
     except ProcessLookupError:
         pass
-    while True:
-        readable, _, _ = select.select(watched, [], [])
-        said = os.read(0, 1) if 0 in readable else b""
-        if said == TIDY:
-            return
+    readable, _, _ = select.select(watched, [], [])
+    if 0 not in readable or os.read(0, 1) != TIDY:
         clean(lambda name: belongs(name, tag))
-        return
 
 
 if __name__ == "__main__":

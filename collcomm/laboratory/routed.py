@@ -8,7 +8,7 @@ from .blueprint import Blueprint
 from .description import Description, describe
 from .laboratory import CONTROL_ADDRESS, HUB, Laboratory
 from .namespaces import execute
-from .switched import draw_control, links, rates_of
+from .switched import and_ports, draw_control, links, rates_of
 
 GATEWAY = 254  # a router's number in the network of its hosts
 HUB_NUMBER = 250
@@ -85,7 +85,7 @@ def two_paths(rate: float, paths: int = 2, hosts: int = 2) -> PathsLaboratory:
         return [(f"paths {one} to {other}", rate * paths)] if one != other else []
 
     told = describe("two_paths", hosts, path_of, mtu=drawn.mtu, site=sides.__getitem__, flow=lambda s, t: rate)
-    return PathsLaboratory(paths, drawn, told, addresses, _and(ports, "router", sides))
+    return PathsLaboratory(paths, drawn, told, addresses, and_ports(ports, [f"router{side}" for side in sides]))
 
 
 def leaf_spine(
@@ -136,7 +136,7 @@ def leaf_spine(
         site=leaf_of.__getitem__,
         flow=lambda s, t: uplink_rate if leaf_of[s] != leaf_of[t] else float("inf"),
     )
-    return Laboratory(drawn, told, addresses, _and(ports, "leaf", leaf_of), CONTROL_ADDRESS)
+    return Laboratory(drawn, told, addresses, and_ports(ports, [f"leaf{leaf}" for leaf in leaf_of]), CONTROL_ADDRESS)
 
 
 def behind_nat(
@@ -247,7 +247,3 @@ def _draw_hosts(drawn: Blueprint, network_of: Sequence[int], router: str, rates:
         drawn.limit(place, f"port{index}", rates[index])
         addresses.append(address)
     return addresses
-
-
-def _and(ports: list[list[tuple[str, str]]], router: str, network_of: Sequence[int]) -> list[list[tuple[str, str]]]:
-    return [[*known, (f"{router}{network_of[index]}", f"port{index}")] for index, known in enumerate(ports)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .blueprint import QUEUE_SECONDS, Blueprint
+from .blueprint import MTU, QUEUE_SECONDS, Blueprint
 from .description import describe, square
 from .laboratory import (
     CONTROL_ADDRESS,
@@ -19,7 +19,6 @@ from .laboratory import (
 from .relayprocess import HELD_BYTES, RelayProcess
 
 HUB_NUMBER = 200  # the hub's in the network, behind those of all hosts
-MTU = 1500
 _ALLOWED = "/proc/sys/net/ipv4/tcp_allowed_congestion_control"
 
 Rates = float | Sequence[float | None] | None
@@ -78,7 +77,7 @@ def asymmetric_ring(bandwidths: Sequence[Sequence[float]]) -> Laboratory:
         drawn.limit_pairs(f"h{index}", "eth0", others)
     ports = draw_control(drawn, addresses)
     told = describe("asymmetric_ring", n, lambda s, t: [(f"pair {s} to {t}", bandwidths[s][t])], mtu=drawn.mtu)
-    return Laboratory(drawn, told, addresses, _and(ports, SWITCH), CONTROL_ADDRESS)
+    return Laboratory(drawn, told, addresses, and_ports(ports, [SWITCH] * len(ports)), CONTROL_ADDRESS)
 
 
 def two_sites(
@@ -118,7 +117,9 @@ def two_sites(
     told = describe("two_sites", n, path, mtu=mtu, site=lambda host: host // per_site)
     relay = _relay(["tap0", "tap1"], delay, loss, seed, trunk_rate)
     places = [index // per_site for index in range(n)]
-    return RelayedLaboratory(relay, places, drawn, told, addresses, _and(ports, SWITCH), CONTROL_ADDRESS)
+    return RelayedLaboratory(
+        relay, places, drawn, told, addresses, and_ports(ports, [SWITCH] * len(ports)), CONTROL_ADDRESS
+    )
 
 
 def delayed(
@@ -149,7 +150,9 @@ def delayed(
     ports = draw_control(drawn, addresses)
     told = describe("delayed", n, lambda s, t: links(rates, s, t), mtu=mtu)
     relay = _relay([f"tap{index}" for index in range(n)], delays, losses, seed, rate)
-    return RelayedLaboratory(relay, range(n), drawn, told, addresses, _and(ports, SWITCH), CONTROL_ADDRESS)
+    return RelayedLaboratory(
+        relay, range(n), drawn, told, addresses, and_ports(ports, [SWITCH] * len(ports)), CONTROL_ADDRESS
+    )
 
 
 def rates_of(n: int, rate: Rates) -> list[float | None]:
@@ -183,8 +186,9 @@ def draw_control(drawn: Blueprint, addresses: Sequence[str]) -> list[list[tuple[
     return [[(HUB, f"control{index}")] for index in range(len(addresses))]
 
 
-def _and(ports: list[list[tuple[str, str]]], place: str) -> list[list[tuple[str, str]]]:
-    return [[*known, (place, f"port{index}")] for index, known in enumerate(ports)]
+def and_ports(ports: list[list[tuple[str, str]]], places: Sequence[str]) -> list[list[tuple[str, str]]]:
+    """``ports`` of each host, and the one that it has on the switch or router ``places[host]``."""
+    return [[*known, (places[index], f"port{index}")] for index, known in enumerate(ports)]
 
 
 def _draw_switch(drawn: Blueprint) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..collectives import BY_MESSAGES, Hosts
-from ..planner.choice import segments
+from ..collectives import BY_MESSAGES
 from ..planner.order import ring_order
+from ..planner.strategy import parameters
 from ..planner.topology import Topology
+from ..types import LinkClass
 
 MOST_ORDERED = 256  # ranks
 UNLIMITED = 1e12  # bytes/s, within a host
 MOST_SEGMENTS = 64  # in a simulation; by then a ring takes as long as with any more
-ORDERED = ("ring", "bidirectional", "hierarchical")
-_CUT = {"ring": ("all_reduce", "broadcast"), "hierarchical": ("all_reduce", "broadcast")}
 
 
 @dataclass(frozen=True)
@@ -28,34 +27,36 @@ class Candidate:
         return ", ".join(f"{name} {value}" for name, value in self.parameters.items() if isinstance(value, int))
 
 
-def candidates(kind: str, topology: Topology, nbytes: int, only: Sequence[str] = ()) -> list[Candidate]:
-    """By name. ``only``: leave others out. Raises ValueError for a name that the kind does not have."""
+def candidates(
+    kind: str, topology: Topology, nbytes: int, order: tuple[int, ...], only: Sequence[str] = ()
+) -> list[Candidate]:
+    """By name. ``order``: `order_on` this topology; ``only``: leave others out. Raises ValueError for a name that the kind does
+    not have."""
     known = sorted(algorithm for of, algorithm in BY_MESSAGES if of == kind)
     for name in only:
         if name not in known:
             raise ValueError(f"{kind} has no algorithm {name!r}; it has {', '.join(known)}")
-    layout, n = Hosts.of(topology.n, topology.hosts), topology.n
-    found, order = [], order_on(topology)
+    groups, far = groups_on(topology), _longest(topology, order)
+    found = []
     for name in known:
-        if only and name not in only:
+        if (only and name not in only) or (name == "hierarchical" and not 1 < len(set(groups)) < topology.n):
             continue
-        parameters: dict[str, Any] = {}
-        pieces = 1 if kind == "broadcast" else n
-        if name == "hierarchical":
-            if not 1 < layout.count < n:
-                continue
-            parameters["hosts"] = topology.hosts
-            pieces = layout.shares * (1 if kind == "broadcast" else layout.count)
-        if name in _CUT and kind in _CUT[name]:
-            parameters["segments"] = min(MOST_SEGMENTS, segments(nbytes / pieces))
-        if name in ORDERED and order != tuple(range(n)):
-            parameters["order"] = order
-        found.append(Candidate(name, parameters))
+        options = parameters(kind, name, nbytes, 0, order, groups, 0, far)
+        if options.get("segments", 0) > MOST_SEGMENTS:
+            options = parameters(kind, name, nbytes, MOST_SEGMENTS, order, groups, 0, far)
+        found.append(Candidate(name, options))
     if not found:
         raise ValueError(
-            f"none of {', '.join(only) or 'the algorithms'} applies: hierarchical needs hosts with several ranks"
+            f"none of {', '.join(only) or 'the algorithms'} applies: hierarchical needs sites or hosts with several ranks"
         )
     return found
+
+
+def groups_on(topology: Topology) -> tuple[int, ...]:
+    """By rank, what traffic is best kept within: a number for the site where the file names several, else for the host."""
+    numbers: dict[str, int] = {}
+    sites = [numbers.setdefault(host.site, len(numbers)) for host in topology.all_hosts]
+    return tuple(sites[host] for host in topology.hosts) if len(numbers) > 1 else topology.hosts
 
 
 def order_on(topology: Topology) -> tuple[int, ...]:
@@ -67,7 +68,20 @@ def order_on(topology: Topology) -> tuple[int, ...]:
     for source in range(n):
         for target in range(n):
             if source != target:
-                path = topology.path(source, target)
-                rates[source][target] = min((topology.capacities[number] for number in path), default=UNLIMITED)
+                rates[source][target] = _rate(topology, source, target)
                 latencies[source][target] = topology.latency(source, target)
     return ring_order(rates, latencies)
+
+
+def _rate(topology: Topology, source: int, target: int) -> float:
+    """Bytes/s of a transfer that is alone."""
+    return min((topology.capacities[number] for number in topology.path(source, target)), default=UNLIMITED)
+
+
+def _longest(topology: Topology, order: tuple[int, ...]) -> LinkClass:
+    """The longest latency and the least rate of the ring's links."""
+    links = list(zip(order, order[1:] + order[:1], strict=True)) if len(order) > 1 else []
+    return LinkClass(
+        max((topology.latency(source, target) for source, target in links), default=0.0),
+        min((_rate(topology, source, target) for source, target in links), default=UNLIMITED),
+    )

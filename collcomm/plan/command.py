@@ -11,7 +11,7 @@ from ..collectives import KINDS, generate
 from ..errors import CollcommError
 from ..planner.prediction import Prediction
 from ..planner.quantities import format_rate
-from ..planner.simulate import predict, simulate
+from ..planner.simulate import MOST_NODES, predict, simulate
 from ..planner.topology import Topology
 from ..planner.topologyfile import load_topology
 from .candidates import Candidate, candidates, order_on
@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=int, default=0, metavar="RANK", help="of broadcast, reduce, gather, scatter")
     parser.add_argument(
+        "--seed", type=int, default=0, help="of the delays up to the jitter that the file gives; default: %(default)s"
+    )
+    parser.add_argument(
         "--draw", type=Path, metavar="FILE", help="a picture of the network under load: .png, .svg or .pdf"
     )
     parser.set_defaults(run=run)
@@ -54,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     topology = load_topology(options.topology)
     if not 0 <= options.root < topology.n:
         raise ValueError(f"--root is a rank from 0 to {topology.n - 1}, not {options.root}")
-    rows, left_out = _predictions(options, topology, nbytes)
+    order = order_on(topology)
+    rows, left_out = _predictions(options, topology, nbytes, order)
     for candidate, why in left_out:
         print(f"left out: {candidate.algorithm}: {why}")
     if not rows:
@@ -64,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     title = f"{options.kind} of {format_size(nbytes)}, predicted"
     print_table(title, [_cells(options.kind, nbytes, row, best, topology) for row in rows], about)
     if any(row.algorithm == "ring" for row, _ in rows):
-        print(f"\nring: {_ring(topology)}")
+        print(f"\nring: {_ring(topology, order)}")
     loads = [
         {
             "link": topology.names[load.resource],
@@ -80,19 +84,26 @@ def run(options: argparse.Namespace) -> int:
     if topology.failures:
         _print_failures(options, topology, nbytes, candidate)
     if options.draw:
-        _draw(options, topology, candidate, best, title)
+        _draw(options, topology, candidate, best, order, title)
     return 0
 
 
 def _predictions(
-    options: argparse.Namespace, topology: Topology, nbytes: int
+    options: argparse.Namespace, topology: Topology, nbytes: int, order: tuple[int, ...]
 ) -> tuple[list[Row], list[tuple[Candidate, str]]]:
     """What can be simulated, and what cannot, with the reason."""
     rows, left_out = [], []
-    for candidate in candidates(options.kind, topology, nbytes, options.algorithm):
+    for candidate in candidates(options.kind, topology, nbytes, order, options.algorithm):
         try:
             found = predict(
-                options.kind, candidate.algorithm, topology.n, nbytes, topology, options.root, **candidate.parameters
+                options.kind,
+                candidate.algorithm,
+                topology.n,
+                nbytes,
+                topology,
+                options.root,
+                seed=options.seed,
+                **candidate.parameters,
             )
         except ValueError as error:
             left_out.append((candidate, str(error)))
@@ -120,9 +131,8 @@ def _cells(kind: str, nbytes: int, row: Row, best: Prediction, topology: Topolog
     }
 
 
-def _ring(topology: Topology) -> str:
+def _ring(topology: Topology, order: tuple[int, ...]) -> str:
     """The order of the ring by host, with the first and last of many."""
-    order = order_on(topology)
     names = [topology.all_hosts[topology.hosts[rank]].name for rank in order]
     if len(names) > MOST_NAMED:
         names = [*names[: MOST_NAMED // 2], "...", *names[-MOST_NAMED // 2 :]]
@@ -131,11 +141,14 @@ def _ring(topology: Topology) -> str:
 
 def _print_failures(options: argparse.Namespace, topology: Topology, nbytes: int, candidate: Candidate) -> None:
     n = topology.n
-    schedules = [
-        generate(options.kind, candidate.algorithm, n, rank, options.root, **candidate.parameters) for rank in range(n)
-    ]
-    found = simulate(schedules, nbytes, topology, failures=topology.failures)
     what = "; ".join(f"{failure.what} at {format_seconds(failure.at)}" for failure in topology.failures)
+    each = (options.kind, candidate.algorithm, n)
+    steps = n * len(generate(*each, (options.root + 1) % n, options.root, **candidate.parameters).steps)
+    if steps > MOST_NODES:
+        print(f"\nif {what}: not simulated: {candidate.algorithm} has some {steps:,} steps (at most {MOST_NODES:,})")
+        return
+    schedules = [generate(*each, rank, options.root, **candidate.parameters) for rank in range(n)]
+    found = simulate(schedules, nbytes, topology, failures=topology.failures, seed=options.seed)
     if not found.stuck:
         print(
             f"\nif {what}: {candidate.algorithm} is done in {format_seconds(found.seconds)}, as if nothing had failed"
@@ -148,13 +161,18 @@ def _print_failures(options: argparse.Namespace, topology: Topology, nbytes: int
 
 
 def _draw(
-    options: argparse.Namespace, topology: Topology, candidate: Candidate, prediction: Prediction, title: str
+    options: argparse.Namespace,
+    topology: Topology,
+    candidate: Candidate,
+    prediction: Prediction,
+    order: tuple[int, ...],
+    title: str,
 ) -> None:
     try:
         from .drawing import save_picture
     except ImportError as error:
         raise CollcommError(f"--draw needs {error.name}: pip install 'collcomm[plan]'") from None
-    ring = order_on(topology) if candidate.algorithm == "ring" else ()
+    ring = order if candidate.algorithm == "ring" else ()
     words = f"{title}: {format_seconds(prediction.seconds)} with {candidate.algorithm}"
     save_picture(options.draw, topology, prediction, ring, words)
     print(f"\ndrawn: {options.draw}")

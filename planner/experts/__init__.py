@@ -10,7 +10,6 @@ from .exflow import FlowPlacement
 from .llep import Dispatch, Share, dispatch
 from .sparse import SparseExchange
 from .tokens import TokenExchange, exchange
-from .twolevel import TwoLevel, choose_exchange, two_levels
 
 __all__ = [
     "Dispatch",
@@ -18,12 +17,9 @@ __all__ = [
     "Share",
     "SparseExchange",
     "TokenExchange",
-    "TwoLevel",
-    "choose_exchange",
     "dispatch",
     "exchange",
     "exflow",
     "llep",
     "sparse",
-    "two_levels",
 ]

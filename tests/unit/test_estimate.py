@@ -16,7 +16,7 @@ from collcomm.planner.estimate import (
     pause_after,
     train_budget,
 )
-from collcomm.planner.traffic import TrafficMeter
+from collcomm.planner.meter import TrafficMeter
 
 from collcomm.types import LinkRow
 

@@ -1,11 +1,10 @@
-"""Plans of sparse collectives over placements, and of exchanges among ranks on several hosts."""
+"""Plans of sparse collectives over placements."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from collcomm.planner.choice import Links
-from collcomm.planner.experts import choose_exchange, sparse, two_levels
+from collcomm.planner.experts import sparse
 
 
 def placement(rng: np.random.Generator, chunks: int, devices: int, share: float) -> np.ndarray:
@@ -61,45 +60,3 @@ def test_chunks_that_nobody_has_or_keeps() -> None:
     for held, wanted, sizes in (([[True]], [[True, True]], [1]), ([[True]], [[True]], []), ([], [], [])):
         with pytest.raises(ValueError, match=r"placements|sizes"):
             sparse.gather(held, wanted, sizes)
-
-
-HOSTS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]
-
-
-def test_two_levels_deliver_what_is_due_with_one_message_per_pair_of_hosts() -> None:
-    rng = np.random.default_rng(0)
-    due = rng.integers(1, 1000, (11, 11))
-    plan = two_levels(due.tolist(), HOSTS)
-    host = np.array(HOSTS)
-    far = host[:, None] != host
-    collect, cross, spread = (np.array(matrix) for matrix in (plan.collect, plan.cross, plan.spread))
-    assert not collect[far].any() and not spread[far].any() and not cross[~far].any()
-    for here in range(3):
-        for there in range(3):
-            messages = cross[np.ix_(host == here, host == there)]
-            assert np.count_nonzero(messages) == (here != there)
-            assert messages.sum() == (due[np.ix_(host == here, host == there)].sum() if here != there else 0)
-    near_due = np.where(far, 0, due)
-    np.testing.assert_array_equal((collect - near_due).sum(1), np.where(far, due, 0).sum(1))
-    np.testing.assert_array_equal(spread.sum(0), np.where(far, due, 0).sum(0))
-    flow = collect.sum(0) - near_due.sum(0) - cross.sum(1)
-    assert not flow.any(), "who speaks for the host sends on what it was handed"
-
-
-def test_small_blocks_to_many_go_in_two_levels_and_large_ones_directly() -> None:
-    hosts = [rank // 8 for rank in range(32)]
-    within, across = Links(1e-6, 10e9), Links(100e-6, 1e9)
-
-    def chosen(nbytes: int) -> tuple[str, float]:
-        choice = choose_exchange([[nbytes] * 32 for _ in range(32)], hosts, within, across)
-        return choice.algorithm, choice.seconds
-
-    name, seconds = chosen(100)
-    assert name == "two_level"
-    # 7 messages within, 1 across by the busiest rank, 7 within, and the bytes of a host
-    assert seconds == pytest.approx(7e-6 + 100e-6 + 7e-6 + 8 * 24 * 100 / 1e9, rel=0.02)
-    name, seconds = chosen(10_000_000)
-    assert name == "direct"
-    assert seconds == pytest.approx(8 * 24 * 10e6 / 1e9, rel=0.05)
-    assert choose_exchange([[9] * 4] * 4, [0] * 4).algorithm == "direct"
-    assert choose_exchange([[9] * 4] * 4, range(4)).algorithm == "direct"

@@ -178,3 +178,15 @@ def test_what_does_not_fit_the_plan_is_refused() -> None:
             sparse_reduce_scatter(comm, {0: np.zeros(4)}, gradients)
 
     run_peers(1, body)
+
+
+def test_a_plan_for_fewer_ranks_is_refused_at_those_that_it_does_not_know() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        gather = sparse.gather([[True]], [[True]], [4], epoch=comm.view.epoch)
+        scatter = sparse.scatter([[True]], [[True]], [4], epoch=comm.view.epoch)
+        with pytest.raises(ValueError, match="sparse_all_gather: the plan is for 1 ranks, the communicator has 2"):
+            sparse_all_gather(comm, {0: np.zeros(4, np.float32)}, gather)
+        with pytest.raises(ValueError, match="sparse_reduce_scatter: the plan is for 1 ranks"):
+            sparse_reduce_scatter(comm, {0: np.zeros(4, np.float32)}, scatter)
+
+    run_peers(2, body)

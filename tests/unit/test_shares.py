@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from collcomm.planner.shares import MOST_SAMPLES, Speeds, arrival_spread, batch_shares, bounded, local_steps
+from collcomm.planner.shares import Speeds, bounded, local_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,12 @@ _REPORT = st.one_of(
 )
 
 
+def _spread(steps: dict[int, int], speeds: dict[int, float]) -> float:
+    """By how much the last arrives after the first, as a part of the round."""
+    arrivals = [steps[member] / speeds[member] for member in steps]
+    return (max(arrivals) - min(arrivals)) / max(arrivals)
+
+
 # -- steps -------------------------------------------------------------------------------------------------------------
 
 
@@ -30,12 +36,12 @@ def test_peers_at_full_half_and_quarter_speed_arrive_together() -> None:
     true = {1: 40.0, 2: 20.0, 3: 10.0}
     known, draw = Speeds(), random.Random(4)
     steps = {member: 50 for member in true}
-    assert arrival_spread(steps, true) == 0.75
+    assert _spread(steps, true) == 0.75
     for _ in range(5):
         for member, taken in steps.items():
             known.observe(member, taken, taken / true[member] * draw.uniform(0.97, 1.03))
         steps = local_steps(known.among(true))
-        assert arrival_spread(steps, true) < 0.1
+        assert _spread(steps, true) < 0.1
     assert steps[1] == 100 and steps[2] == pytest.approx(50, abs=3) and steps[3] == pytest.approx(25, abs=2)
 
 
@@ -52,7 +58,7 @@ def test_the_average_follows_a_machine_that_slows_down() -> None:
         assert number < 3 or known.of(2) == pytest.approx(
             4 + 6 * 0.9 ** (number - 2)
         )  # by a tenth of the difference each
-    assert arrival_spread(steps, true) < 0.1
+    assert _spread(steps, true) < 0.1
 
 
 @settings(max_examples=200, deadline=None)
@@ -61,7 +67,7 @@ def test_all_arrive_together_where_the_bounds_allow_it(factors: list[float], sca
     speeds = {member: factor * scale for member, factor in enumerate(factors)}
     steps = local_steps(speeds)
     assert all(20 <= count <= 100 for count in steps.values()) and max(steps.values()) == 100
-    assert arrival_spread(steps, speeds) < 0.1
+    assert _spread(steps, speeds) < 0.1
 
 
 def test_beyond_the_bounds_the_slow_take_the_least_and_nobody_more_than_the_most() -> None:
@@ -71,15 +77,11 @@ def test_beyond_the_bounds_the_slow_take_the_least_and_nobody_more_than_the_most
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.integers(0, 9), _REPORT), st.integers(0, 200))
-def test_whatever_is_reported_the_shares_keep_to_their_bounds(speeds: dict[int, float], total: int) -> None:
+@given(st.dictionaries(st.integers(0, 9), _REPORT))
+def test_whatever_is_reported_the_steps_keep_to_their_bounds(speeds: dict[int, float]) -> None:
     steps = local_steps(speeds)
     assert steps.keys() == speeds.keys() and all(20 <= count <= 100 for count in steps.values())
-    shares = batch_shares(speeds, total)
-    assert shares.keys() == speeds.keys() and (not shares or sum(shares.values()) == total)
-    assert all(share >= (1 if total >= len(shares) else 0) for share in shares.values())
-    turned = dict(reversed(list(speeds.items())))
-    assert local_steps(turned) == steps and batch_shares(turned, total) == shares
+    assert local_steps(dict(reversed(list(speeds.items())))) == steps
 
 
 # -- speeds ------------------------------------------------------------------------------------------------------------
@@ -102,7 +104,6 @@ def test_a_claim_of_a_billion_steps_a_second_leaves_the_others_at_their_least() 
         known.observe(member, 1e9 if member == 3 else 50, 1.0)
     speeds = known.among(range(4))
     assert speeds[3] == 16 * speeds[0]
-    assert batch_shares(speeds, 190) == {0: 10, 1: 10, 2: 10, 3: 160}
     assert local_steps(speeds) == {0: 20, 1: 20, 2: 20, 3: 100}
 
 
@@ -117,26 +118,12 @@ def test_newcomers_begin_at_the_median_and_the_dead_are_forgotten() -> None:
     assert bounded({5: math.nan}) == {5: 1.0}
 
 
-# -- batches -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_batch_is_divided_by_largest_remainders() -> None:
-    assert batch_shares({1: 4.0, 2: 2.0, 3: 1.0}, 70) == {1: 40, 2: 20, 3: 10}
-    assert batch_shares({1: 1.0, 2: 1.0, 3: 1.0}, 100) == {1: 34, 2: 33, 3: 33}
-    assert batch_shares({1: 4.0, 2: 2.0, 3: 1.0}, 10) == {1: 6, 2: 3, 3: 1}
-    assert batch_shares({1: 16.0, 2: 1.0, 3: 1.0}, 3) == {1: 1, 2: 1, 3: 1}
-    assert batch_shares({1: 1.0, 2: 1.0}, 1) == {1: 1, 2: 0}
-    assert batch_shares({}, 5) == {}
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda: Speeds(1.0), "momentum"),
         (lambda: local_steps({}, 0, 5), "least"),
         (lambda: local_steps({}, 6, 5), "least"),
-        (lambda: batch_shares({1: 1.0}, -1), "batch"),
-        (lambda: batch_shares({1: 1.0}, MOST_SAMPLES + 1), "batch"),
     ],
 )
 def test_arguments_that_make_no_sense(wrong: Callable[[], Any], said: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from collcomm.planner.quantities import format_rate, parse_rate, parse_time
-from collcomm.planner.topology import Topology, TopologyError
+from collcomm.planner.topology import MOST_SWITCHES, Host, Topology, TopologyError
 from collcomm.planner.topologyfile import load_topology, parse_topology
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "topologies"
@@ -188,3 +188,16 @@ def test_failures_name_what_they_take_away() -> None:
     assert [topology.names[resource] for resource in host.resources] == ["h1 up", "h1 down"]
     assert (link.at, link.ranks) == (3.0, ())
     assert [topology.names[resource] for resource in link.resources] == ["h0 up", "h0 down"]
+
+
+def test_there_are_so_many_switches_and_no_more() -> None:
+    assert len(parse_topology(_switches(MOST_SWITCHES)).switches) == MOST_SWITCHES
+    with pytest.raises(TopologyError, match=r"switches entry 2 \(t\): more than 10,000 switches"):
+        parse_topology(_switches(MOST_SWITCHES - 1, 2))
+    with pytest.raises(TopologyError, match="more than 10,000 switches"):
+        Topology("many", [Host("h")], [f"s{number}" for number in range(MOST_SWITCHES + 1)], [])
+
+
+def _switches(*counts: int) -> str:
+    entries = (f'[[switches]]\nprefix = "{name}"\ncount = {count}\n' for name, count in zip("st", counts, strict=False))
+    return "".join(entries) + '[[hosts]]\nname = "h"\nattach = "s0"\nnic = "1 Gbit/s"\n'
