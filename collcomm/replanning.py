@@ -1,5 +1,5 @@
-"""A process that fits one traffic plan: a line of JSON in, a line of JSON out. Coordinators run it, so that planning takes no
-time from peers, and none from those who wait for the coordinator.
+"""A process that fits one traffic plan: JSON in a file whose descriptor it is given, a line of JSON out. Coordinators run it,
+so that planning takes no time from peers, and none from those who wait for the coordinator.
 
 It ends when its owner does: the owner keeps the other end of its standard input.
 """
@@ -21,19 +21,16 @@ from .types import Member, View
 
 CPU_SECONDS = 60  # whatever the group, no plan is worth more
 NICENESS = 10
-MAX_LINE = 16 << 20
 
 
 def main() -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
-    line = sys.stdin.readline(MAX_LINE)
-    if not line.endswith("\n"):
-        return 2
     threading.Thread(target=_end_with_owner, daemon=True).start()
     try:
-        print(json.dumps(_planned(json.loads(line))), flush=True)
+        with open(int(sys.argv[1]), "rb") as question:
+            print(json.dumps(_planned(json.load(question))), flush=True)
     except Exception as error:  # the coordinator is told, and goes on without a new plan
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
         return 1

@@ -1,7 +1,7 @@
 """What the members of one communicator go by: the group's traffic plan, brought to the members that are present.
 
 A pure function of the plan, the members and their hosts, so that all members come to the same. A plan made for other members
-stays of use: the order keeps those who are left, newcomers are put behind their nearest of the same site or host, and a
+stays of use: the order keeps those who are left, newcomers are put behind those of the same host, and a
 choice that was made for about as many holds. Where there is none, closed forms over typical links choose.
 """
 
@@ -14,7 +14,7 @@ from ..collectives import BY_MESSAGES, Hosts
 from ..types import LinkClass, PlannedChoice, TrafficPlan
 from .across import choose_across
 from .choice import MAX_SEGMENTS, Choice, Links, segments
-from .flows import Fabric, share_links
+from .flows import share_links
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
@@ -45,8 +45,11 @@ class Strategy:
             return
         self.order = _order(plan, ids, hosts)
         self.sites = _sites(plan, ids, hosts)
-        if beside and len(set(self.sites)) > 1 and len(set(plan.sites)) > 1:
-            self.order = _order_beside(plan, ids, self.sites, beside)
+        site_of = dict(zip(plan.order, plan.sites, strict=False))
+        spans = len({site_of.get(member, -1) for member in ids}) > 1
+        self._far = plan.across if spans else plan.within
+        if beside and spans:
+            self.order = _order_beside(plan, ids, beside)
         self._hub = ids.index(plan.hub) if plan.hub in ids else 0
         if len(ids) >= SAME_SIZE * len(plan.order) and len(ids) * SAME_SIZE <= len(plan.order):
             for choice in plan.choices:
@@ -75,7 +78,7 @@ class Strategy:
         if row is not None:
             options = self.parameters(kind, row.algorithm, nbytes, row.segments)
             return Choice(row.algorithm, options, row.seconds, self.frame_bytes)
-        across = Links(self.plan.across.latency, self.plan.across.bandwidth)
+        across = Links(self._far.latency, self._far.bandwidth)  # between hosts, where all are on one site
         within = Links(self.plan.within.latency, self.plan.within.bandwidth)
         found = choose_across(kind, nbytes, self.sites, across, within)
         cuts = int(found.parameters.get("segments", 1))
@@ -87,14 +90,12 @@ class Strategy:
         """A power of two that takes some 10 ms of the slower kind of link, so that several streams end at about the same time."""
         if self.plan is None:
             return 0
-        rate = min(self.plan.within.bandwidth, self.plan.across.bandwidth)
+        rate = min(self.plan.within.bandwidth, self._far.bandwidth)
         return max(LEAST_FRAME, min(MOST_FRAME, 1 << int(rate * FRAME_SECONDS).bit_length()))
 
     def parameters(self, kind: str, algorithm: str, nbytes: int, cuts: int) -> dict[str, Any]:
         """What a generator of schedules is to be told. ``cuts``: segments; 0: as many as keep pieces in cache."""
-        assert self.plan is not None
-        far = self.plan.across if len(set(self.plan.sites)) > 1 else self.plan.within
-        return parameters(kind, algorithm, nbytes, cuts, self.order, self.sites, self._hub, far)
+        return parameters(kind, algorithm, nbytes, cuts, self.order, self.sites, self._hub, self._far)
 
 
 def parameters(
@@ -149,17 +150,17 @@ def _order(plan: TrafficPlan, ids: Sequence[int], hosts: Sequence[int]) -> tuple
     return tuple(order[start:] + order[:start])
 
 
-def _order_beside(
-    plan: TrafficPlan, ids: Sequence[int], sites: Sequence[int], beside: Sequence[Sequence[int]]
-) -> tuple[int, ...]:
+def _order_beside(plan: TrafficPlan, ids: Sequence[int], beside: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Ranks in an order that crosses from site to site where the groups ``beside`` do not, as far as it can."""
-    site_of = dict(zip(plan.order, plan.sites, strict=False)) | dict(zip(ids, sites, strict=True))
-    everybody = sorted(site_of)
+    newcomers = [member for member in ids if member not in plan.order]  # each on a site of its own
+    everybody = [*dict.fromkeys(plan.order), *newcomers]
     number = {member: place for place, member in enumerate(everybody)}
+    site_of = dict(zip(plan.order, plan.sites, strict=False))
+    sites = [site_of.get(member, len(everybody) + place) for place, member in enumerate(everybody)]
     groups = [[number[member] for member in dict.fromkeys(group) if member in number] for group in (*beside, ids)]
-    shared = share_links(groups, Fabric([site_of[member] for member in everybody]))
+    shared = share_links(groups, sites)
     rank_of = {member: rank for rank, member in enumerate(ids)}
-    order = [rank_of[everybody[place]] for place in shared.orders[-1]]
+    order = [rank_of[everybody[place]] for place in shared[-1]]
     start = order.index(0)
     return tuple(order[start:] + order[:start])
 

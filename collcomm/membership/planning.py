@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,27 @@ class Planners:
         self._replan: Replan | None = None
         self._deadline = 0.0
         self._answer = b""
+        self._refused: list[Replan] = []  # that no process works on
 
     def start(self, replan: Replan, now: float) -> None:
         if replan.group in self._waiting or len(self._waiting) < MAX_WAITING:
             self._waiting[replan.group] = replan
+        else:
+            self._refused.append(replan)
         self._next(now)
 
     def _next(self, now: float) -> None:
-        if self._process is not None or not self._waiting:
-            return
-        replan = self._replan = self._waiting.pop(next(iter(self._waiting)))
+        while self._process is None and self._waiting:
+            replan = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                self._begin(replan, now)
+            except OSError as error:  # no more processes, or descriptors
+                log.warning("no planner can be started: %s", error)
+                self._refused.append(replan)
+
+    def _begin(self, replan: Replan, now: float) -> None:
+        """What is asked goes in a file without a name: a pipe would hold up the coordinator until the process reads. Raises
+        OSError."""
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         asked = {
@@ -54,23 +66,26 @@ class Planners:
             "order": replan.order,
             "effort": replan.effort,
         }
-        self._deadline, self._answer = now + PLAN_SECONDS, b""
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", PLANNER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        with tempfile.TemporaryFile() as question:
+            question.write(json.dumps(asked).encode())
+            question.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", PLANNER, str(question.fileno())],
+                stdin=subprocess.PIPE,  # its other end tells the process that its owner lives
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[question.fileno()],
+                env=environment,
+            )
+        self._replan, self._deadline, self._answer = replan, now + PLAN_SECONDS, b""
+        assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         self._poller.register(self._process.stdout.fileno(), zmq.POLLIN)
-        with contextlib.suppress(OSError):  # it has ended; that is noticed below
-            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-            self._process.stdin.flush()
 
     def ended(self, ready: dict[Any, int], now: float) -> Iterator[tuple[Replan, Message | None]]:
         """Those that have come to an end, with the plan they found, if they did."""
+        refused, self._refused = self._refused, []
+        yield from ((one, None) for one in refused)
         process, replan = self._process, self._replan
         if process is None or replan is None:
             return

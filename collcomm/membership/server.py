@@ -268,16 +268,9 @@ class Coordinator:
             elif isinstance(effect, Probe):
                 self._probes.start(effect, time.monotonic())
             elif isinstance(effect, Replan):
-                self._plan(effect)
+                self._planners.start(effect, time.monotonic())
             else:
                 self._post(effect)
-
-    def _plan(self, replan: Replan) -> None:
-        try:
-            self._planners.start(replan, time.monotonic())
-        except OSError as error:  # no more processes
-            log.warning("no planner can be started: %s", error)
-            self._carry_out(self._machine.planned(replan, None))
 
     def _post(self, effect: Send | Ping) -> None:
         try:

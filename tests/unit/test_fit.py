@@ -11,6 +11,8 @@ from collcomm.planner.measured import Measured, Place
 from collcomm.planner.strategy import Strategy
 
 from collcomm.collectives import KINDS
+from collcomm.membership.messages import checked_plan
+from collcomm.membership.plans import plan_message, plan_of
 from collcomm.types import LinkRow
 
 
@@ -86,3 +88,12 @@ def test_a_commit_round_takes_a_latency_for_each_doubling() -> None:
     for n, rounds in ((1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3)):
         network = Measured(places(*range(n)), rows_of(n, lambda i, j: 1e-2, lambda i, j: 1e7))
         assert commit_seconds(network) == pytest.approx(rounds * (1e-2 + 2 * network.overhead))
+
+
+@pytest.mark.parametrize("latency", [1e-4, 3e-3, 1e-1, 60.0])
+@pytest.mark.parametrize("rate", [1e3, 1.25e7, 1.25e9, 1e12])
+def test_every_plan_can_be_sent_and_takes_time(latency: float, rate: float) -> None:
+    rows = rows_of(4, lambda i, j: 5e-5 if i % 2 == j % 2 else latency, lambda i, j: rate)
+    plan = fit(places(*range(4)), rows)
+    assert all(choice.seconds > 0 for choice in plan.choices)
+    assert plan_of(checked_plan(plan_message(plan))).order == plan.order

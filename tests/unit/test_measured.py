@@ -83,3 +83,20 @@ def test_what_crosses_sites_shares_a_trunk_each_way() -> None:
     network = Measured(places(0, 1, 2, 3, sites="aabb"), rows_of(4, 1e-4, 1e8))
     there, also, back = network.path(0, 2), network.path(1, 3), network.path(2, 0)
     assert len(set(there) & set(also)) == 1 and not set(there) & set(back)
+
+
+def test_sites_that_the_user_tells_apart_are_not_joined_by_who_says_nothing() -> None:
+    network = Measured(places(0, 1, 2, sites="xy."), rows_of(3, 1e-4, 1e8))
+    assert network.sites[0] != network.sites[1]
+
+
+def test_a_slow_cable_counts_for_all_ranks_of_its_hosts() -> None:
+    rows = [LinkRow(10, 12, 1e-4, 1e6), LinkRow(10, 14, 1e-4, 1e9), LinkRow(12, 14, 1e-4, 1e9)]
+    network = Measured(places(0, 0, 1, 1, 2), rows)
+    assert {least(network, i, j) for i in (0, 1) for j in (2, 3)} == {1e6}
+
+
+def test_the_ways_of_an_asymmetric_trunk_are_kept_apart() -> None:
+    rows = [LinkRow(10, 12, 1e-4, 1e6), LinkRow(12, 10, 1e-4, 1e8)]
+    network = Measured(places(0, 1, 2, 3, sites="aabb"), rows)
+    assert least(network, 1, 3) == 1e6 and least(network, 3, 1) == 1e8

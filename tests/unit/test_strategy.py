@@ -9,6 +9,8 @@ from collcomm.planner import choose_across
 from collcomm.planner.strategy import Strategy
 
 from collcomm.collectives import KINDS, generate
+from collcomm.engine.cutting import FRAME_BYTES
+from collcomm.engine.plan import INLINE_BYTES
 from collcomm.types import LinkClass, PlannedChoice, TrafficPlan
 
 LAN, WAN = LinkClass(1e-4, 1e8), LinkClass(1e-2, 1e7)
@@ -63,3 +65,32 @@ def test_whatever_the_plan_says_every_kind_can_be_run(ids: tuple[int, ...], orde
         choice = strategy.choose(kind, nbytes)
         for rank in range(len(ids)):
             generate(kind, choice.algorithm, len(ids), rank, **choice.parameters)
+
+
+def test_what_the_engine_sends_in_one_piece_is_one_frame_however_slow_the_links() -> None:
+    for rate in (1.0, 1e5, 5e6, 1e9, 1e12):
+        slow = TrafficPlan(1, (1, 2), (0, 1), 1, LinkClass(1e-3, rate), LinkClass(1e-3, rate))
+        assert INLINE_BYTES <= Strategy(slow, (1, 2), (0, 1)).frame_bytes <= FRAME_BYTES
+
+
+def test_a_group_on_one_site_is_planned_by_the_links_of_that_site() -> None:
+    whole = plan((1, 2, 3, 4), (0, 0, 0, 1))
+    near = Strategy(whole, (1, 2), (0, 1)).choose("all_reduce", 1 << 20)
+    far = Strategy(whole, (1, 4), (0, 3)).choose("all_reduce", 1 << 20)
+    assert near.seconds < 0.05 < far.seconds
+
+
+def test_a_group_on_one_site_keeps_its_measured_order_beside_others() -> None:
+    whole = plan((1, 4, 2, 3, 5), (0, 0, 0, 0, 1))
+    assert Strategy(whole, (1, 2, 3, 4), (0, 1, 2, 3), beside=[(1, 5)]).order == (0, 3, 1, 2)
+
+
+def test_groups_beside_each_other_cross_at_different_members() -> None:
+    whole = plan((1, 2, 3, 4, 5, 6, 7, 8), (0, 0, 0, 0, 1, 1, 1, 1))
+    first, second = (1, 2, 5, 6), (1, 2, 5, 6)
+
+    def crossing(beside: list[tuple[int, ...]]) -> set[tuple[int, int]]:
+        order = [second[rank] for rank in Strategy(whole, second, (0, 1, 2, 3), beside).order]
+        return {(a, b) for a, b in itertools.pairwise((*order, order[0])) if (a < 5) != (b < 5)}
+
+    assert not crossing([]) & crossing([first])
