@@ -35,7 +35,7 @@ HIERARCHICAL: dict[str, _Cost] = {
 
 
 def choose_across(
-    kind: str, nbytes: int, hosts: tuple[int, ...], across: Links = NETWORK, within: Links = LOOPBACK
+    kind: str, nbytes: int, hosts: tuple[int, ...], across: Links | None = None, within: Links = LOOPBACK
 ) -> Choice:
     """As `choose`, for ranks on the hosts ``hosts``, of which some share one. ``across``: links between hosts, of which one
     host's ranks share the bandwidth; ``within``: links within a host. Sites may stand for hosts."""
@@ -43,7 +43,8 @@ def choose_across(
     if layout.count == 1:
         return choose(kind, n, nbytes, within)
     if layout.count == n:
-        return choose(kind, n, nbytes, LOOPBACK if across is NETWORK else across)
+        return choose(kind, n, nbytes, LOOPBACK if across is None else across)
+    across = NETWORK if across is None else across
     largest = max(len(ranks) for ranks in layout.members)
     found = []
     for name, cost in COSTS[kind].items():

@@ -11,12 +11,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
+from statistics import median_low
 from typing import Any, Literal
 
 from ..collectives import BY_MESSAGES, KINDS
 from ..types import LinkClass, LinkRow, PlannedChoice, TrafficPlan
 from .commit import commit_seconds
-from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place, median
+from .measured import UNKNOWN_BANDWIDTH, UNKNOWN_LATENCY, Measured, Place
 from .order import default_steps, insert, ring_order
 from .program import even_bounds, programs
 from .simulate import predict, run
@@ -114,7 +115,8 @@ def _typical(network: Measured, same_site: bool) -> LinkClass:
     if not chosen:
         return LinkClass(UNKNOWN_LATENCY, UNKNOWN_BANDWIDTH)
     return LinkClass(
-        median([network.latencies[i][j] for i, j in chosen]), median([network.bandwidths[i][j] for i, j in chosen])
+        median_low([network.latencies[i][j] for i, j in chosen]),
+        median_low([network.bandwidths[i][j] for i, j in chosen]),
     )
 
 

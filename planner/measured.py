@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median_low
 
 from ..types import LinkRow
 from .choice import LOOPBACK
@@ -135,7 +136,7 @@ def _completed(
     for (i, j), value in known.items():
         for kind, key in zip(classes, keys(i, j), strict=True):
             kind.setdefault(key, []).append(value)
-    medians = [{key: median(values) for key, values in kind.items()} for kind in classes]
+    medians = [{key: median_low(values) for key, values in kind.items()} for kind in classes]
 
     def like(i: int, j: int) -> float:
         for kind, key in zip(medians, keys(i, j), strict=True):
@@ -144,11 +145,6 @@ def _completed(
         return unknown
 
     return [[known.get((i, j), like(i, j)) for j in range(n)] for i in range(n)]
-
-
-def median(values: Sequence[float]) -> float:
-    """The lower one of two, so that it is one of the values."""
-    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _sites(places: Sequence[Place], latencies: Sequence[Sequence[float]]) -> tuple[int, ...]:

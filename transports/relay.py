@@ -23,7 +23,7 @@ from .frames import Greeting
 
 READY = b"\x01"
 CHUNK_BYTES = 256 << 10  # as much as a socket's buffer gives at a time; two per pair
-MOST_PAIRS = 1024  # less where descriptors are scarce
+MOST_PAIRS = 1024
 MOST_WAITING = 1024
 MEETING_SECONDS = 5.0  # for the other line to come
 LINGER_SECONDS = 10.0  # for the last bytes of who has closed
@@ -78,6 +78,7 @@ class Relay:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # hosts that vanish leave lines behind
             self._arrived.append(line)
             if self._thread is None:
                 self._wake_read, self._wake_write = os.pipe()

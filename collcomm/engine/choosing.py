@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from types import MappingProxyType
 from typing import Any
 
 from ..planner.choice import Choice
-from ..planner.measured import median
 from ..planner.strategy import Strategy
 from ..types import View
 
@@ -107,7 +107,7 @@ class Choosing:
             choice.algorithm,
             dict(choice.parameters),
             choice.seconds,
-            median(taken) if taken else None,
+            median_low(taken) if taken else None,
             len(taken),
             0 if view.plan is None else view.plan.revision,
             tuple(choice.parameters.get("order", strategy.order)),
