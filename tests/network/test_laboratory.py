@@ -33,7 +33,7 @@ from collcomm.laboratory.guardian import names
 from .traffic import Server, all_dialled, dialled, measured_rate, sending
 
 RATE = 12.5e6  # bytes/s: little for a busy machine
-LEAST, MOST = 0.5, 1.1
+LEAST, MOST = 0.5, 1.2
 GONE_SECONDS = 15.0
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from .conftest import Hosts
 
-START_SECONDS = 1.0  # a peer has joined by then
+START_SECONDS = 30.0
+JOIN_SECONDS = 0.5  # the coordinator knows by then of a peer that joins
 FOUND_SECONDS = 30.0  # each direction that is tried in vain takes two
 
 
@@ -31,7 +32,8 @@ def start_in_order(hosts: Hosts, task: str, **options: Any) -> None:
     for index in range(count):
         case = {"task": task, "address": hosts.coordinator.address, "n": count, "index": index}
         hosts.peers.start(index, {**case, **options})
-        time.sleep(START_SECONDS)
+        hosts.next_from_each("joins", {index}, START_SECONDS)
+        time.sleep(JOIN_SECONDS)
 
 
 def ways(hosts: Hosts, count: int) -> dict[int, dict[str, str]]:

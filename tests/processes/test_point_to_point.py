@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from collcomm.transports import sockets
+from collcomm.transports import connector
 from collcomm.transports.base import MESSAGES
 
 import collcomm
@@ -213,13 +213,13 @@ def push(stream: pointtopoint.Stream, data: bytes) -> None:
 
 def test_two_that_send_to_each_other_at_once_make_one_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both directions need the same link, each in a thread of its own, and none is there yet."""
-    greet = sockets._greet
+    greet = connector.greet
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.05)
         return greet(*arguments)
 
-    monkeypatch.setattr(sockets, "_greet", slowly)
+    monkeypatch.setattr(connector, "greet", slowly)
 
     def body(comm: collcomm.Communicator) -> None:
         other = 1 - comm.rank

@@ -42,7 +42,7 @@ def test_the_command_times_calls_in_a_group_of_one(tmp_path: Path, capsys: pytes
 
 def test_only_torch_has_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "all_reduce", "ddp"]) == 2
-    assert "only torch has parts" in capsys.readouterr().out
+    assert "only torch and plan have parts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fixed", [0.5, 7.0, 90.0, 500.0])

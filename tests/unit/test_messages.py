@@ -204,7 +204,11 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "rejected": {"text": st.text(max_size=200)},
     "pending": {"count": number},
     "halt": {"epoch": epoch, "round": number, "next": epoch, "heirs": ids},
-    "view": {**view, "keys": st.lists(st.binary(min_size=32, max_size=32), max_size=5)},
+    "view": {
+        **view,
+        "keys": st.lists(st.binary(min_size=32, max_size=32), max_size=5),
+        "booth": st.none() | st.tuples(port, epoch, st.binary(min_size=32, max_size=32)).map(list),
+    },
     "inquire": operation,
     "evicted": {"cause": st.text(max_size=200)},
     "standby": {"leader": st.text(max_size=256)},

@@ -105,3 +105,11 @@ def test_the_order_of_a_large_group_is_searched_for_longer_and_longer() -> None:
             efforts.append(asked.effort)
             traffic.planned(present, present, PLAN)
     assert efforts == [0, 1, 2, 3]
+
+
+def test_other_times_alone_make_no_new_plan() -> None:
+    traffic, present = Traffic(), view(1, 1, 2, 3)
+    choices = [["all_reduce", 0, "ring", 1, 1000]]
+    assert traffic.planned(present, present, {**PLAN, "choices": choices}) is not None
+    assert traffic.planned(present, present, {**PLAN, "choices": [["all_reduce", 0, "ring", 1, 2000]]}) is None
+    assert traffic.planned(present, present, {**PLAN, "choices": [["all_reduce", 0, "star", 1, 1000]]}) is not None
