@@ -199,6 +199,8 @@ import os, subprocess, sys, time
 from collcomm.laboratory import two_sites
 with two_sites(1, 1e6, 1e6, 0.01) as lab:
     inside = subprocess.Popen([*lab.enter(0), "sleep", "600"], start_new_session=True)
+    while os.readlink(f"/proc/{inside.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+        time.sleep(0.01)  # it is on its way in
     if sys.argv[1] == "unguarded":
         lab._guardian.kill()
     print(lab.relay_pid, inside.pid, flush=True)
