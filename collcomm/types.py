@@ -142,6 +142,11 @@ class TrafficPlan:
     across: LinkClass
     choices: tuple[PlannedChoice, ...] = ()
 
+    @cached_property
+    def site_of(self) -> dict[int, int]:
+        """By member."""
+        return dict(zip(self.order, self.sites, strict=False))
+
 
 @dataclass(frozen=True)
 class View:

@@ -59,8 +59,8 @@ class Measured:
                     self.latencies[one][other], self.bandwidths[one][other] = LOOPBACK.latency, LOOPBACK.bandwidth
         self._rates: list[float] = []
         self._numbers: dict[tuple[str, int, int], int] = {}
-        self._cards, self._cables = self._best_of_each_host(), self._best_between_hosts()
-        self._trunks = self._best_between_sites()
+        self._cards = self._best_of_each_host()
+        self._cables, self._trunks = self._best(self.hosts), self._best(self.sites)
         self._paths = [[self._make_path(i, j) for j in range(self.n)] for i in range(self.n)]
         self.capacities: Sequence[float] = tuple(self._rates)
 
@@ -90,12 +90,6 @@ class Measured:
             self._numbers[key] = len(self._rates)
             self._rates.append(capacity)
         return self._numbers[key]
-
-    def _best_between_sites(self) -> dict[tuple[int, int], float]:
-        return self._best(self.sites)
-
-    def _best_between_hosts(self) -> dict[tuple[int, int], float]:
-        return self._best(self.hosts)
 
     def _best(self, places: Sequence[int]) -> dict[tuple[int, int], float]:
         """The bandwidth of the best link from each of ``places`` to each other."""

@@ -15,6 +15,7 @@ from ..types import LinkClass, PlannedChoice, TrafficPlan
 from .across import choose_across
 from .choice import MAX_SEGMENTS, Choice, Links, segments
 from .flows import share_links
+from .order import normal
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
@@ -43,13 +44,11 @@ class Strategy:
         self._table: dict[str, list[PlannedChoice]] = {}
         if plan is None:
             return
-        self.order = _order(plan, ids, hosts)
-        self.sites = _sites(plan, ids, hosts)
-        site_of = dict(zip(plan.order, plan.sites, strict=False))
-        spans = len({site_of.get(member, -1) for member in ids}) > 1
-        self._far = plan.across if spans else plan.within
-        if beside and spans:
-            self.order = _order_beside(plan, ids, beside)
+        spans = len({plan.site_of.get(member, -1) for member in ids}) > 1
+        self.order = _order_beside(plan, ids, beside) if beside and spans else _order(plan, ids, hosts)
+        self._far = plan.within
+        if spans:
+            self.sites, self._far = _sites(plan, ids, hosts), plan.across
         self._hub = ids.index(plan.hub) if plan.hub in ids else 0
         if len(ids) >= SAME_SIZE * len(plan.order) and len(ids) * SAME_SIZE <= len(plan.order):
             for choice in plan.choices:
@@ -146,8 +145,7 @@ def _order(plan: TrafficPlan, ids: Sequence[int], hosts: Sequence[int]) -> tuple
         if rank not in order:
             near = [place for place, other in enumerate(order) if hosts[other] == hosts[rank]]
             order.insert(near[-1] + 1 if near else len(order), rank)
-    start = order.index(0)
-    return tuple(order[start:] + order[:start])
+    return normal(order)
 
 
 def _order_beside(plan: TrafficPlan, ids: Sequence[int], beside: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -155,22 +153,16 @@ def _order_beside(plan: TrafficPlan, ids: Sequence[int], beside: Sequence[Sequen
     newcomers = [member for member in ids if member not in plan.order]  # each on a site of its own
     everybody = [*dict.fromkeys(plan.order), *newcomers]
     number = {member: place for place, member in enumerate(everybody)}
-    site_of = dict(zip(plan.order, plan.sites, strict=False))
-    sites = [site_of.get(member, len(everybody) + place) for place, member in enumerate(everybody)]
+    sites = [plan.site_of.get(member, len(everybody) + place) for place, member in enumerate(everybody)]
     groups = [[number[member] for member in dict.fromkeys(group) if member in number] for group in (*beside, ids)]
     shared = share_links(groups, sites)
     rank_of = {member: rank for rank, member in enumerate(ids)}
-    order = [rank_of[everybody[place]] for place in shared[-1]]
-    start = order.index(0)
-    return tuple(order[start:] + order[:start])
+    return normal(rank_of[everybody[place]] for place in shared[-1])
 
 
 def _sites(plan: TrafficPlan, ids: Sequence[int], hosts: tuple[int, ...]) -> tuple[int, ...]:
-    """Numbers of sites where there are several, else of hosts: what traffic is best kept within. Who is new is of its host's
-    site, or of one of its own."""
-    of_member = dict(zip(plan.order, plan.sites, strict=False))
-    if len(set(of_member.get(member, -1) for member in ids)) <= 1:
-        return hosts
+    """A number for the site of each. Who is new is of its host's site, or of one of its own."""
+    of_member = plan.site_of
     of_host = {hosts[rank]: of_member[member] for rank, member in enumerate(ids) if member in of_member}
     fresh = max(of_host.values(), default=0) + 1
     return tuple(

@@ -43,6 +43,7 @@ class Attempt:
         "fingerprint",
         "flows",
         "now",
+        "partners",
         "poller",
         "progress",
         "rank",
@@ -74,6 +75,7 @@ class Attempt:
         self._on_stall = on_stall
         self.epoch = self.seq = self.fingerprint = self.rank = self.size = 0
         self.streams: list[Stream | None] = []  # by rank
+        self.partners: tuple[int, ...] = ()  # ranks that this one tells, or hears of, in a commit round
         self.striped = False  # links have several streams: small messages, too, may have to go again
         self.flows: Flows | None = (
             None  # of the data phase, as long as what they sent over several streams may have to go again
@@ -86,6 +88,7 @@ class Attempt:
         """``deadline``: a value of the clock."""
         if epoch != self.epoch:
             self.streams = [None] * size
+            self.partners = partners_of(rank, size)
             self.said.clear()
         if self.early:
             self.early.clear()
@@ -98,15 +101,6 @@ class Attempt:
         self.size = size
         self.deadline = deadline
         self._report_at = 0.0
-
-    @property
-    def partners(self) -> list[int]:
-        """The ranks that this one tells, or hears of, in a commit round."""
-        found, distance = set(), 1
-        while distance < self.size:
-            found |= {(self.rank + distance) % self.size, (self.rank - distance) % self.size}
-            distance *= 2
-        return sorted(found)
 
     def leave(self) -> None:
         """What was sent over several streams is settled."""
@@ -258,6 +252,15 @@ class Attempt:
                     link.member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s"
                 )
             self.retire(stream)
+
+
+def partners_of(rank: int, size: int) -> tuple[int, ...]:
+    """The ranks that ``rank`` tells, or hears of, in a commit round of ``size`` ranks."""
+    found, distance = set(), 1
+    while distance < size:
+        found |= {(rank + distance) % size, (rank - distance) % size}
+        distance *= 2
+    return tuple(sorted(found))
 
 
 class Staging:
