@@ -127,7 +127,7 @@ def join(
         raise
     transport = SocketTransport(routes, wanted)
     on_device = device is not None and "shm" in transport.offers
-    session = Session(transport, streams, device=device, grace=grace)
+    session = Session(transport, device=device, grace=grace)
     if probe and os.environ.get("COLLCOMM_PROBE", "1") != "0":
         session.probe_links()
     try:

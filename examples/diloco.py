@@ -14,14 +14,13 @@ Exit code: 0 if the run finished and the parameters are identical, 1 if not, 2 f
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from children import Children, EventStream, die_with_owner
+from children import Children, EventStream
+from entry import positive, run
 
 SILENCE_SECONDS = 180.0  # without a word from any peer, the run is given up
 GROUP = "default"
@@ -43,12 +42,12 @@ def arguments() -> argparse.Namespace:
         help="address of the coordinator: this machine's in the network, if others are to join; then give all of them the same "
         "COLLCOMM_SECRET in the environment (default: %(default)s)",
     )
-    parser.add_argument("--peers", type=_positive, default=4, help="peers that begin the run (default: %(default)s)")
-    parser.add_argument("--rounds", type=_positive, help=f"outer rounds (default: {FULL['rounds']})")
-    parser.add_argument("--inner-steps", type=_positive, help=f"AdamW steps a round (default: {FULL['inner_steps']})")
+    parser.add_argument("--peers", type=positive, default=4, help="peers that begin the run (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, help=f"outer rounds (default: {FULL['rounds']})")
+    parser.add_argument("--inner-steps", type=positive, help=f"AdamW steps a round (default: {FULL['inner_steps']})")
     parser.add_argument(
         "--least-steps",
-        type=_positive,
+        type=positive,
         help="machines differ: the fastest takes --inner-steps, slower ones what takes as long, but no less than this",
     )
     parser.add_argument("--kill-round", type=int, help=f"kill a peer in this round; 0: none ({FULL['kill_round']})")
@@ -72,13 +71,6 @@ def arguments() -> argparse.Namespace:
     if chosen.least_steps and chosen.least_steps > chosen.inner_steps:
         parser.error(f"--least-steps: must be at most the {chosen.inner_steps} of --inner-steps")
     return chosen
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 # -- one peer --------------------------------------------------------------------------------------------------------
@@ -220,25 +212,5 @@ def run_job(chosen: argparse.Namespace) -> int:
     return 0 if identical and complete else 1
 
 
-def _on_terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def main() -> int:
-    die_with_owner()
-    chosen = arguments()
-    if chosen.join:
-        return be_peer(chosen)
-    signal.signal(signal.SIGTERM, _on_terminate)
-    try:
-        return run_job(chosen)
-    except KeyboardInterrupt:
-        print("interrupted; all peers are stopped", file=sys.stderr)
-        return 130
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(arguments, be_peer, run_job))

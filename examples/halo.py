@@ -19,12 +19,12 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
-from types import FrameType
 from typing import Any
 from wave import alone, beginning, following
 
 import numpy as np
-from children import Children, EventStream, die_with_owner
+from children import Children, EventStream
+from entry import positive, run
 from processgrid import Halo, ProcessGrid, collect
 
 import collcomm
@@ -36,10 +36,10 @@ QUICK = {"size": 24, "radius": 2, "steps": 20}
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=_positive, default=8, help="processes (default: %(default)s)")
-    parser.add_argument("--size", type=_positive, help=f"cells along each edge of the box (default: {FULL['size']})")
+    parser.add_argument("--peers", type=positive, default=8, help="processes (default: %(default)s)")
+    parser.add_argument("--size", type=positive, help=f"cells along each edge of the box (default: {FULL['size']})")
     parser.add_argument("--radius", type=int, choices=(1, 2, 3), help=f"depth of the halos ({FULL['radius']})")
-    parser.add_argument("--steps", type=_positive, help=f"(default: {FULL['steps']})")
+    parser.add_argument("--steps", type=positive, help=f"(default: {FULL['steps']})")
     parser.add_argument("--kill-step", type=int, default=0, help="the last peer dies in this step (default: none)")
     parser.add_argument("--out", type=Path, default=Path("halo-out"), help="directory for the picture and logs")
     parser.add_argument("--quick", action="store_true", help="a small box and few steps: seconds, for tests")
@@ -57,13 +57,6 @@ def arguments() -> argparse.Namespace:
     if chosen.kill_step and chosen.peers < 2:
         parser.error("--kill-step: nobody would be left of one peer")
     return chosen
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 # -- one peer --------------------------------------------------------------------------------------------------------
@@ -194,25 +187,5 @@ def report(chosen: argparse.Namespace, grid: ProcessGrid, finished: list[dict[st
     return 0 if identical else 1
 
 
-def _on_terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def main() -> int:
-    die_with_owner()
-    chosen = arguments()
-    if chosen.join:
-        return be_peer(chosen)
-    signal.signal(signal.SIGTERM, _on_terminate)
-    try:
-        return run_job(chosen)
-    except KeyboardInterrupt:
-        print("interrupted; all peers are stopped", file=sys.stderr)
-        return 130
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(arguments, be_peer, run_job))

@@ -15,17 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import signal
 import sys
 import time
 from pathlib import Path
 from statistics import mean, median
-from types import FrameType
 from typing import Any
 
 import numpy as np
-from children import Children, EventStream, die_with_owner
+from children import Children, EventStream
 from collcomm.planner.experts import exflow
+from entry import positive, run
 from moemodel import Model, alone
 
 import collcomm
@@ -40,7 +39,7 @@ LAYERS, EXPERTS_OF_A_PEER, PLACED_ON = 3, 4, 4  # batches that tell where tokens
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", type=_positive, default=4, help="processes (default: %(default)s)")
+    parser.add_argument("--peers", type=positive, default=4, help="processes (default: %(default)s)")
     for name, what in (
         ("steps", "steps of training, in each mode"),
         ("tokens", "of a peer, in a step"),
@@ -48,7 +47,7 @@ def arguments() -> argparse.Namespace:
         ("hidden", "units of an expert"),
         ("chunk", "tokens that are worth a copy of an expert's weights"),
     ):
-        parser.add_argument(f"--{name}", type=_positive, help=f"{what} (default: {FULL[name]})")
+        parser.add_argument(f"--{name}", type=positive, help=f"{what} (default: {FULL[name]})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("moe-out"), help="directory for results and logs")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few steps: seconds, for tests")
@@ -59,13 +58,6 @@ def arguments() -> argparse.Namespace:
         if getattr(chosen, name, None) is None:
             setattr(chosen, name, value)
     return chosen
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def model_of(chosen: argparse.Namespace) -> Model:
@@ -223,25 +215,5 @@ def placement(chosen: argparse.Namespace, model: Model) -> dict[str, Any]:
     }
 
 
-def _on_terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def main() -> int:
-    die_with_owner()
-    chosen = arguments()
-    if chosen.join:
-        return be_peer(chosen)
-    signal.signal(signal.SIGTERM, _on_terminate)
-    try:
-        return run_job(chosen)
-    except KeyboardInterrupt:
-        print("interrupted; all peers are stopped", file=sys.stderr)
-        return 130
-    except TimeoutError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(arguments, be_peer, run_job))

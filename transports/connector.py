@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ..types import COORDINATOR, Member, Way, WayKind
 from .base import LinkBroken, LinkKey
-from .dialling import Route, Source, greet
+from .dialling import Route, Source, connected, greet
 from .door import GREETING_SECONDS, Line
 from .frames import NONCE_BYTES, Greeting
 from .handshake import Dialler, Outdated
@@ -137,9 +137,9 @@ class Connector:
         elif self._has_alternative(route):
             if member.outward:
                 raise Unreached(member.id, member.id, way.number, "closed", f"{member} cannot be dialled")
-            connect = partial(route.connect, member, check, source, ALTERNATIVE_SECONDS)
+            connect = partial(connected, route, member, check, source, ALTERNATIVE_SECONDS)
         else:
-            connect = partial(route.connect, member, check, source)
+            connect = partial(connected, route, member, check, source)
         return greet(connect, member, Dialler(greeting, secret), check_way)
 
     def _dial_relay(self, route: Route, greeting: Greeting, member: Member, way: Way, check: Check) -> socket.socket:
@@ -148,7 +148,8 @@ class Connector:
         nonce = secrets.token_bytes(NONCE_BYTES)
         outer = greeting._replace(epoch=epoch, called=relay.id, onward=member.id, nonce=nonce)
         with_tls = relay.id != COORDINATOR  # which has no certificate of the peers
-        connect = partial(route.connect if with_tls else route.dial, relay, check, patience=ALTERNATIVE_SECONDS)
+        make = partial(connected, route) if with_tls else route.dial
+        connect = partial(make, relay, check, patience=ALTERNATIVE_SECONDS)
         try:
             line = greet(connect, relay, Dialler(outer, secret), check)
         except LinkBroken as broken:

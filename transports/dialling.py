@@ -35,16 +35,6 @@ class Route(Protocol):
 
     def reaches(self, member: Member) -> bool: ...
 
-    def connect(
-        self,
-        member: Member,
-        check: Callable[[], None],
-        source: Source | None = None,
-        patience: float = CONNECT_SECONDS,
-    ) -> Line:
-        """A connection to ``member`` within ``patience`` seconds, not blocking, from ``source`` if that means anything here.
-        Raises OSError."""
-
     def dial(
         self,
         member: Member,
@@ -52,12 +42,24 @@ class Route(Protocol):
         source: Source | None = None,
         patience: float = CONNECT_SECONDS,
     ) -> socket.socket:
-        """The same without TLS, if there is any."""
+        """A connection to ``member`` within ``patience`` seconds, not blocking, without TLS, from ``source`` if that means
+        anything here. Raises OSError."""
 
     def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
         """One that is there already, non-blocking, ready for the greeting of who dials. Raises OSError, and closes it then."""
 
     def stream(self, line: Line, member: int) -> SocketStream: ...
+
+
+def connected(
+    route: Route,
+    member: Member,
+    check: Callable[[], None],
+    source: Source | None = None,
+    patience: float = CONNECT_SECONDS,
+) -> Line:
+    """As `Route.dial`, ready for a greeting."""
+    return route.greeted(route.dial(member, check, source, patience), check)
 
 
 def source_of(sources: Sequence[Source], index: int) -> Source | None:

@@ -51,7 +51,7 @@ class ShmRoute:
     def reaches(self, member: Member) -> bool:
         return member.host_id == self._host_id and self.name in member.offers.split(",")
 
-    def connect(
+    def dial(
         self,
         member: Member,
         check: Callable[[], None],
@@ -72,8 +72,6 @@ class ShmRoute:
         except BaseException:
             sock.close()
             raise
-
-    dial = connect
 
     def greeted(self, sock: socket.socket, check: Callable[[], None]) -> Line:
         return sock

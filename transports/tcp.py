@@ -48,15 +48,6 @@ class TcpRoute:
     def reaches(self, member: Member) -> bool:
         return not member.offers or self.name in member.offers.split(",")
 
-    def connect(
-        self,
-        member: Member,
-        check: Callable[[], None],
-        source: Source | None = None,
-        patience: float = CONNECT_SECONDS,
-    ) -> Line:
-        return self.greeted(self.dial(member, check, source, patience), check)
-
     def dial(
         self,
         member: Member,

@@ -248,10 +248,13 @@ class Attempt:
             if self.flows is not None and self.flows.examine(link):
                 return
             if len(link.streams) == 1 or stream in self.streams:
-                raise LinkBroken(
-                    link.member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s"
-                )
+                raise unacknowledged(link.member, silent)
             self.retire(stream)
+
+
+def unacknowledged(member: int, silent: float) -> LinkBroken:
+    """Nothing has come back from ``member`` for ``silent`` seconds."""
+    return LinkBroken(member, "unacked", f"bytes sent to it have been unacknowledged for {silent:.1f} s")
 
 
 def partners_of(rank: int, size: int) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from ..transports.base import Link, LinkBroken, Poller, Stream
 from ..transports.frames import Header, Kind
-from .attempt import PATH_DEAD_SECONDS, Attempt
+from .attempt import PATH_DEAD_SECONDS, Attempt, unacknowledged
 from .cutting import FrameOrder
 from .incoming import TAKEN_BYTES, Incoming, Receiver
 from .outgoing import Outgoing, Sender
@@ -283,8 +283,7 @@ class Flows:
             if silent <= min(bound, PATH_DEAD_SECONDS):
                 continue
             others = [(one, other) for one, other in flow.lanes.items() if one is not stream]
-            text = f"bytes sent to it have been unacknowledged for {silent:.1f} s"
-            broken = LinkBroken(flow.link.member, "unacked", text)
+            broken = unacknowledged(flow.link.member, silent)
             if any(other.receiver.heard_at > now - silent for _, other in others):
                 self.lose(flow, stream, broken)
             elif (

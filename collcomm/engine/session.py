@@ -33,7 +33,6 @@ class Session(SharedFate[Group]):
     def __init__(
         self,
         transport: SocketTransport,
-        streams: int,
         clock: Clock = SYSTEM,
         device: Device | None = None,
         grace: float = GRACE_SECONDS,
@@ -42,7 +41,6 @@ class Session(SharedFate[Group]):
         self.grace = grace
         self.clock = clock
         self.transport = transport
-        self.streams = streams
         self.device = device
         self.prober: Prober | None = None
         self.agent: Agent  # set by `enter`, before anything can happen

@@ -50,7 +50,7 @@ class SimPeer:
         self.clock = SimClock(world.scheduler, world.random.uniform(0, 1000), world.random.uniform(0.98, 1.02))
         self._inbox: list[Callable[[], None]] = []  # what came while it was paused
         self.transport = SimTransport(world.network, self)
-        self.session = Session(self.transport, 1, self.clock)  # type: ignore[arg-type]
+        self.session = Session(self.transport, self.clock)  # type: ignore[arg-type]
         self._options = options
 
     def start(self, body: Callable[[SimPeer, Communicator], None]) -> None:
