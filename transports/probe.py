@@ -129,11 +129,12 @@ class Surroundings:
 
 
 class _End:
-    """One end of a link."""
+    """One end of a link. ``busy``: whether the other end has said last that it is."""
 
     def __init__(self, link: ProbedLink, estimates: Estimates, around: Surroundings):
         self.member = link.member
         self.measured = Measurement()
+        self.busy = False
         self._streams = link.streams
         self._estimates = estimates
         self._check = around.check
@@ -227,6 +228,7 @@ class _End:
         result = self.hear(Kind.RESULT, *others)
         if result.kind != Kind.RESULT:
             result = self.hear(Kind.RESULT)
+        self.busy = bool(result.flag & BUSY)
         self.measured.contended |= bool(result.flag & CONTENDED)
         return result
 
@@ -262,9 +264,7 @@ class _Once:
 
 
 class Asker(_End):
-    """The end that dialled. Call `begin` first, `end` last; ``busy``: whether the other end said that it is."""
-
-    busy = False
+    """The end that dialled. Call `begin` first, `end` last."""
 
     def begin(self, patience: float) -> None:
         """Wait until the other end has time, ``patience`` seconds at most. Raises LinkBroken, as all of these."""

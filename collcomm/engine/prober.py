@@ -42,7 +42,8 @@ log = logging.getLogger("collcomm.prober")
 PROBE_GID = 0
 TICK_SECONDS = 1.0  # between two looks at what the traffic tells and what is to be measured again
 BUSY_SECONDS = 1.0  # after an operation began
-MEET_SECONDS = 15.0  # for a link to be made, and for the other end to have time
+MEET_SECONDS = 15.0  # for a link to be made
+ANSWER_SECONDS = 60.0  # until the other end has time: it may be in a slow probe, or wait for somebody who is
 MOST_REST_SECONDS = 10.0  # the other end waits meanwhile
 RETRY_SECONDS = 15.0  # times the number of failures
 MOST_FAILURES = 4
@@ -262,7 +263,7 @@ class Prober:
         link = self._transport.link(PROBE_GID, PROBES, member, check, streams)
         try:
             asker = Asker(link, ESTIMATES, self._around)
-            asker.begin(MEET_SECONDS)
+            asker.begin(ANSWER_SECONDS)
             asker.ping()
             measure(asker)
             asker.end()

@@ -33,10 +33,9 @@ def test_a_path_that_drops_all_costs_a_stream_and_nothing_else(make_hosts: Calla
     assert len(ends) == STREAMS
     _drop(hosts, ends[victim])
 
-    def without(event: Event) -> bool:
-        return len(event["ends"]) == STREAMS - 1
+    def without(event: Event) -> bool:  # there may be a new one in its place already
+        return sorted(ends[victim]) not in map(sorted, event["ends"])
 
     after = hosts.next_from_each("result", BOTH, 30, without)
-    assert ends[victim] not in after[0]["ends"]
     later = hosts.next_from_each("result", BOTH, 30, lambda event: event["round"] >= after[event["peer"]]["round"] + 20)
     assert {event["epoch"] for event in later.values()} == {before[0]["epoch"]}

@@ -109,6 +109,24 @@ def test_both_ends_learn_the_same(links: tuple[SocketLink, SocketLink]) -> None:
         assert min(back, their_out) > 0 and 1 / 4 <= back / their_out <= 4
 
 
+def test_who_was_busy_is_so_no_longer_once_it_says_so(links: tuple[SocketLink, SocketLink]) -> None:
+    """An operation that waits for others, say, keeps nobody's links busy: the rest of the probe need not go slowly."""
+    near, far = links
+    busy = True
+    there = Surroundings(in_time(), lambda: busy, lambda: 0)
+    answering = threading.Thread(target=answer, args=(far, ESTIMATES, there), daemon=True)
+    answering.start()
+    asker = Asker(near, ESTIMATES, around())
+    asker.begin(5.0)
+    asker.ping()
+    assert asker.busy
+    busy = False
+    asker.send(1, SHORT)
+    assert not asker.busy
+    asker.end()
+    answering.join(WAIT_SECONDS)
+
+
 @pytest.mark.parametrize("mine", [True, False], ids=["at this end", "at the other"])
 def test_other_traffic_meanwhile_is_told(links: tuple[SocketLink, SocketLink], mine: bool) -> None:
     near, far = links
