@@ -1,0 +1,6 @@
+"""Health: what each peer records of its operations, and what follows from the records of all of them.
+
+records      what one peer keeps of each operation, and of what it moved to and from each other member
+observation  what a peer tells of itself, once a second, to whoever diagnoses
+finding      what the diagnosis says: syndrome, culprit, evidence
+"""
