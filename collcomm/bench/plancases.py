@@ -265,8 +265,7 @@ def bench_groups(nbytes: int = 1 << 20, repetitions: int = 2, rounds: int = 3) -
         sites = lab.describe().sites
         events = peers.events(SECONDS)
         for index in range(8):
-            peers.start(index, {**case, "address": coordinator.address, "site": f"leaf-{sites[index]}"})
-            next(event for event in events if event["event"] == "calls")
+            peers.start(index, {**case, "index": index, "address": coordinator.address, "site": f"leaf-{sites[index]}"})
         ends = [next(event for event in events if event["event"] == "compared") for _ in range(8)]
         peers.wait(START_SECONDS)
     times = min(ends, key=lambda event: event["rank"])["times"]
