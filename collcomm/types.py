@@ -107,10 +107,11 @@ class LinkRow:
 
 @dataclass(frozen=True)
 class LinkClass:
-    """A kind of link: ``latency`` in seconds one way, ``bandwidth`` in bytes/s of one host."""
+    """A kind of link: ``latency`` in seconds one way, ``bandwidth`` in bytes/s of one host, over ``streams`` connections."""
 
     latency: float
     bandwidth: float
+    streams: int = 1
 
 
 @dataclass(frozen=True)

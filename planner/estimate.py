@@ -25,7 +25,8 @@ LOCAL_SECONDS = (0.010, 0.060)  # of a train, at least and at most if enough cam
 SLOW_SECONDS = 0.5  # at most if little came
 LONG_TRIPS = (6, 16)  # round trips of a train on a long link
 MOST_LONG_SECONDS = 2.0
-BUSY_SECONDS = 0.1  # with `DUTY`: a pause of 1.9 s
+BUSY_SECONDS = 0.1  # with `DUTY`: a pause of 1.9 s ...
+BUSY_TRIPS = 8  # ... but so many round trips in any case: in the first few a train only gets under way
 LOCAL_BYTES = 32 << 20
 LONG_BYTES = 256 << 20
 DUTY = 0.05  # of the time, while operations run
@@ -61,7 +62,8 @@ def train_budget(latency: float, busy: bool) -> TrainBudget:
         enough = most = min(max(SLOW_SECONDS, LONG_TRIPS[1] * trip), MOST_LONG_SECONDS)
         nbytes = LONG_BYTES
     if busy:
-        least, enough, most = min(least, BUSY_SECONDS), min(enough, BUSY_SECONDS), min(most, BUSY_SECONDS)
+        bound = max(BUSY_SECONDS, min(BUSY_TRIPS * trip, MOST_LONG_SECONDS))
+        least, enough, most = min(least, bound), min(enough, bound), min(most, bound)
     return TrainBudget(least, enough, most, nbytes, in_flight)
 
 

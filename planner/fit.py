@@ -117,6 +117,7 @@ def _typical(network: Measured, same_site: bool) -> LinkClass:
     return LinkClass(
         median_low([network.latencies[i][j] for i, j in chosen]),
         median_low([network.bandwidths[i][j] for i, j in chosen]),
+        max(network.streams.get(link, 1) for link in chosen),
     )
 
 

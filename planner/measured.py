@@ -33,7 +33,8 @@ class Place:
 
 
 class Measured:
-    """A `Network` of the members at ``places``, in the order of ranks. ``rows`` about others are passed over."""
+    """A `Network` of the members at ``places``, in the order of ranks. ``rows`` about others are passed over. ``streams``: of the
+    links that were measured, by (source, target)."""
 
     overhead = OVERHEAD
     compute = LOOPBACK.compute
@@ -49,6 +50,7 @@ class Measured:
         }
         latencies = {link: row.latency for link, row in known.items()}
         bandwidths = {link: row.bandwidth for link, row in known.items()}
+        self.streams = {link: row.streams for link, row in known.items()}
         self.sites = _sites(places, _completed(self.hosts, [self.hosts], latencies, UNKNOWN_LATENCY))
         alike = [self.hosts, self.sites]
         self.latencies = _completed(self.hosts, alike, latencies, UNKNOWN_LATENCY)

@@ -19,8 +19,8 @@ from .order import normal
 
 CUT = {("all_reduce", "ring"), ("all_reduce", "bidirectional"), ("broadcast", "ring"), ("broadcast", "hierarchical")}
 CUT |= {("all_reduce", "hierarchical")}
-FRAME_SECONDS = 0.005  # rounded up to the next power of two
-LEAST_FRAME, MOST_FRAME = 1 << 16, 1 << 18  # at least what the engine sends in one piece in any case
+FRAME_SECONDS = 0.005  # of one connection; rounded up to the next power of two
+LEAST_FRAME, MOST_FRAME = 1 << 14, 1 << 18
 NOTICED = 0.05  # of a piece's time on the wire: a latency that is less holds up nothing
 SAME_SIZE = 0.67  # of the members that a choice was made for; with fewer it is made anew
 
@@ -86,10 +86,11 @@ class Strategy:
 
     @property
     def frame_bytes(self) -> int:
-        """A power of two that takes some 10 ms of the slower kind of link, so that several streams end at about the same time."""
+        """A power of two that takes a connection of the slower kind of link some 10 ms, so that several end at about the same
+        time."""
         if self.plan is None:
             return 0
-        rate = min(self.plan.within.bandwidth, self._far.bandwidth)
+        rate = min(kind.bandwidth / kind.streams for kind in (self.plan.within, self._far))
         return max(LEAST_FRAME, min(MOST_FRAME, 1 << int(rate * FRAME_SECONDS).bit_length()))
 
     def parameters(self, kind: str, algorithm: str, nbytes: int, cuts: int) -> dict[str, Any]:

@@ -19,20 +19,20 @@ CALL_SECONDS = 120.0
 
 
 def group_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
-    """``case["groups"]``: the ranks of each; all of them reduce ``nbytes`` ``repetitions`` times, by the plan and, in turn,
-    each by a ring in the order of its ranks over one stream per link."""
-    emit(event="calls")
+    """``case["groups"]``: the peers in each, by their numbers (``index``); all of them reduce ``nbytes`` ``repetitions``
+    times, by the plan and, in turn, each by a ring in the order of its ranks over one stream per link."""
     if case.get("site"):
         os.environ["COLLCOMM_SITE"] = case["site"]
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
     plain = collcomm.join(
         case["address"], group="plain", min_size=case["n"], timeout=JOIN_SECONDS, probe=False, site=""
     )
-    ranks = [int(rank) for rank in plain.all_gather(np.array([comm.rank]))]
-    place = {rank: there for there, rank in enumerate(ranks)}  # where a rank of comm is in plain
+    here, there = (
+        np.argsort(whole.all_gather(np.array([case["index"]]))) for whole in (comm, plain)
+    )  # ranks by number
     await_plan(comm)
-    planned = [comm.split(group) for group in case["groups"]]
-    unplanned = [_unplanned(plain, [place[rank] for rank in group]) for group in case["groups"]]
+    planned = [comm.split([int(here[number]) for number in group]) for group in case["groups"]]
+    unplanned = [_unplanned(plain, [int(there[number]) for number in group]) for group in case["groups"]]
     times: dict[str, list[float]] = {"planned": [], "unplanned": []}
     for turn in range(case["rounds"] + 1):
         for name, groups in (("planned", planned), ("unplanned", unplanned)):
@@ -51,7 +51,7 @@ def group_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
 def _unplanned(plain: Communicator, ranks: list[int]) -> Communicator | None:
     """A ring in the order in which ``ranks`` are given."""
     position = {rank: number for number, rank in enumerate(sorted(ranks))}
-    return fixed(plain, ranks, "ring", order=tuple(position[rank] for rank in ranks))
+    return fixed(plain, ranks, "ring", 0, order=tuple(position[rank] for rank in ranks))
 
 
 def _all_at_once(groups: list[Communicator], case: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def compare(
     sites: Sequence[str] = (),
     only: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
-    """Times of all_reduce by ``ways`` (see `planpeer`), with a peer on each host of ``layout``, in the order of ranks."""
+    """Times of all_reduce by ``ways`` (see `planpeer`), with a peer on each host of ``layout``, numbered in that order."""
     places = list(layout) or list(range(lab.hosts))
     case = {"case": "plan_peer", "n": len(places), "kind": "all_reduce", "sizes": list(sizes), "ways": ways}
     case |= {"rounds": rounds, "seconds": seconds, "only": only or {}}
@@ -77,8 +77,7 @@ def compare(
         events = peers.events(SECONDS)
         for index, place in enumerate(places):
             site = sites[place] if sites else ""
-            peers.start(index, {**case, "address": coordinator.address, "site": site})
-            next(event for event in events if event["event"] == "calls")
+            peers.start(index, {**case, "index": index, "address": coordinator.address, "site": site})
         ended = 0
         while ended < len(places):
             event = next(events)
@@ -158,24 +157,24 @@ def _predicted(network: DescribedNetwork, algorithm: str, parameters: dict[str, 
 
 
 def bench_order(nbytes: int = 4 << 20, rounds: int = 5) -> Row:
-    """The planned ring against the ring in the order of ranks, on eight hosts among whose links a fast ring is hidden."""
+    """The planned ring against the ring in the order of hosts, on eight hosts among whose links a fast ring is hidden."""
     with asymmetric_ring(planted_ring()) as lab:
         network = DescribedNetwork(lab.describe())
-        ways: Ways = {"planned ring": {"by": ["ring", {"order": "plan"}]}, "ranks": {"by": ["ring", {}]}}
+        ways: Ways = {"planned ring": {"by": ["ring", {"order": "plan"}]}, "hosts": {"by": ["ring", {}]}}
         found = compare(lab, ways, [nbytes], rounds)
     times = {way: statistics.median(values) for way, values in found["times"][nbytes].items()}
     order = tuple(found["order"])
     predicted = {
         "planned ring": _predicted(network, "ring", {"order": order}, nbytes),
-        "ranks": _predicted(network, "ring", {}, nbytes),
+        "hosts": _predicted(network, "ring", {}, nbytes),
     }
     return {
         "order": order,
         "nbytes": nbytes,
         "times": times,
         "predicted": predicted,
-        "speed-up": times["ranks"] / times["planned ring"],
-        "predicted speed-up": predicted["ranks"] / predicted["planned ring"],
+        "speed-up": times["hosts"] / times["planned ring"],
+        "predicted speed-up": predicted["hosts"] / predicted["planned ring"],
     }
 
 
@@ -266,8 +265,7 @@ def bench_groups(nbytes: int = 1 << 20, repetitions: int = 2, rounds: int = 3) -
         sites = lab.describe().sites
         events = peers.events(SECONDS)
         for index in range(8):
-            peers.start(index, {**case, "address": coordinator.address, "site": f"leaf-{sites[index]}"})
-            next(event for event in events if event["event"] == "calls")
+            peers.start(index, {**case, "index": index, "address": coordinator.address, "site": f"leaf-{sites[index]}"})
         ends = [next(event for event in events if event["event"] == "compared") for _ in range(8)]
         peers.wait(START_SECONDS)
     times = min(ends, key=lambda event: event["rank"])["times"]

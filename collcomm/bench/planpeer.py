@@ -29,17 +29,23 @@ STEP_SECONDS = 2.0  # between two looks for a plan: so links are idle
 def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     """Times ``case["kind"]`` by ``case["ways"]``: name -> {"by": None for the plan or [algorithm, parameters], "plain": True
     for a group of which no link is measured}; ``only``: of some sizes, the names of the ways that are timed; ``sizes`` in
-    bytes, ``seconds`` of one block of calls, ``rounds`` of blocks."""
-    emit(event="calls")  # the next peer is started after this one: their ranks follow
+    bytes, ``seconds`` of one block of calls, ``rounds`` of blocks. Fixed choices go by ``index``, the peers' numbers, as ranks;
+    so are orders told."""
     if case.get("site"):
         os.environ["COLLCOMM_SITE"] = case["site"]
     join = partial(collcomm.join, case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
     comm = join()
     plain = None
     if any(way.get("plain") for way in case["ways"].values()):
-        plain = _in_order(join(group="plain", probe=False), comm.rank)
+        plain = _in_order(join(group="plain", probe=False), case["index"])
     waited = await_plan(comm)
-    groups = {name: _by(plain if way.get("plain") else comm, way.get("by")) for name, way in case["ways"].items()}
+    ordered = _in_order(comm, case["index"])
+    order = [ordered.view.ids.index(comm.view.ids[rank]) for rank in plan_order(comm)]
+    frame_bytes = comm._group.choosing.strategy(comm.view).frame_bytes  # type: ignore[union-attr]
+    groups = {
+        name: _by(plain if way.get("plain") else ordered, way["by"], order, frame_bytes) if way.get("by") else comm
+        for name, way in case["ways"].items()
+    }
     for nbytes in case["sizes"]:
         only = case.get("only", {}).get(str(nbytes), groups)
         times = _timed(comm, {name: group for name, group in groups.items() if name in only}, case, nbytes)
@@ -51,7 +57,7 @@ def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
         event="compared",
         rank=comm.rank,
         waited=waited,
-        order=list(plan_order(comm)),
+        order=order,
         explained=explained,
         streams=max((len(link.streams) for link in links), default=0),
     )
@@ -63,7 +69,6 @@ def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
 
 def lasting_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     """Reduces ``nbytes`` over and over for ``seconds``, once the plan is there, and tells when each call ended."""
-    emit(event="calls")
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS)
     await_plan(comm)
     x = np.ones(case["nbytes"] // 4, np.float32)
@@ -78,11 +83,10 @@ def lasting_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     comm.leave()
 
 
-def _in_order(comm: Communicator, rank: int) -> Communicator:
-    """The same members, with the ranks that they have elsewhere."""
-    ranks = comm.all_gather(np.array([rank]))
-    ordered = comm.create_group([int(place) for place in np.argsort(ranks)], "in order")
-    return ordered
+def _in_order(comm: Communicator, index: int) -> Communicator:
+    """The same members, ranked by their ``index``."""
+    indices = comm.all_gather(np.array([index]))
+    return comm.create_group([int(rank) for rank in np.argsort(indices)], "in order")
 
 
 def _explained(comm: Communicator, kind: str, nbytes: int) -> dict[str, Any]:
@@ -103,7 +107,9 @@ def await_plan(comm: Communicator) -> float:
     one came. Nothing is called meanwhile: beside operations, probes take twenty times as long."""
     began = last = time.monotonic()
     prober = comm._session.prober  # type: ignore[attr-defined]
-    while not prober.survey_seconds and time.monotonic() - began < PLAN_SECONDS:
+    hosts = comm.view.hosts
+    links = 2 * sum(host != hosts[comm.rank] for host in hosts)
+    while len(prober.rows()) < links and time.monotonic() - began < PLAN_SECONDS:
         time.sleep(PAUSE_SECONDS)
     revision = 0
     while True:
@@ -117,26 +123,26 @@ def await_plan(comm: Communicator) -> float:
             return last - began
 
 
-def _by(comm: Communicator | None, way: list[Any] | None) -> Communicator:
-    """A communicator of all members whose collectives go ``way``."""
+def _by(comm: Communicator | None, way: list[Any], order: Sequence[int], frame_bytes: int) -> Communicator:
+    """A communicator of all members whose collectives go ``way``; ``order``: what "plan" stands for."""
     assert comm is not None
-    if way is None:
-        return comm
     algorithm, parameters = way
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
     if given.get("order") == "plan":
-        given["order"] = plan_order(comm)
-    group = fixed(comm, range(comm.size), algorithm, **given)
+        given["order"] = tuple(order)
+    group = fixed(comm, range(comm.size), algorithm, frame_bytes, **given)
     assert group is not None
     return group
 
 
-def fixed(comm: Communicator, ranks: Sequence[int], algorithm: str, **given: Any) -> Communicator | None:
-    """A part of ``comm`` whose collectives go by ``algorithm``, whatever the plan says; None at the others."""
+def fixed(
+    comm: Communicator, ranks: Sequence[int], algorithm: str, frame_bytes: int, **given: Any
+) -> Communicator | None:
+    """A part of ``comm`` whose collectives go by ``algorithm``, whatever the plan says; None at the others. ``frame_bytes``:
+    0 for the usual size."""
 
     def choose_fixed(kind: str, nbytes: int, view: View) -> Choice:
         cut = choose(kind, view.size, nbytes, only="ring").parameters if algorithm in CUT else {}
-        frame_bytes = 0 if group is None else group._group.choosing.strategy(view).frame_bytes
         return Choice(algorithm, {**cut, **given}, 0.0, frame_bytes)
 
     group = comm.split(ranks)

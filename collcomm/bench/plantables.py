@@ -48,7 +48,7 @@ def _order(rounds: int) -> tuple[list[Row], list[Cells]]:
     cells = {
         "size": format_size(row["nbytes"]),
         "order found": " ".join(map(str, row["order"])),
-        "by ranks": format_seconds(row["times"]["ranks"]),
+        "by hosts": format_seconds(row["times"]["hosts"]),
         "planned": format_seconds(row["times"]["planned ring"]),
         "speed-up": f"{row['speed-up']:.2f}x",
         "predicted": f"{row['predicted speed-up']:.2f}x",

@@ -1,9 +1,9 @@
 """Cuts messages into the frames in which they travel.
 
-Both ends of a link cut alike, and neither needs to know how many streams the other sees at the moment: all frames have one size,
-but the last of a message. Smaller ones would share out more evenly over several streams; but on one stream between
-two processes of a host, an all_reduce of 64 MiB in frames of 64 KiB takes up to twice as long as in frames of 256 KiB. So
-frames are smaller where links are known to be slow: a plan says so to all members.
+Both ends of a link cut alike, and neither needs to know how many streams the other sees at the moment: all frames have one
+size, but the last of a message, and small messages, which go in one piece. Smaller ones would share out more evenly over
+several streams; but on one stream between two processes of a host, an all_reduce of 64 MiB in frames of 64 KiB takes up to
+twice as long as in frames of 256 KiB. So frames are smaller where links are known to be slow: a plan says so to all members.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from ..collectives import Action
 
 FRAME_BYTES = 1 << 18  # payload of one frame: what stays in L2 while it is reduced
+WHOLE_BYTES = (
+    1 << 16
+)  # a message up to that is one frame: the other end may have no larger ones, and send it in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +75,15 @@ class FrameOrder:
 
 
 def cut(messages: Sequence[Message], itemsize: int, frame_bytes: int = FRAME_BYTES) -> FrameOrder:
-    """All frames, numbered in program order, of ``frame_bytes`` at most."""
+    """All frames, numbered in program order, of ``frame_bytes`` at most, or `WHOLE_BYTES`."""
     sends: dict[int, list[Frame]] = {}
     receives: dict[int, list[Frame]] = {}
     local: list[Frame] = []
     starts: list[int] = []  # first frame of each message
     pieces: list[int] = []
     count = 0
-    limit = frame_bytes - frame_bytes % itemsize
     for message in messages:
+        limit = frame_bytes - frame_bytes % itemsize if message.nbytes > WHOLE_BYTES else WHOLE_BYTES
         parts = max(1, -(-message.nbytes // limit))
         starts.append(count)
         pieces.append(parts)

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..collectives import Action, Schedule, Span
-from .cutting import FRAME_BYTES, FrameOrder, Message, cut
+from .cutting import FRAME_BYTES, WHOLE_BYTES, FrameOrder, Message, cut
 
-INLINE_BYTES = (
-    1 << 16
-)  # what is sent to a rank before anything is received; it fits the kernel's buffers, so sends do not block
+# what is sent to a rank before anything is received; it fits the kernel's buffers, so sends do not block
+INLINE_BYTES = WHOLE_BYTES
 INLINE_MESSAGES = 512
 
 

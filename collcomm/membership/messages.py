@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 
-VERSION = 3
+VERSION = 4
 MAX_BYTES = 1 << 20
 MAX_VIEW_BYTES = 8 << 20  # a view of as many members as may join; peers take it from their coordinators only
 MAX_REPORT_BYTES = 2 << 20  # ... and what a coordinator takes: ten thousand members of usual names
@@ -103,7 +103,7 @@ _operation: dict[str, Check] = {"epoch": _epoch, "gid": _gid, "seq": _number}
 _options: dict[str, Check] = {"min_size": _integer(1, MAX_MEMBERS), "on_failure": _on_failure}
 _latency = _integer(0, 600 * 10**9)  # nanoseconds
 _rate = _integer(1, 10**13)  # bytes/s
-_link_class = _row(_latency, _rate)
+_link_class = _row(_latency, _rate, _integer(1, MAX_STREAMS))
 _plan: dict[str, Check] = {
     "revision": _number,
     "order": _ids,

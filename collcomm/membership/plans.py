@@ -46,13 +46,7 @@ def plan_of(message: Mapping[str, Any]) -> TrafficPlan:
 
 def link_message_row(row: LinkRow) -> list[int]:
     """What cannot be is brought to the nearest that can."""
-    return [
-        row.source,
-        row.target,
-        _nanoseconds(row.latency),
-        _rate(row.bandwidth),
-        max(1, min(MAX_STREAMS, row.streams)),
-    ]
+    return [row.source, row.target, _nanoseconds(row.latency), _rate(row.bandwidth), _streams(row.streams)]
 
 
 def link_row_of(row: Row) -> LinkRow:
@@ -61,12 +55,12 @@ def link_row_of(row: Row) -> LinkRow:
 
 
 def _class_row(links: LinkClass) -> list[int]:
-    return [_nanoseconds(links.latency), _rate(links.bandwidth)]
+    return [_nanoseconds(links.latency), _rate(links.bandwidth), _streams(links.streams)]
 
 
 def _class_of(row: Sequence[int]) -> LinkClass:
-    latency, bandwidth = row
-    return LinkClass(latency / _NANO, float(bandwidth))
+    latency, bandwidth, streams = row
+    return LinkClass(latency / _NANO, float(bandwidth), streams)
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -75,3 +69,7 @@ def _nanoseconds(seconds: float) -> int:
 
 def _rate(bandwidth: float) -> int:
     return max(1, min(MAX_RATE, round(bandwidth)))
+
+
+def _streams(count: int) -> int:
+    return max(1, min(MAX_STREAMS, count))

@@ -90,9 +90,9 @@ class Traffic:
 
 
 def _what_to_do(plan: Message) -> list[object]:
-    """The part of a plan by which members act: frames go by typical bandwidths, in steps of two."""
+    """The part of a plan by which members act: frames go by typical bandwidths per connection, in steps of two."""
     return [
         *(plan[name] for name in ("order", "sites", "hub")),
         [row[:4] for row in plan["choices"]],
-        [plan[name][1].bit_length() for name in ("within", "across")],
+        [(plan[name][1] // plan[name][2]).bit_length() for name in ("within", "across")],
     ]

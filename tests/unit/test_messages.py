@@ -17,6 +17,7 @@ from collcomm.membership.messages import (
     MAX_BYTES,
     MAX_GROUPS,
     MAX_MEMBERS,
+    MAX_STREAMS,
     VERSION,
     BadMessage,
     decode,
@@ -33,8 +34,8 @@ PLAN = {
     "order": [1, 3],
     "sites": [0, 1],
     "hub": 3,
-    "within": [100_000, 125_000_000],
-    "across": [10_000_000, 12_500_000],
+    "within": [100_000, 125_000_000, 1],
+    "across": [10_000_000, 12_500_000, 1],
     "choices": [["all_reduce", 0, "star", 1, 20_000_000], ["all_reduce", 65536, "ring", 0, 90_000_000]],
 }
 VIEW = {
@@ -118,7 +119,7 @@ member = st.tuples(
     st.text("abc"),
 ).map(list)
 latency, rate = st.integers(0, 600 * 10**9), st.integers(1, 10**13)
-link_class = st.tuples(latency, rate).map(list)
+link_class = st.tuples(latency, rate, st.integers(1, MAX_STREAMS)).map(list)
 choice = st.tuples(
     st.text(max_size=16), number, st.text(max_size=16), st.integers(0, 4096), st.integers(0, 10**15)
 ).map(list)

@@ -6,11 +6,10 @@ import itertools
 
 import pytest
 from collcomm.planner import choose_across
-from collcomm.planner.strategy import Strategy
+from collcomm.planner.strategy import LEAST_FRAME, Strategy
 
 from collcomm.collectives import KINDS, generate
 from collcomm.engine.cutting import FRAME_BYTES
-from collcomm.engine.plan import INLINE_BYTES
 from collcomm.types import LinkClass, PlannedChoice, TrafficPlan
 
 LAN, WAN = LinkClass(1e-4, 1e8), LinkClass(1e-2, 1e7)
@@ -67,10 +66,14 @@ def test_whatever_the_plan_says_every_kind_can_be_run(ids: tuple[int, ...], orde
             generate(kind, choice.algorithm, len(ids), rank, **choice.parameters)
 
 
-def test_what_the_engine_sends_in_one_piece_is_one_frame_however_slow_the_links() -> None:
-    for rate in (1.0, 1e5, 5e6, 1e9, 1e12):
-        slow = TrafficPlan(1, (1, 2), (0, 1), 1, LinkClass(1e-3, rate), LinkClass(1e-3, rate))
-        assert INLINE_BYTES <= Strategy(slow, (1, 2), (0, 1)).frame_bytes <= FRAME_BYTES
+def test_frames_are_small_where_connections_are_slow() -> None:
+    def frame_bytes(rate: float, streams: int = 1) -> int:
+        links = LinkClass(1e-3, rate, streams)
+        return Strategy(TrafficPlan(1, (1, 2), (0, 1), 1, links, links), (1, 2), (0, 1)).frame_bytes
+
+    sizes = [frame_bytes(rate) for rate in (1.0, 1e5, 5e6, 1e9, 1e12)]
+    assert sizes == sorted(sizes) and sizes[0] == LEAST_FRAME and sizes[-1] == FRAME_BYTES
+    assert frame_bytes(2e7, 8) == frame_bytes(2.5e6) < frame_bytes(2e7)
 
 
 def test_a_group_on_one_site_is_planned_by_the_links_of_that_site() -> None:

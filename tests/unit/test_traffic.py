@@ -13,8 +13,8 @@ PLAN: dict[str, Any] = {
     "order": [1, 3, 2],
     "sites": [0, 0, 0],
     "hub": 1,
-    "within": [1, 1],
-    "across": [1, 1],
+    "within": [1, 1, 1],
+    "across": [1, 1, 1],
     "choices": [],
 }
 
