@@ -16,6 +16,7 @@ from .errors import CoordinatorUnavailable, UnsupportedTransport
 from .launched import join_launched, wants_mpi
 from .membership import Agent, ZmqLines, peer_credentials
 from .membership.credentials import CA_CERTIFICATE, CERTIFICATE, CERTIFICATE_KEY, PeerCredentials
+from .observing import recorded
 from .transports import (
     Route,
     ShmRoute,
@@ -64,7 +65,8 @@ def join(
     is taken from the environment, where it says so: COLLCOMM_COORDINATOR, COLLCOMM_NAME, COLLCOMM_ADVERTISE, COLLCOMM_LISTEN,
     COLLCOMM_TRANSPORTS, COLLCOMM_SITE, COLLCOMM_REACHABLE. COLLCOMM_SOURCES lists local addresses, of several cards, from which
     a link's connections come in turn.
-    COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`).
+    COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`). Operations are
+    recorded (`collcomm.health`), and the coordinator is told about once a second how this peer is; not with COLLCOMM_RECORD=0.
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
@@ -145,7 +147,10 @@ def join(
             "min_size": min_size,
             "on_failure": on_failure,
         }
-        session.enter(Agent(ZmqLines(coordinator, credentials), request, session), deadline)
+        agent = Agent(ZmqLines(coordinator, credentials), request, session)
+        if os.environ.get("COLLCOMM_RECORD", "1") != "0":
+            agent.report = recorded(session)
+        session.enter(agent, deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:
         session.close()

@@ -39,11 +39,14 @@ QUEUED_BYTES = 1 << 17  # what a stream among several has in its socket beyond w
 
 class Delivery(NamedTuple):
     """``nbytes``: acknowledged; ``seconds``: in which bytes were on their way, and no lack of room at either end held them up;
-    ``limited``: the last of them by what there was to be sent."""
+    ``limited``: the last of them by what there was to be sent; ``held``: seconds in which the receiver had no room; ``lost``:
+    packets sent again."""
 
     nbytes: int
     seconds: float
     limited: bool
+    held: float = 0.0
+    lost: int = 0
 
 
 class SocketStream:
@@ -307,7 +310,8 @@ class TcpStream(SocketStream):
         if info is None:
             return None
         moving = info.busy_us - info.receiver_limited_us - info.sender_limited_us
-        return Delivery(info.acknowledged, max(0, moving) / 1e6, info.app_limited)
+        held = info.receiver_limited_us / 1e6
+        return Delivery(info.acknowledged, max(0, moving) / 1e6, info.app_limited, held, info.total_retransmits)
 
     def unacknowledged(self) -> int:
         if not sys.platform.startswith("linux"):

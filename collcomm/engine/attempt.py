@@ -10,6 +10,7 @@ import numpy as np
 from ..clock import Clock
 from ..transports.base import Link, LinkBroken, Poller, Stream
 from ..transports.frames import BadFrame, Header, Kind, unpack
+from .marks import Marks, Recorder
 from .progress import Halted, Progress
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Mismatch(Exception):
 
 class Attempt:
     """``links(rank)`` gives the link to a rank, ``open_links()`` all there are; ``on_stall(attempt, ranks)`` tells that
-    nothing has come from ``ranks``; ``poller()`` makes something to wait with for several streams.
+    nothing has come from ``ranks``; ``poller()`` makes something to wait with for several streams. ``marks``: where it is noted
+    when what happened; ``recorder``: hears of what was moved.
 
     One object serves a communicator's attempts one after the other; `begin` sets it to the next.
     """
@@ -42,11 +44,13 @@ class Attempt:
         "epoch",
         "fingerprint",
         "flows",
+        "marks",
         "now",
         "partners",
         "poller",
         "progress",
         "rank",
+        "recorder",
         "said",
         "seq",
         "size",
@@ -64,7 +68,11 @@ class Attempt:
         staging: Staging,
         clock: Clock,
         poller: Callable[[], Poller],
+        marks: Marks | None = None,
+        recorder: Recorder | None = None,
     ):
+        self.marks = Marks() if marks is None else marks
+        self.recorder = recorder
         self.progress = progress
         self.staging = staging
         self.poller = poller
@@ -101,6 +109,7 @@ class Attempt:
         self.size = size
         self.deadline = deadline
         self._report_at = 0.0
+        self.marks.begin(epoch)
 
     def leave(self) -> None:
         """What was sent over several streams is settled."""
@@ -178,11 +187,19 @@ class Attempt:
     def moved(self) -> None:
         """Bytes have moved: whoever we wait for is not stuck."""
         self._report_at = 0.0
+        marks = self.marks
+        if marks.idle_since:
+            marks.moved = self._clock.monotonic()
+            marks.waited += marks.moved - marks.idle_since
+            marks.idle_since = 0.0
 
     def idle(self, ranks: Sequence[int]) -> None:
         """Nothing has come for a few milliseconds; ``ranks`` are those we wait for. Raises Halted or LinkBroken."""
         self.check()
         now = self._clock.monotonic()
+        if not self.marks.idle_since:
+            self.marks.idle_since = now
+            self.marks.waiting_on = tuple(ranks)
         if self._report_at and now >= self._report_at:
             for link in self._open_links():  # also those that we have only sent on: their loss stalls others, then us
                 self._examine(link)

@@ -10,6 +10,7 @@ from ..transports.device import DeviceFailed
 from ..types import View
 from .choosing import Choosing
 from .handle import Conclusion, Handle
+from .marks import Marks, Recorder
 from .operation import Operation
 from .progress import Progress
 from .queue import OperationQueue
@@ -20,7 +21,9 @@ class Calls:
     """Numbers operations in the order of their calls and runs them one at a time. ``view`` is what the user has been shown;
     it changes only inside his calls. `_carry_out` is what does the work."""
 
-    def __init__(self, name: str, view: View, progress: Progress, clock: Clock):
+    def __init__(self, name: str, view: View, progress: Progress, clock: Clock, recorder: Recorder | None = None):
+        self.recorder = recorder
+        self.marks = Marks()  # of the operation under way
         self.view = view
         self.progress = progress
         self.queue = OperationQueue(name)
@@ -71,15 +74,40 @@ class Calls:
 
     def _perform(self, operation: Operation, seq: int, deadline: float) -> Any:
         began, lost = self._clock.monotonic(), self.seconds_lost
+        request = operation.request
+        self.marks.request, self.marks.enter = request, began
         try:
             result = self._carry_out(operation, seq, deadline)
-            if lost == self.seconds_lost:
-                request = operation.request
-                self.choosing.took(request.kind, request.nbytes(), self._clock.monotonic() - began)
-            return result
-        except DeviceFailed as error:
-            self._abandon(f"{operation.request.call.text}: {error}")
+        except BaseException as error:
+            self._record(operation, seq, began, self._clock.monotonic(), type(error).__name__)
+            if isinstance(error, DeviceFailed):
+                self._abandon(f"{request.call.text}: {error}")
             raise
+        ended = self._clock.monotonic()
+        if lost == self.seconds_lost:
+            self.choosing.took(request.kind, request.nbytes(), ended - began)
+        self._record(operation, seq, began, ended, "")
+        return result
+
+    def _record(self, operation: Operation, seq: int, began: float, ended: float, outcome: str) -> None:
+        if self.recorder is None:
+            return
+        request, marks = operation.request, self.marks
+        self.recorder.operation(
+            self.progress.gid,
+            marks.epoch,
+            seq,
+            request.kind,
+            request.nbytes(),
+            marks.algorithm,
+            began,
+            marks.first,
+            marks.last,
+            marks.commit,
+            ended,
+            marks.waited,
+            outcome,
+        )
 
     def _carry_out(self, operation: Operation, seq: int, deadline: float) -> Any:
         raise NotImplementedError

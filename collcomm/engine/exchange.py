@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ _WORD = 8
 class Exchange:
     """Where the pieces begin and end, in bytes, by rank of the view: of the input, and of the output."""
 
+    algorithm: ClassVar[str] = "exchange"
     sends: tuple[int, ...]
     receives: tuple[int, ...]
 

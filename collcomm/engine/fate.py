@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from ..errors import CollcommError
 from .events import EventLog
+from .marks import Recorder
 from .surface import AnyGroup
 
 G = TypeVar("G", bound=AnyGroup)
@@ -19,6 +20,7 @@ class SharedFate(Generic[G]):
         self.groups: dict[int, G] = {}
         self.failure: CollcommError | None = None
         self.events: EventLog | None = None
+        self.recorder: Recorder | None = None
         self.steps = 0  # calls of step() that have returned
         self._lock = threading.RLock()
 

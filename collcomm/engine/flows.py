@@ -80,6 +80,7 @@ class Flows:
         self.complete = False
         self.moved_at = 0.0
         self._looked_at = 0.0
+        self._began = attempt.now()
         self._work = work
         self._by_peer: dict[int, Flow] = {}
         for peer in dict.fromkeys((*order.sends, *order.receives, *partners)):
@@ -183,9 +184,9 @@ class Flows:
         except LinkBroken as broken:
             self.lose(flow, receiver.stream, broken)
             return True
+        if moved:
+            self._heard(receiver)
         if flow.several:
-            if moved:
-                receiver.heard_at = self.attempt.now()
             if receiver.untold >= TAKEN_BYTES and flow.incoming.left:
                 self.tell_taken(flow, receiver)
         elif not flow.incoming.left:
@@ -194,6 +195,13 @@ class Flows:
         if flow.incoming.words:
             self.heed(flow)
         return moved
+
+    def _heard(self, receiver: Receiver) -> None:
+        now = receiver.heard_at = self.attempt.now()
+        if not receiver.first_at:
+            receiver.first_at = now
+            marks = self.attempt.marks
+            marks.first = marks.first or now
 
     def tell_taken(self, flow: Flow, receiver: Receiver) -> None:
         """Say how much was taken from a stream, in place of what was to be said of it before."""
@@ -354,6 +362,21 @@ class Flows:
     def _usual(self, flow: Flow) -> Iterator[Lane]:
         """In the order of the link's streams."""
         return (flow.lanes[stream] for stream in flow.link.streams if stream in flow.lanes)
+
+    def record(self) -> None:
+        """Tell what each stream has moved."""
+        attempt = self.attempt
+        if attempt.recorder is None:
+            return
+        tell = attempt.recorder.transfer
+        for flow in self.all:
+            place = attempt.progress.gid, attempt.epoch, attempt.seq, flow.link.member
+            for number, lane in enumerate(flow.lanes.values()):
+                sender, receiver = lane.sender, lane.receiver
+                if sender.first_at:
+                    tell(*place, number, False, self._began, sender.first_at, sender.done_at, sender.nbytes)
+                if receiver.first_at:
+                    tell(*place, number, True, self._began, receiver.first_at, receiver.heard_at, receiver.nbytes)
 
     def abandon(self) -> None:
         """Leave all streams so that they can be used by others."""

@@ -60,7 +60,8 @@ class Group(Calls):
     """Operations of one communicator, in the current view."""
 
     def __init__(self, session: Session, gid: int, view: View, consumed: int):
-        super().__init__(f"collcomm-engine-{gid}", view, Progress(gid, view, consumed, session.clock), session.clock)
+        progress = Progress(gid, view, consumed, session.clock)
+        super().__init__(f"collcomm-engine-{gid}", view, progress, session.clock, session.recorder)
         self.gid = gid
         self.session = session
         self._links: list[Link | None] = [None] * view.size
@@ -83,6 +84,8 @@ class Group(Calls):
             staging,
             session.clock,
             session.transport.poller,
+            self.marks,
+            session.recorder,
         )
 
     # -- called by the session, on the agent's thread -----------------------------------------------------------------
@@ -205,6 +208,8 @@ class Group(Calls):
         if windows is not None:
             windows.begin(attempt)
         plan = self._plan(operation, attempt.rank)
+        marks = self.marks
+        marks.algorithm = plan.algorithm
         scratch = self._scratch[operation.device is not None]
         if isinstance(plan, WindowPlan):
             assert windows is not None
@@ -220,12 +225,14 @@ class Group(Calls):
             attempt.striped = self.session.transport.striped
             self._make_links((*plan.peers, *attempt.partners), operation.view, attempt)
             run_messages(plan, operation, scratch, attempt)
+        marks.last = self._clock.monotonic()
         self.progress.finish(attempt.epoch, attempt.seq)
         if windows is not None:
             windows.commit(attempt)
         else:
             run_commit(attempt)
         self.progress.commit(attempt.epoch, attempt.seq)
+        marks.commit = self._clock.monotonic()
 
     def _bound(self, operation: Operation, attempt: Attempt) -> SharedWindows | None:
         """The windows that the operation's members share in this view, if they do. Raises as `WindowBinding.bind`."""

@@ -87,8 +87,8 @@ class Incoming:
 
 
 class Receiver:
-    """One stream. ``count``: frames of this operation taken from it whole; ``heard_at``: when anything came last, if the link has
-    several streams."""
+    """One stream. ``count``: frames of this operation taken from it whole, of ``nbytes``; ``first_at``, ``heard_at``: when
+    anything came first and last."""
 
     def __init__(self, incoming: Incoming, stream: Stream):
         self.incoming = incoming
@@ -96,7 +96,8 @@ class Receiver:
         self.stream = stream
         self.count = 0
         self.untold = 0  # bytes taken that the other end was not told of
-        self.heard_at = 0.0
+        self.nbytes = 0
+        self.first_at = self.heard_at = 0.0
         self.frame: Frame | None = None  # whose header has come
         self.position = -1
         self._work = incoming.work
@@ -165,6 +166,7 @@ class Receiver:
     def _reset(self, frame: Frame) -> None:
         """The frame is off the stream."""
         self.count += 1
+        self.nbytes += frame.nbytes
         self.untold += frame.nbytes
         self.frame = self._target = None
         self._got = 0

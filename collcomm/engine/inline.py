@@ -19,6 +19,7 @@ from .plan import Plan
 from .reduction import combine
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+RECORDED = 16  # one small operation in so many has its messages recorded: that takes a microsecond for each
 
 
 def run_inline(
@@ -26,13 +27,19 @@ def run_inline(
 ) -> None:
     """``buffers``: flat bytes by name. Raises Halted, Mismatch, LinkBroken."""
     epoch, seq, fingerprint = attempt.epoch, attempt.seq, attempt.fingerprint
+    recorded = attempt.recorder is not None and not seq % RECORDED
+    asked = 0.0
     for message in plan.messages:
         action, nbytes = message.action, message.nbytes
+        if recorded:
+            asked = attempt.now()
         if action is Action.SEND:
             start = message.source_from
             header = pack(Kind.DATA, epoch, seq, fingerprint, 0, nbytes, message.ordinal)
             payload = buffers[message.source][start : start + nbytes]
             send_frame(attempt, message.peer, header, payload, nbytes)
+            if recorded:
+                _record(attempt, message.peer, False, asked, nbytes)
             continue
         start = message.target_from
         target = buffers[message.target][start : start + nbytes]
@@ -42,6 +49,8 @@ def run_inline(
             continue
         header = pack(Kind.DATA, epoch, seq, fingerprint, 0, nbytes, message.ordinal)
         payload = receive_frame(attempt, message.peer, header, nbytes)
+        if recorded:
+            _record(attempt, message.peer, True, asked, nbytes)
         if action is Action.RECV:
             target[:] = payload
         else:
@@ -51,6 +60,13 @@ def run_inline(
             theirs = payload.view(dtype)
             left, right = (theirs, mine) if message.received_first else (mine, theirs)
             combine(ufunc, left, right, target.view(dtype))
+
+
+def _record(attempt: Attempt, peer: int, incoming: bool, asked: float, nbytes: int) -> None:
+    assert attempt.recorder is not None
+    now, member = attempt.now(), attempt.progress.view.ids[peer]
+    place = attempt.progress.gid, attempt.epoch, attempt.seq, member, 0
+    attempt.recorder.transfer(*place, incoming, asked, now, now, nbytes)
 
 
 def run_commit(attempt: Attempt) -> None:
@@ -105,6 +121,9 @@ def receive_frame(attempt: Attempt, rank: int, header: bytes, nbytes: int) -> By
     got = stream.receive(staging.view[:need])
     if got != need or staging.view[:HEADER_BYTES] != header:
         _receive_rest(attempt, rank, stream, header, need, got)
+    marks = attempt.marks
+    if not marks.first:
+        marks.first = attempt.now()
     return staging.array[HEADER_BYTES:need]
 
 

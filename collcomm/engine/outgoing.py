@@ -86,7 +86,8 @@ class Outgoing:
 
 
 class Sender:
-    """One stream. ``words``: headers without payload that go between frames; ``count``: frames of this operation handed over."""
+    """One stream. ``words``: headers without payload that go between frames; ``count``: frames of this operation handed over, of
+    ``nbytes``; ``first_at``, ``done_at``: when the first was given to the stream, and when it had taken the last."""
 
     def __init__(self, outgoing: Outgoing, stream: Stream):
         self.outgoing = outgoing
@@ -95,6 +96,8 @@ class Sender:
         self.blocked = False
         self.words: list[bytes] = []
         self.count = 0
+        self.nbytes = 0
+        self.first_at = self.done_at = 0.0
         self.in_flight = 0  # bytes that the other end has not said to have taken
         self.busy_since = 0.0
         self.blind = False  # frames were handed over of which no record was kept
@@ -128,6 +131,8 @@ class Sender:
                         outgoing.work.header(frame),
                         outgoing.payload(frame),
                     )
+                    if not self.first_at:
+                        self.first_at = outgoing.work.attempt.now()
                 taken = stream.try_send(self._header, self._payload)
                 if taken and self._frame is not None:
                     outgoing.claim(self._frame)
@@ -152,6 +157,8 @@ class Sender:
     def _end(self, frame: Frame) -> None:
         work = self.outgoing.work
         self.count += 1
+        self.nbytes += frame.nbytes
+        self.done_at = work.attempt.now()
         if self.outgoing.several:
             self._flying.append((self.count, frame))
             self.in_flight += frame.nbytes

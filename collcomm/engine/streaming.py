@@ -47,10 +47,12 @@ def run_streaming(
     try:
         _loop(work, flows, list(order.local))
     except BaseException:
+        flows.record()
         flows.abandon()
         attempt.flows = None
         raise
     flows.complete = True
+    flows.record()
 
 
 def _loop(work: Work, flows: Flows, copies: list[Frame]) -> None:

@@ -278,6 +278,8 @@ class SharedWindows:
             if words[COUNT] >= goal:
                 if words[CALL] != self._call:
                     self._judge(rank, attempt)
+                if not attempt.marks.first:
+                    attempt.marks.first = attempt.now()
                 return
             os.sched_yield()
         while words[COUNT] < goal:
@@ -285,6 +287,8 @@ class SharedWindows:
         if words[CALL] != self._call:
             self._judge(rank, attempt)
         attempt.moved()
+        if not attempt.marks.first:
+            attempt.marks.first = attempt.now()
 
     def _has_given(self, rank: int, signals: int, seq: int) -> bool:
         words = self._words[rank]

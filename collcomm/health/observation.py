@@ -65,6 +65,7 @@ class Observation:
     at: float
     covers: float
     operations: int
+    operations_ended: int = 0
     entered: dict[int, int] = field(default_factory=dict)
     computed: float = 0.0
     open: tuple[OpenOperation, ...] = ()

@@ -32,6 +32,7 @@ from .peer import PeerMachine
 from .plans import link_message_row
 
 REPEAT_SECONDS = 0.9
+REPORT_SECONDS = 1.0  # between two reports of this peer's health
 MAX_TEXT = 1000
 
 
@@ -112,7 +113,8 @@ class Observer(Protocol):
 class Agent:
     """All methods may be called from any thread; those that only tell something never wait.
 
-    ``request``: the `join` message of this peer.
+    ``request``: the `join` message of this peer. ``report``: makes a message of how it is, about once a second, on the thread
+    of the lines; None: nobody does.
     """
 
     def __init__(self, lines: Lines, request: Message, observer: Observer, clock: Clock = SYSTEM):
@@ -131,6 +133,8 @@ class Agent:
         self._measured: dict[tuple[int, int], LinkRow] = {}
         self._heard_at = clock.monotonic()
         self.pending = 0
+        self.report: Callable[[], Message] | None = None
+        self._report_at = 0.0
 
     def start(self) -> None:
         self._lines.start(self._turn, self._hear, self._refused)
@@ -252,7 +256,11 @@ class Agent:
     # -- on the thread of the lines ----------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._carry_out(self._machine.tick(self._clock.monotonic()))
+        now = self._clock.monotonic()
+        self._carry_out(self._machine.tick(now))
+        if self.report is not None and self._view is not None and now >= self._report_at:
+            self._report_at = now + REPORT_SECONDS
+            self._outbox.append(self.report())
         while self._outbox:
             self._carry_out(self._machine.say(self._outbox.popleft()))
 

@@ -18,6 +18,7 @@ MAX_ROWS = 4096  # measured links in one message
 MAX_CHOICES = 512
 MAX_SEGMENTS = 4096
 MAX_STREAMS = 64
+MAX_OBSERVED = 1024  # operations, or communicators, in one report of health
 MAX_WAYS = 10_000  # pairs of members that are not linked the usual way
 
 Message = dict[str, Any]
@@ -101,6 +102,7 @@ _outcome = _row(_number, _number, _optional(_verdict))
 _call = _row(_gid, _text())  # fingerprint, text
 _operation: dict[str, Check] = {"epoch": _epoch, "gid": _gid, "seq": _number}
 _options: dict[str, Check] = {"min_size": _integer(1, MAX_MEMBERS), "on_failure": _on_failure}
+_span = _integer(0, 10**13)  # microseconds
 _latency = _integer(0, 600 * 10**9)  # nanoseconds
 _rate = _integer(1, 10**13)  # bytes/s
 _link_class = _row(_latency, _rate, _integer(1, MAX_STREAMS))
@@ -189,6 +191,20 @@ FIELDS: dict[str, dict[str, Check]] = {
         "rows": _list_of(_row(_id, _id, _latency, _rate, _integer(1, MAX_STREAMS)), MAX_ROWS),
     },
     "call": {**_operation, "call": _call},
+    "health": {  # what a member sees of itself (`collcomm.health.wire`); spans in microseconds
+        "epoch": _epoch,
+        "covers": _span,
+        "computed": _span,
+        "operations": _number,
+        "ended": _number,
+        "entered": _map_of(_gid, _number, MAX_OBSERVED),
+        # communicator, epoch, operation, kind, bytes, age, silent, waits for
+        "open": _list_of(_row(_gid, _epoch, _number, _text(16), _number, _span, _span, _ids), MAX_OBSERVED),
+        # communicator, epoch, operation, kind, bytes, took, waited
+        "samples": _list_of(_row(_gid, _epoch, _number, _text(16), _number, _span, _span), MAX_OBSERVED),
+        # to whom, bytes, busy, held, silent, packets lost
+        "flows": _list_of(_row(_id, _number, _span, _span, _span, _integer(0, 2**31)), MAX_ROWS),
+    },
     # coordinator to peer
     "welcome": {"member": _id, **_run},
     "rejected": {"text": _text(4096)},

@@ -31,6 +31,7 @@ CORE = {
     "launched",
     "safepoint",
     "partings",
+    "observing",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -101,7 +102,7 @@ DRIVERS = {  # modules of pure rooms that touch the world
     | {"__init__"},
     "collectives": set(),
     "planner": set(),
-    "health": {"metrics", "trace", "recorder", "__init__"},
+    "health": {"metrics", "observer", "recorder", "__init__"},
 }
 PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
     "collectives": set(),

@@ -60,7 +60,8 @@ class MpiGroup(Calls):
     """``comm``: the members, by rank of ``view``; `Group` over the network is what this stands in for."""
 
     def __init__(self, session: MpiSession, gid: int, view: View, comm: Comm):
-        super().__init__(f"collcomm-mpi-{gid}", view, Progress(gid, view, 0), session.clock)
+        super().__init__(f"collcomm-mpi-{gid}", view, Progress(gid, view, 0), session.clock, session.recorder)
+        self.marks.algorithm = "mpi"
         self.gid = gid
         self.session = session
         self.running_until = 0.0  # deadline of a data phase that runs now
@@ -120,12 +121,14 @@ class MpiGroup(Calls):
             self.seconds_lost += time.monotonic() - failed_at
         if self.session.events is not None:
             self.session.events.completed()
+        self.marks.commit = time.monotonic()
         operation.conclude(result)
         return result
 
     def _try(self, operation: Operation, seq: int, deadline: float) -> Array | None:
         progress, request = self.progress, operation.request
         operation.view = progress.view
+        self.marks.begin(progress.view.epoch)
         progress.entered, progress.call, self._deadline = seq, request.call, deadline
         program = self._programs.get(request)
         if program is None or program.base_epoch != operation.base.epoch:

@@ -1,0 +1,61 @@
+"""What a peer of a group observes of itself: its communicators, operations and connections, for `collcomm.health`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .engine import Group, Session
+from .health.observation import OpenOperation
+from .health.observer import Observer, Sent, Standing
+from .health.records import Recorder
+from .health.wire import message_of
+from .transports.base import COLLECTIVES
+
+
+def recorded(session: Session) -> Callable[[], dict[str, Any]]:
+    """From now on the operations of ``session`` are recorded. Returns what makes a message of how this peer is."""
+    recorder = session.recorder = Recorder()
+    observer = Observer(
+        recorder,
+        lambda: (session.member, session.view.epoch),
+        lambda: _standings(session),
+        lambda: _sent(session),
+        session.clock.monotonic,
+    )
+    return lambda: message_of(observer.observe())
+
+
+def _standings(session: Session) -> Iterator[Standing]:
+    for gid, group in list(session.groups.items()):
+        yield Standing(gid, group.progress.entered, _open(gid, group, session.clock.monotonic()))
+
+
+def _open(gid: int, group: Group, now: float) -> OpenOperation | None:
+    """The operation that ``group`` is in. It goes on meanwhile: what is read here may be a moment apart."""
+    progress, marks = group.progress, group.marks
+    request, view = marks.request, progress.view
+    if request is None or progress.entered <= progress.committed:
+        return None
+    idle_since = marks.idle_since
+    waiting_on = tuple(view.ids[rank] for rank in marks.waiting_on if rank < view.size) if idle_since else ()
+    return OpenOperation(
+        gid,
+        progress.epoch,
+        progress.entered,
+        request.kind,
+        request.nbytes(),
+        max(0.0, now - marks.enter),
+        max(0.0, now - idle_since) if idle_since else 0.0,
+        waiting_on,
+    )
+
+
+def _sent(session: Session) -> Iterator[Sent]:
+    for link in session.transport.open_links(COLLECTIVES):
+        for stream in link.streams:
+            delivery = None if stream.retired else stream.delivery()
+            if delivery is not None:
+                busy = delivery.seconds + delivery.held
+                silent = stream.unacknowledged_for()
+                yield Sent(link.member, id(stream), delivery.nbytes, busy, delivery.held, silent, delivery.lost)
