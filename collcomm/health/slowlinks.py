@@ -1,0 +1,252 @@
+"""Links that carry less than they used to: seconds per byte between each two members, against what is usual there (C4's delay
+matrix, Dong et al. 2024).
+
+Each sender's kernel tells in how much time how many bytes were acknowledged while some were on their way, and in how much of
+it the receiver had no room. The rest, by bytes, is what the path takes; it is that of the path also in a schedule that waits
+for other links, since time without anything to send does not count.
+
+A cell of the matrix is hot when it takes `FACTOR` times what it did, in that kind of traffic, for `LEAST` of its last `OF`
+observations. Then:
+
+    hot                                                     blamed
+    ------------------------------------------------------  --------------------------------------------------------------------
+    most of the cells that carry anything                   nobody: the traffic has changed, or the network as a whole
+    all that a member sends, to two members or more         what it sends (a row)
+    all that a member receives, from two or more            what it receives (a column)
+    one cell, and its ends send or receive elsewhere, too,  the link
+    at the usual rate
+    one cell, and its ends have no other traffic (a ring)   depends: their links with others are to be measured (`wanted`)
+
+For the last case the answers decide: others slow from the sender, too: the sender; others slow to the receiver, too: the
+receiver; both as usual: the link. If no answers come within `PATIENCE` seconds, the link is named, and less surely.
+
+A healthy link is not accused: its cell is compared with itself, in the same kind of traffic, and what it shares with others
+(cards, trunks, the machine) makes many cells hot, which names nobody or what they have in common.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..types import LinkRow
+from .baseline import Baseline, Sustained
+from .finding import Culprit, CulpritKind, Finding, Syndrome
+from .observation import Observation
+
+FACTOR = 2.5
+LEAST, OF = 2, 3
+LEAST_BYTES = 1 << 18  # in one observation
+SKIP = 2  # the first observations of a kind of traffic do not count
+PATIENCE = 15.0  # seconds, for measurements that were asked for
+MEASURED_FACTOR = 2.0  # a link is slow by measurement
+MOST_ASKED = 4  # links that are measured for one suspicion
+COMMON = 0.5  # of the cells: more have no culprit
+HELD = 0.5  # of the time on the way in which the receiver took nothing
+MOST_CELLS = 1 << 16
+
+Cell = tuple[int, int]
+
+
+@dataclass
+class _Traffic:
+    """Of one cell: what is usual, by kind of traffic, and how it is now."""
+
+    usual: dict[object, Baseline] = field(default_factory=dict)
+    slow: Sustained = field(default_factory=lambda: Sustained(LEAST, OF, 0))
+    held: Sustained = field(default_factory=lambda: Sustained(LEAST, OF, 0))
+    cost: float = 0.0  # seconds per byte, in the last observation
+    before: float = 0.0  # and usually
+    seen: float = 0.0  # when that was, if what is usual was known
+    hot_since: float = 0.0
+
+
+class SlowLinks:
+    def __init__(self) -> None:
+        self._cells: dict[Cell, _Traffic] = {}
+        self._measured: dict[Cell, Baseline] = {}
+        self._latest: dict[Cell, tuple[float, float]] = {}  # when, and bytes/s
+        self._named: dict[Culprit, Collection[Cell]] = {}
+        self.wanted: list[Cell] = []
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def observe(self, observation: Observation) -> None:
+        kind = _kind(observation)
+        for flow in observation.flows:
+            if flow.nbytes < LEAST_BYTES or flow.busy <= 0.0 or len(self._cells) > MOST_CELLS:
+                continue
+            cell = self._cells.setdefault((observation.member, flow.target), _Traffic())
+            usual = cell.usual.setdefault(kind, Baseline(SKIP))
+            if len(cell.usual) > 64:
+                cell.usual = {kind: usual}
+            cost = max(0.0, flow.busy - flow.held) / flow.nbytes
+            hot = usual.warm and cost > FACTOR * usual.median and cost - usual.median > 6 * usual.spread
+            cell.cost, cell.before = cost, usual.median
+            if usual.warm:
+                cell.seen = observation.at
+            if cell.slow.look(hot) and cell.slow.holds:
+                cell.hot_since = observation.at
+            cell.held.look(usual.warm and flow.held > HELD * flow.busy and flow.held > 0.1 * observation.covers)
+            if not hot and not cell.slow.holds:
+                usual.learn(cost)
+
+    def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
+        """Links were probed."""
+        for row in rows:
+            link = row.source, row.target
+            known = self._measured.setdefault(link, Baseline())
+            self._latest[link] = now, row.bandwidth
+            if not known.median or row.bandwidth > known.median / MEASURED_FACTOR:
+                known.learn(row.bandwidth)
+
+    def keep_only(self, ids: Sequence[int]) -> None:
+        here = set(ids)
+        for table in (self._cells, self._measured, self._latest):
+            for link in [link for link in table if not here.issuperset(link)]:
+                del table[link]
+        for cell in self._cells.values():
+            cell.slow.forget()
+            cell.held.forget()
+        self._named = {}
+        self.wanted = []
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def find(self, now: float) -> list[Finding]:
+        """New findings."""
+        self.wanted = []
+        hot = {link: cell for link, cell in self._cells.items() if cell.slow.holds}
+        recent = {link for link, cell in self._cells.items() if now - cell.seen < 10.0}
+        if len(recent) >= 4 and len(hot) > COMMON * len(recent):
+            self._begin_anew(hot)
+            return []
+        found = []
+        for culprit, cells, sure in self._culprits(now, hot, recent):
+            if culprit not in self._named:
+                self._named[culprit] = cells
+                found.append(self._finding(now, culprit, [hot[link] for link in cells], sure))
+        return found + self._slow_receivers(now)
+
+    def over(self) -> list[Culprit]:
+        """Who was named, and is as usual again."""
+        over = [
+            culprit
+            for culprit, cells in self._named.items()
+            if not any(
+                self._cells[link].slow.holds or self._cells[link].held.holds for link in cells if link in self._cells
+            )
+        ]
+        for culprit in over:
+            del self._named[culprit]
+        return over
+
+    def _begin_anew(self, hot: Mapping[Cell, _Traffic]) -> None:
+        """What they have in common is the new usual."""
+        for cell in hot.values():
+            cell.slow.forget()
+            cell.usual.clear()
+
+    def _culprits(
+        self, now: float, hot: Mapping[Cell, _Traffic], recent: Collection[Cell]
+    ) -> list[tuple[Culprit, list[Cell], float]]:
+        rows, columns = _by(hot, 0), _by(hot, 1)
+        out, into = _by(recent, 0), _by(recent, 1)
+        found: list[tuple[Culprit, list[Cell], float]] = []
+        explained: set[Cell] = set()
+        for kind, groups, active in (
+            (CulpritKind.SENDER, rows, out),
+            (CulpritKind.RECEIVER, columns, into),
+        ):
+            for member, cells in groups.items():
+                if len(active[member]) >= 2 and len(cells) >= max(2, round(0.8 * len(active[member]))):
+                    found.append((Culprit(kind, (member,)), cells, 0.9))
+                    explained.update(cells)
+        for link in hot:
+            if link in explained:
+                continue
+            culprit, sure = self._of_one(now, link, hot[link], out, into)
+            if culprit is not None:
+                found.append((culprit, [link], sure))
+        return found
+
+    def _of_one(
+        self,
+        now: float,
+        link: Cell,
+        cell: _Traffic,
+        out: Mapping[int, list[Cell]],
+        into: Mapping[int, list[Cell]],
+    ) -> tuple[Culprit | None, float]:
+        source, target = link
+        others_out = [one for one in out[source] if one != link]
+        others_into = [one for one in into[target] if one != link]
+        whole = Culprit(CulpritKind.LINK, link)
+        if others_out and others_into:
+            return whole, 0.9
+        known = [other for other in self._measured if other != link and (other[0] == source or other[1] == target)]
+        fresh_out = [self._is_slow(one) for one in known if one[0] == source and self._is_new(one, cell)]
+        fresh_into = [self._is_slow(one) for one in known if one[1] == target and self._is_new(one, cell)]
+        if (not others_out and not fresh_out) or (not others_into and not fresh_into):
+            if now - cell.hot_since > PATIENCE or not known:
+                return whole, 0.5
+            self.wanted += [one for one in known if one[0] == source and not others_out][: MOST_ASKED // 2]
+            self.wanted += [one for one in known if one[1] == target and not others_into][: MOST_ASKED // 2]
+            return None, 0.0
+        if fresh_out and all(fresh_out):
+            return Culprit(CulpritKind.SENDER, (source,)), 0.85
+        if fresh_into and all(fresh_into):
+            return Culprit(CulpritKind.RECEIVER, (target,)), 0.85
+        return whole, 0.85
+
+    def _is_new(self, link: Cell, cell: _Traffic) -> bool:
+        return link in self._latest and self._latest[link][0] > cell.hot_since
+
+    def _is_slow(self, link: Cell) -> bool:
+        usual = self._measured[link].median
+        return usual > 0 and self._latest[link][1] * MEASURED_FACTOR < usual
+
+    def _slow_receivers(self, now: float) -> list[Finding]:
+        """Who does not take what has come: its own work holds it up, not the network."""
+        held = [link for link, cell in self._cells.items() if cell.held.holds]
+        found = []
+        for member, cells in _by(held, 1).items():
+            culprit = Culprit(CulpritKind.RANK, (member,))
+            senders = [link for link, cell in self._cells.items() if link[1] == member and now - cell.seen < 10.0]
+            if len(cells) == len(senders) and culprit not in self._named:
+                self._named[culprit] = cells
+                text = f"{len(cells)} of {len(senders)} members that send to member {member} wait for it to take what has come"
+                found.append(Finding(Syndrome.NON_COMMUNICATION_SLOW, culprit, now, text, 0.75))
+        return found
+
+    def _finding(self, now: float, culprit: Culprit, cells: Sequence[_Traffic], sure: float) -> Finding:
+        worst = max(cells, key=lambda cell: cell.cost / cell.before if cell.before else 0.0)
+        factor = worst.cost / worst.before if worst.before else 0.0
+        where = {
+            CulpritKind.LINK: "the link from member {} to member {} carries",
+            CulpritKind.SENDER: "what member {} sends moves at",
+            CulpritKind.RECEIVER: "what member {} receives moves at",
+            CulpritKind.RANK: "member {} moves",
+        }[culprit.kind].format(*culprit.members)
+        text = f"{where} {_rate(worst.cost)}, usually {_rate(worst.before)}"
+        return Finding(Syndrome.COMMUNICATION_SLOW, culprit, now, text, sure, None, factor)
+
+
+def _by(links: Iterable[Cell], end: int) -> Mapping[int, list[Cell]]:
+    found: defaultdict[int, list[Cell]] = defaultdict(list)
+    for link in links:
+        found[link[end]].append(link)
+    return found
+
+
+def _kind(observation: Observation) -> object:
+    """What most of the traffic was for: a ring and a direct exchange share links in other ways."""
+    weights: Counter[tuple[str, int]] = Counter()
+    for sample in observation.samples:
+        weights[sample.kind, sample.nbytes.bit_length()] += sample.nbytes
+    return weights.most_common(1)[0][0] if weights else None
+
+
+def _rate(cost: float) -> str:
+    return f"{1e-6 / cost:.3g} MB/s" if cost > 0 else "any rate"

@@ -1,0 +1,175 @@
+"""Who is sick: faults planted in a made-up group are named exactly, and a healthy one is left in peace."""
+
+from __future__ import annotations
+
+import pytest
+
+from collcomm.health.finding import Culprit, CulpritKind, Syndrome
+from tests.support.sickness import PER_SECOND, World
+
+SEEDS = range(20)
+WARM_SECONDS = 12
+LINK, SENDER, RECEIVER, RANK = CulpritKind.LINK, CulpritKind.SENDER, CulpritKind.RECEIVER, CulpritKind.RANK
+
+
+def warmed(seed: int, kind: str = "ring", **options: object) -> World:
+    world = World(seed=seed, kind=kind, **options)  # type: ignore[arg-type]
+    for _ in range(WARM_SECONDS):
+        world.second()
+    assert not world.found, world.found
+    return world
+
+
+def only(world: World) -> tuple[Syndrome, Culprit]:
+    assert len(world.found) == 1, world.found
+    _, finding = world.found[0]
+    assert 0.5 < finding.confidence <= 1.0 and finding.evidence
+    return finding.syndrome, finding.culprit
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_member_that_never_calls(seed: int) -> None:
+    world = warmed(seed)
+    sick, began, seq = 1 + seed % 8, world.now, world.seq + 1
+
+    def inside(member: int) -> tuple[int, float, float, tuple[int, ...]] | None:
+        return None if member == sick else (seq, world.now - began, world.now - began, (sick,))
+
+    while not world.found and world.now - began < 30:
+        world.second(inside)
+    assert only(world) == (Syndrome.NON_COMMUNICATION_HANG, Culprit(RANK, (sick,)))
+    assert world.found[0][1].since == (0, seq)
+    assert world.now - began <= 5.0 + 2.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_link_that_swallows_everything(seed: int) -> None:
+    """What the kernels say is reported by the ends; the group goes on with both."""
+    world = warmed(seed)
+    sick = (1 + seed % 7, 8)
+    world.diagnosis.accused(world.now, sick[1], sick[0], "unacked")
+    world.diagnosis.accused(world.now + 0.1, sick[0], sick[1], "unacked")
+    world.change(world.ids)
+    for _ in range(4):
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_HANG, Culprit(LINK, sick))
+
+
+def test_two_members_that_wait_for_each_other() -> None:
+    world = warmed(1)
+    began, seq = world.now, world.seq + 1
+
+    def inside(member: int) -> tuple[int, float, float, tuple[int, ...]]:
+        waits = {3: (4,), 4: (3,)}.get(member, (1 + member % 8,))
+        return seq, world.now - began, world.now - began, waits
+
+    while not world.found and world.now - began < 30:
+        world.second(inside)
+    assert only(world) == (Syndrome.COMMUNICATION_HANG, Culprit(LINK, (3, 4)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", ["ring", "direct"])
+def test_a_link_at_a_tenth(seed: int, kind: str) -> None:
+    world = warmed(seed, kind)
+    edges = world.edges()
+    sick = edges[seed % len(edges)]
+    world.slow[sick] = 10.0
+    for _ in range(4):
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit(LINK, sick))
+    assert 5 < world.found[0][1].factor < 20
+    del world.slow[sick]
+    for _ in range(8):
+        world.second()
+    assert [one.culprit for one in world.ended] == [Culprit(LINK, sick)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", ["ring", "direct"])
+@pytest.mark.parametrize("end", [0, 1], ids=["egress", "ingress"])
+def test_all_that_goes_out_or_comes_in(seed: int, kind: str, end: int) -> None:
+    world = warmed(seed, kind)
+    sick = 1 + seed % 8
+    world.slow = {pair: 10.0 for pair in world.pairs() if pair[end] == sick}
+    began = world.now
+    while not world.found and world.now - began < 30:
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit((SENDER, RECEIVER)[end], (sick,)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_member_without_a_processor(seed: int) -> None:
+    world = warmed(seed)
+    sick, before = 1 + seed % 8, world.seq
+    world.starved[sick] = 0.1
+    while not world.found and world.seq - before < 100:
+        world.second()
+    assert only(world) == (Syndrome.NON_COMMUNICATION_SLOW, Culprit(RANK, (sick,)))
+    assert world.seq - before <= 20 + PER_SECOND
+    world.starved.clear()
+    for _ in range(6):
+        world.second()
+    assert [one.culprit for one in world.ended] == [Culprit(RANK, (sick,))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_link_that_comes_and_goes(seed: int) -> None:
+    world = warmed(seed)
+    sick = (1 + seed % 7, 8)
+    for _ in range(3):
+        world.diagnosis.accused(world.now, sick[1], sick[0], "closed")
+        world.change(world.ids)
+        for _ in range(3):
+            world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_HANG, Culprit(LINK, sick))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", ["ring", "direct"])
+def test_a_healthy_group_is_left_in_peace(seed: int, kind: str) -> None:
+    world = World(seed=seed, kind=kind, jitter=0.3)
+    while world.seq < 1000:
+        world.second()
+    assert not world.found, world.found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_work_that_was_always_uneven_is_no_sickness(seed: int) -> None:
+    world = World(seed=seed, late={3: 0.05, 5: 0.2})
+    while world.seq < 400:
+        world.second()
+    assert not world.found, world.found
+
+
+def test_joins_leaves_and_other_sizes_are_none_either() -> None:
+    world = warmed(3)
+    for ids in ([*world.ids, 9], [one for one in world.ids if one != 4], world.ids):
+        world.change(ids)
+        for _ in range(10):
+            world.second()
+    for nbytes in (64 << 20, 1 << 20):
+        world.nbytes = nbytes
+        for _ in range(10):
+            world.second()
+    world.kind = "direct"
+    for _ in range(20):
+        world.second()
+    assert not world.found, world.found
+
+
+def test_a_broken_link_whose_end_died_is_not_to_blame() -> None:
+    world = warmed(4)
+    world.diagnosis.accused(world.now, 8, 2, "unacked")
+    world.change([one for one in world.ids if one != 2])
+    for _ in range(5):
+        world.second()
+    assert not world.found, world.found
+
+
+def test_a_network_that_is_slower_for_all_has_no_culprit() -> None:
+    world = warmed(5)
+    world.slow = dict.fromkeys(world.pairs(), 4.0)
+    for _ in range(30):
+        world.second()
+    assert not world.found, world.found
