@@ -33,8 +33,7 @@ from .errors import (
 from .joining import join
 from .membership import Coordinator
 from .types import Member, View
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "AuthenticationFailed",

@@ -6,6 +6,7 @@ Plain JSON, made by a coordinator about once a second. Times are seconds, rates 
     version     1
     at          when this was made
     group       its name
+    state       "forming", "steady", "changing", or "recovering" after the coordinator was lost
     epoch       of the present view; ``since``: when that view came
     members     [{"id", "rank", "name", "host", "port", "host_id", "site",
                   "joined",                 when it came
@@ -27,7 +28,10 @@ Plain JSON, made by a coordinator about once a second. Times are seconds, rates 
                   null
     events      [{"at", "kind", "member", "name", "text"}]    oldest first; kind: "view", "joined", "left", "died", "evicted",
                                                               "rejected", "finding", "recovered", "action", "plan"
+    totals      [{"kind", "cause", "count"}]    of all events since this coordinator knows the group; ``cause``: of an exit, in
+                                                two or three words of which there are few, otherwise ""
     history     [{"at", "operations", "sent", "members"}]     by second, oldest first: rates of the whole group
+    left_out    names of the lists that are empty here because all of it would be too long; usually missing
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from .peer import PeerMachine
 from .presets import LAN, LOCAL, PRESETS, WAN, Limits
 from .server import Coordinator, run_coordinator
 from .store import Deposed, MemoryStore, Store
+from .watching import GroupLine, Hail, Watch
 
 __all__ = [
     "LAN",
@@ -22,7 +23,9 @@ __all__ = [
     "Coordinator",
     "CoordinatorMachine",
     "Deposed",
+    "GroupLine",
     "GroupMachine",
+    "Hail",
     "Journal",
     "Limits",
     "Lines",
@@ -30,6 +33,7 @@ __all__ = [
     "Observer",
     "PeerMachine",
     "Store",
+    "Watch",
     "Welcome",
     "ZmqLines",
     "peer_credentials",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..types import Member
 from .announcement import Run
+from .chronicle import Exit
 from .effects import Outbox
 from .messages import MAX_MEMBERS, PROFILE, Message
 from .pulse import Pulse
@@ -31,10 +32,10 @@ class Admission:
             return
         for peer in self._roster:
             if peer.member.name == message["name"] and peer.health.disconnected_at is not None:
-                self._views.remove(now, peer, "was restarted")
+                self._views.remove(now, peer, Exit.RESTARTED, "was restarted")
         refusal = self._refusal(message)
         if refusal is not None:
-            self._out.send(key, {"t": "rejected", "text": refusal})
+            self._reject(now, key, message["name"], refusal)
             return
         self._roster.options = (message["min_size"], message["on_failure"])
         member = Member(self._roster.next_id, *(message[field] for field in PROFILE))
@@ -68,6 +69,13 @@ class Admission:
         peer = self._roster.enter(now, key, member, is_member)
         self._pulse.ping(now, peer)
         return peer
+
+    def _reject(self, now: float, key: bytes, name: str, refusal: str) -> None:
+        self._out.send(key, {"t": "rejected", "text": refusal})
+        chronicle = self._views.chronicle
+        if not chronicle.just_said("rejected", name):  # who tries again and again
+            event = chronicle.record(now, "rejected", self._views.view.epoch, refusal, 0, name)
+            self._out.note(f"{name} is not taken in: {refusal}", event)
 
     def _welcome(self, peer: Peer) -> None:
         incarnation, token = self._run

@@ -15,6 +15,7 @@ from .effects import CoordinatorEffect, Note, Probe, Replan, Send
 from .group import GroupMachine
 from .messages import Message
 from .presets import Limits
+from .showing import snapshot_of
 from .takeover import Takeover
 
 MAX_GROUPS = 1000
@@ -88,9 +89,9 @@ class CoordinatorMachine:
     def probed(self, now: float, probe: Probe, refused: bool) -> list[CoordinatorEffect]:
         return self._step(probe.group, lambda group: group.probed(now, probe.member.id, refused))
 
-    def planned(self, replan: Replan, plan: Message | None) -> list[CoordinatorEffect]:
+    def planned(self, now: float, replan: Replan, plan: Message | None) -> list[CoordinatorEffect]:
         """What a planner has made of ``replan``; None: nothing."""
-        return self._step(replan.group, lambda group: group.planned(replan.view, plan))
+        return self._step(replan.group, lambda group: group.planned(now, replan.view, plan))
 
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""
@@ -163,6 +164,11 @@ class CoordinatorMachine:
         """The keys of those of ``members`` who are in the group with that number, for the relay of this process."""
         group = self.groups.get(self._booths.get(number, ""))
         return group.booth_keys(members) if isinstance(group, GroupMachine) else {}
+
+    def shown(self, name: str, now: float, wall: float) -> dict[str, Any] | None:
+        """What whoever watches sees of a group, see `showing`; None if there is none of that name."""
+        group = self.groups.get(name)
+        return None if group is None else snapshot_of(group, now, wall, self._limits)
 
     def forget(self, name: str) -> None:
         """Know nothing of a group any more: its peers will be asked."""

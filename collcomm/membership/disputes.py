@@ -80,6 +80,10 @@ class Disputes:
         self._open.clear()
         self._mended.clear()
 
+    @property
+    def all(self) -> list[Dispute]:
+        return list(self._open.values())
+
     def begin(self, now: float, message: Message) -> Dispute | None:
         """Open the dispute that ``message`` calls for. None when there is one already, or there are too many."""
         place = (message["gid"], message["seq"])

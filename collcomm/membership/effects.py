@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..types import Member, Outcome, TrafficPlan, View, Way
+from .chronicle import Event
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ class Ping:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a person who watches the coordinator wants to know."""
+    """Something that a person who watches the coordinator wants to know. ``event``: the same for programs."""
 
     text: str
+    event: Event | None = None
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ class Outbox:
     def send(self, key: bytes, message: Mapping[str, Any]) -> None:
         self.put(Send(key, message))
 
-    def note(self, text: str) -> None:
-        self.put(Note(text))
+    def note(self, text: str, event: Event | None = None) -> None:
+        self.put(Note(text, event))
 
     def drain(self) -> list[CoordinatorEffect]:
         effects, self._effects = self._effects, []

@@ -28,12 +28,13 @@ told of it: `announcement`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from ..types import COORDINATOR, LinkRow, Member, View, Way
 from .admission import Admission
 from .announcement import Announcement, Run
+from .chronicle import Chronicle, Exit
+from .disputes import Dispute
 from .effects import CoordinatorEffect, Outbox, Probe
 from .links import DialledInVain
 from .messages import Message
@@ -116,7 +117,7 @@ class GroupMachine:
         """Whether nothing listens any more at the data address of ``member``, whose control connection has closed."""
         peer = self._roster.of(member)
         if refused and peer is not None and peer.health.disconnected_at is not None:
-            self._views.remove(now, peer, "died: its control connection closed and its data port is gone")
+            self._views.remove(now, peer, Exit.GONE, "died: its control connection closed and its data port is gone")
         return self._out.drain()
 
     def echo(self, now: float, key: bytes, number: int) -> list[CoordinatorEffect]:
@@ -126,11 +127,13 @@ class GroupMachine:
             self._blame_link(now, peer)
         return self._out.drain()
 
-    def planned(self, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
+    def planned(self, now: float, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
         """What the planner has made of the links of view ``asked_for``; None: nothing."""
         message = self._views.traffic.planned(asked_for, self.view, plan)
         if message is not None:
-            self._out.note(f"plan {message['plan']['revision']} of group {self.name!r}")
+            text = f"plan {message['plan']['revision']}"
+            event = self.chronicle.record(now, "plan", self.view.epoch, text)
+            self._out.note(f"{text} of group {self.name!r}", event)
             for peer in self._roster.members:
                 self._out.send(peer.key, message)
         return self._out.drain()
@@ -148,7 +151,7 @@ class GroupMachine:
                 peer for peer in self._roster if self._views.awaits(peer)
             ]  # the first removal asks the others anew
             for peer in silent:
-                self._views.remove(now, peer, f"did not answer a halt within {self._limits.halt:g} s")
+                self._views.remove(now, peer, Exit.HALT, f"did not answer a halt within {self._limits.halt:g} s")
         return self._out.drain()
 
     @property
@@ -166,9 +169,14 @@ class GroupMachine:
         return self._views.view
 
     @property
-    def history(self) -> deque[tuple[float, int, str, str]]:
+    def chronicle(self) -> Chronicle:
+        """What has happened."""
+        return self._views.chronicle
+
+    @property
+    def history(self) -> list[tuple[float, int, str, str]]:
         """Time, epoch, who, cause."""
-        return self._views.history
+        return self.chronicle.history
 
     @property
     def options(self) -> tuple[int, str] | None:
@@ -197,8 +205,21 @@ class GroupMachine:
     @property
     def plan(self) -> int:
         """The revision of the newest plan; 0 for none."""
-        plan = self._views.traffic.plan
-        return 0 if plan is None else int(plan["revision"])
+        return 0 if self.traffic_plan is None else int(self.traffic_plan["revision"])
+
+    @property
+    def traffic_plan(self) -> Message | None:
+        """The newest plan."""
+        return self._views.traffic.plan
+
+    @property
+    def stalled(self) -> list[Dispute]:
+        """The operations that do not move, or are in doubt otherwise."""
+        return self._disputes.all
+
+    def peer(self, member: int) -> Peer | None:
+        """Who has that number."""
+        return self._roster.of(member)
 
     def knows(self, key: bytes) -> bool:
         """Whether a connection belongs to somebody who is here, or who may come back to ask why not."""
@@ -224,7 +245,7 @@ class GroupMachine:
         if kind == "here":
             self._out.send(peer.key, {"t": "alive"})
         elif kind == "leave":
-            self._views.remove(now, peer, "left", asked=True)
+            self._views.remove(now, peer, Exit.LEFT, "left")
         elif kind == "links":  # they outlive views
             self._views.traffic.report(now, peer.member.id, self.view.ids, message["rows"])
         elif message.get("epoch") == self.view.epoch and peer.is_member:
@@ -265,7 +286,8 @@ class GroupMachine:
     def _examine(self, now: float, peer: Peer) -> bool:
         cause = peer.health.cause_of_death(now, self._limits)
         if cause is not None and peer in self._roster:
-            self._views.remove(now, peer, cause)
+            why = Exit.SILENT if cause.startswith("silent") else Exit.CLOSED
+            self._views.remove(now, peer, why, cause)
         return cause is not None
 
     # -- links that break, or do not come about -----------------------------------------------------------------------
@@ -310,7 +332,7 @@ class GroupMachine:
             self._views.change(now, broken=pair)
         else:
             other = self._roster.peer(sum(pair) - worse).member.name
-            self._views.remove(now, self._roster.peer(worse), f"its link to {other} keeps breaking")
+            self._views.remove(now, self._roster.peer(worse), Exit.LINK, f"its link to {other} keeps breaking")
 
     # -- disputes ----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from .credentials import PeerCredentials
 from .linewatch import LineWatch
 from .messages import MAX_VIEW_BYTES, BadMessage, Message, decode, encode
 from .peer import HERE_SECONDS
-from .server import CLOSE_SECONDS, CONTROL_PREFIX, PULSE, PULSE_PREFIX
+from .server import CLOSE_SECONDS, CONTROL_PREFIX, LINGER_MILLISECONDS, PULSE, PULSE_PREFIX
 
 log = logging.getLogger("collcomm")
 
@@ -30,7 +30,7 @@ class ZmqLines:
     def __init__(self, where: str, credentials: PeerCredentials | None = None):
         self.where = where
         self._credentials = credentials
-        self._lines = [_Line(format_address(*address), credentials) for address in parse_addresses(where)]
+        self._lines = [Line(format_address(*address), credentials) for address in parse_addresses(where)]
         self.count = len(self._lines)
         self._identity = secrets.token_bytes(16)
         self._lock = threading.Lock()
@@ -120,7 +120,7 @@ class ZmqLines:
             for line in self._lines:
                 line.close()
 
-    def _watch(self, line: _Line, refused: Callable[[CollcommError], None]) -> None:
+    def _watch(self, line: Line, refused: Callable[[CollcommError], None]) -> None:
         """A door that stays shut is the end only when it is the only one."""
         with contextlib.suppress(zmq.Again):
             while True:
@@ -129,7 +129,7 @@ class ZmqLines:
                 if error is not None and all(other.shut for other in self._lines):
                     refused(error)
 
-    def _read(self, number: int, line: _Line, hear: Callable[[int, Message], None]) -> None:
+    def _read(self, number: int, line: Line, hear: Callable[[int, Message], None]) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
                 data = line.dealer.recv(zmq.NOBLOCK)
@@ -139,7 +139,7 @@ class ZmqLines:
                     line.watch.met = f"what answers there is not a coordinator of this version: {error}"
                     continue
                 if message["t"] == "standby":
-                    line.watch.met = f"it stands by and does not lead{_led_by(message['leader'])}"
+                    line.watch.stands_by(message["leader"])
                 hear(number, message)
 
     def _echo(self, address: str) -> None:
@@ -156,7 +156,7 @@ class ZmqLines:
             socket.close(0)
 
 
-class _Line:
+class Line:
     """The connection to one coordinator. ``shut``: why it will never let us in."""
 
     dealer: zmq.Socket[bytes]
@@ -183,14 +183,10 @@ class _Line:
         except BadMessage:
             log.exception("the coordinator at %s was not told", self.address)
 
-    def close(self) -> None:
+    def close(self, linger: int = LINGER_MILLISECONDS) -> None:
         self.dealer.disable_monitor()
         self.monitor.close(0)
-        self.dealer.close(200)
-
-
-def _led_by(leader: str) -> str:
-    return f" ({leader} does)" if leader else ""
+        self.dealer.close(linger)
 
 
 def _dealer(

@@ -33,6 +33,10 @@ class LineWatch:
         self._credentials = credentials
         self._hung_up = 0
 
+    def stands_by(self, leader: str) -> None:
+        """A coordinator is there that does not lead; ``leader``: who does, if it knows."""
+        self.met = f"it stands by and does not lead{f' ({leader} does)' if leader else ''}"
+
     def heard(self, event: Mapping[str, Any]) -> AuthenticationFailed | None:
         """An error when it is clear that no further attempt will be let in."""
         kind = event["event"]

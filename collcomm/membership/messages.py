@@ -19,6 +19,11 @@ MAX_CHOICES = 512
 MAX_SEGMENTS = 4096
 MAX_STREAMS = 64
 MAX_OBSERVED = 1024  # operations, or communicators, in one report of health
+MAX_LISTED = 1000  # groups
+MAX_LOAD_BYTES = 64 << 10  # of one message in a train that measures the way to a coordinator
+MAX_FACTS = 32
+TOKEN_BYTES = 16
+UNPRIVILEGED = 1024  # the first port that a coordinator dials on request
 MAX_WAYS = 10_000  # pairs of members that are not linked the usual way
 
 Message = dict[str, Any]
@@ -75,6 +80,10 @@ def _flag(value: Any) -> bool:
 
 def _bytes(length: int) -> Check:
     return lambda value: isinstance(value, bytes) and len(value) == length
+
+
+def _load(most: int) -> Check:
+    return lambda value: isinstance(value, bytes) and len(value) <= most
 
 
 def _on_failure(value: Any) -> bool:
@@ -205,6 +214,28 @@ FIELDS: dict[str, dict[str, Check]] = {
         # to whom, bytes, busy, held, silent, packets lost
         "flows": _list_of(_row(_id, _number, _span, _span, _span, _integer(0, 2**31)), MAX_ROWS),
     },
+    # whoever only watches, to coordinator; the answers have the number of what was asked
+    "watch": {"group": _text(128), "number": _number},  # "": the only one, or a list
+    "hail": {"number": _number},
+    "train": {"number": _number, "load": _load(MAX_LOAD_BYTES), "back": _integer(0, MAX_LOAD_BYTES)},
+    "dial": {"number": _number, "port": _integer(UNPRIVILEGED, 65535), "token": _bytes(TOKEN_BYTES)},
+    # ... and back
+    "snapshot": {"number": _number, "body": _load(MAX_VIEW_BYTES)},  # JSON, see collcomm.health.snapshot
+    "groups": {  # name, state, epoch, members, pending
+        "number": _number,
+        "rows": _list_of(_row(_text(128), _text(16), _epoch, _number, _number), MAX_LISTED),
+    },
+    "hailed": {
+        "number": _number,
+        "wall": _number,  # nanoseconds since 1970
+        "seen": _text(256),  # the address from which the asker comes
+        "leads": _flag,
+        "relay_port": _integer(0, 65535),  # 0: none
+        "facts": _map_of(_text(64, 1), _text(256), MAX_FACTS),
+    },
+    "trained": {"number": _number, "load": _load(MAX_LOAD_BYTES)},
+    "dialled": {"number": _number, "outcome": _text(32), "text": _text()},
+    "unseen": {"number": _number, "text": _text(4096)},  # why there is no other answer
     # coordinator to peer
     "welcome": {"member": _id, **_run},
     "rejected": {"text": _text(4096)},
@@ -223,7 +254,8 @@ FIELDS: dict[str, dict[str, Check]] = {
     # a coordinator to itself, through its store
     "record": {"view": _fields(_view), "next_id": _id, "next_epoch": _epoch, **_options, **_run},
 }
-LIMITS = {"view": MAX_VIEW_BYTES, "report": MAX_REPORT_BYTES, "record": MAX_VIEW_BYTES}
+LIMITS = {"view": MAX_VIEW_BYTES, "report": MAX_REPORT_BYTES, "record": MAX_VIEW_BYTES, "snapshot": MAX_VIEW_BYTES}
+WATCHING = ("watch", "hail", "train", "dial")  # said by watchers, who are no members
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -235,8 +267,9 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Message:
-    """The fields of a message, all present and in range. Raises BadMessage, whatever ``data`` is."""
+def decode(data: bytes, watching: bool = False) -> Message:
+    """The fields of a message, all present and in range. ``watching``: whether it may be a snapshot. Raises BadMessage,
+    whatever ``data`` is."""
     if len(data) > MAX_VIEW_BYTES:
         raise BadMessage(f"{len(data)} bytes are more than {MAX_VIEW_BYTES}")
     try:
@@ -244,7 +277,7 @@ def decode(data: bytes) -> Message:
             data,
             strict_map_key=False,
             max_str_len=8192,
-            max_bin_len=64,
+            max_bin_len=MAX_VIEW_BYTES if watching else MAX_LOAD_BYTES,
             max_array_len=MAX_MEMBERS,
             max_map_len=MAX_GROUPS,
             max_ext_len=0,
@@ -276,9 +309,9 @@ def checked_plan(found: Any) -> Message:
 
 
 def is_other_version(data: bytes) -> bool:
-    """Whether ``data`` is a join of another protocol version, which deserves an answer."""
+    """Whether ``data`` is what somebody with another protocol version says first, which deserves an answer."""
     try:
         found = msgpack.unpackb(data, max_str_len=8192, max_array_len=1024, max_map_len=1024, max_ext_len=0)
     except Exception:
         return False
-    return isinstance(found, dict) and found.get("t") == "join" and found.get("v") != VERSION
+    return isinstance(found, dict) and found.get("t") in ("join", "watch", "hail") and found.get("v") != VERSION

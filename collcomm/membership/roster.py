@@ -20,6 +20,7 @@ class Peer:
     health: Health
     is_member: bool = False
     ready: bool = False
+    came: float | None = None  # when it joined; None if that was at a coordinator that was lost
 
 
 class Roster:
@@ -82,7 +83,7 @@ class Roster:
 
     def enter(self, now: float, key: bytes, member: Member, is_member: bool = False) -> Peer:
         self._out.pop(key, None)
-        peer = self._peers[key] = Peer(key, member, Health(now), is_member)
+        peer = self._peers[key] = Peer(key, member, Health(now), is_member, came=None if is_member else now)
         self._keys[member.id] = key
         return peer
 

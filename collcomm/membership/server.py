@@ -15,7 +15,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import zmq
@@ -25,13 +25,16 @@ from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
 from . import strangers
 from .booth import RelayBooth
+from .chronicle import GRAVE
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
 from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan, Send
-from .messages import MAX_REPORT_BYTES, BadMessage, Message, decode, encode, is_other_version
+from .inquiries import Inquiries, Shown, address_of
+from .messages import MAX_REPORT_BYTES, WATCHING, BadMessage, Message, decode, encode, is_other_version
 from .planning import Planners
 from .presets import LAN, Limits
 from .probing import Probes
+from .showing import Snapshot
 from .store import Deposed, MemoryStore, Store
 from .strangers import Strangers, check_exposure, make_room
 
@@ -56,6 +59,8 @@ class Coordinator:
     :param insecure: listen on an address that others can reach although there is neither.
     :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`. Closed with it.
     :param relay_port: where this process joins peers that nobody else can; 0 takes a free one, None: it does not.
+    :param snapshot: what whoever watches a group is shown of it, instead of what is known here (`show`); as JSON has it, by
+        the schema of `collcomm.health.snapshot`, or None if there is no such group. Called on this coordinator's thread; quick.
     :raises CollcommError: the address cannot be bound, or is open to others without protection.
     :raises AuthenticationFailed: ``keys`` is not what ``collcomm keys`` makes.
     """
@@ -70,6 +75,7 @@ class Coordinator:
         insecure: bool = False,
         store: Store | None = None,
         relay_port: int | None = 0,
+        snapshot: Callable[[str], Snapshot | None] | None = None,
     ):
         credentials = coordinator_credentials(secret, keys)
         self.protection = "nothing" if credentials is None else credentials.source
@@ -91,7 +97,9 @@ class Coordinator:
         self._poller = zmq.Poller()
         self._probes = Probes(self._poller)
         self._planners = Planners(self._poller)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is shown may be asked for while a message is answered
+        shown = Shown(self._machine, snapshot or self.show)
+        self._inquiries = Inquiries(shown, self._send_frames, self._poller)
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
         self._closing = False
@@ -140,6 +148,18 @@ class Coordinator:
         with self._lock:
             return self._machine.snapshot(time.monotonic())
 
+    def show(self, group: str) -> Snapshot | None:
+        """What is known here of a group, by the schema of `collcomm.health.snapshot`; None if there is none of that name. From
+        any thread."""
+        with self._lock:
+            return self._machine.shown(group, time.monotonic(), time.time())
+
+    @property
+    def groups(self) -> list[str]:
+        """Their names. From any thread."""
+        with self._lock:
+            return list(self._machine.groups)
+
     # -- the relay ---------------------------------------------------------------------------------------------------
 
     def _open_booth(self, host: str, port: int | None) -> RelayBooth | None:
@@ -178,12 +198,14 @@ class Coordinator:
                     for probe, refused in self._probes.ended(ready, now):
                         self._carry_out(self._machine.probed(now, probe, refused))
                     for replan, plan in self._planners.ended(ready, now):
-                        self._carry_out(self._machine.planned(replan, plan))
+                        self._carry_out(self._machine.planned(now, replan, plan))
+                    self._inquiries.ended(ready, now)
                     if now >= next_tick:
                         next_tick = now + self._tick(now)
         finally:
             self._probes.close()
             self._planners.close()
+            self._inquiries.close()
             self._router.disable_monitor()
             self._monitor.close(0)
             self._router.close(LINGER_MILLISECONDS)  # who has just left should hear that
@@ -218,6 +240,7 @@ class Coordinator:
                     continue
                 key = self._descriptors.pop(int(event["value"]), None)
                 if key is not None:
+                    self._inquiries.disconnected(key)
                     self._carry_out(self._machine.disconnected(time.monotonic(), key))
 
     def _read_messages(self) -> None:
@@ -232,7 +255,7 @@ class Coordinator:
                     self._read_pulse(CONTROL_PREFIX + identity[1:], data)
                 elif identity[:1] == CONTROL_PREFIX:
                     self._descriptors[int(frames[1].get(zmq.SRCFD))] = identity
-                    self._read_message(identity, data)
+                    self._read_message(identity, data, frames[1])
                 else:
                     self.rubbish += 1
 
@@ -240,7 +263,7 @@ class Coordinator:
         if len(data) == PULSE.size and data[:1] == b"p":
             self._carry_out(self._machine.echo(time.monotonic(), key, PULSE.unpack(data)[1]))
 
-    def _read_message(self, key: bytes, data: bytes) -> None:
+    def _read_message(self, key: bytes, data: bytes, frame: zmq.Frame) -> None:
         try:
             message = decode(data)
         except BadMessage as error:
@@ -249,6 +272,9 @@ class Coordinator:
                 self._carry_out(
                     [Send(key, {"t": "rejected", "text": f"{error}; install the same collcomm everywhere"})]
                 )
+            return
+        if message["t"] in WATCHING:
+            self._inquiries.asked(time.monotonic(), key, message, address_of(frame))
             return
         try:
             self._carry_out(self._machine.receive(time.monotonic(), key, message))
@@ -261,7 +287,7 @@ class Coordinator:
     def _carry_out(self, effects: list[CoordinatorEffect]) -> None:
         for effect in effects:
             if isinstance(effect, Note):
-                log.info("%s", effect.text)
+                _note(effect)
             elif isinstance(effect, Remember):
                 if not self._save(effect):
                     return  # nobody hears of what was not written down
@@ -275,14 +301,17 @@ class Coordinator:
     def _post(self, effect: Send | Ping) -> None:
         try:
             if isinstance(effect, Ping):
-                frames = [PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)]
+                self._send_frames([PULSE_PREFIX + effect.key[1:], PULSE.pack(b"p", effect.number)])
             else:
-                frames = [effect.key, encode(effect.message)]
+                self._send_frames([effect.key, encode(effect.message)])
+        except BadMessage:
+            log.exception("a message was not sent")
+
+    def _send_frames(self, frames: list[Any]) -> None:
+        try:
             self._router.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:
             pass  # the peer is gone, or its queue is full: it will be missed
-        except BadMessage:
-            log.exception("a message was not sent")
 
     def _save(self, effect: Remember) -> bool:
         try:
@@ -305,6 +334,13 @@ class Coordinator:
             log.error("the record of group %r is unreadable and not used: %s", group, error)
             return None
         return message if message is not None and message["t"] == "record" else None
+
+
+def _note(effect: Note) -> None:
+    """To the log: the text for people, and for programs the facts of the event."""
+    event = effect.event
+    level = logging.WARNING if event is not None and event.kind in GRAVE else logging.INFO
+    log.log(level, "%s", effect.text, extra={} if event is None else {"facts": event.facts})
 
 
 def _listen(

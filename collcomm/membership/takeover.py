@@ -5,8 +5,6 @@ Newcomers are heard when the group is whole.
 
 from __future__ import annotations
 
-from collections import deque
-
 from ..types import View
 from .announcement import Run
 from .effects import CoordinatorEffect, Note, Probe, Send
@@ -31,7 +29,7 @@ class Takeover:
         self.name = name
         self.whole: GroupMachine | None = None  # what it has become
         self.view = View(0, ())
-        self.history: deque[tuple[float, int, str, str]] = deque()
+        self.history: list[tuple[float, int, str, str]] = []
         self._run = run
         self._fresh = fresh
         self._limits = limits
@@ -72,7 +70,7 @@ class Takeover:
             self._recovery.refused.add(member)
         return self._try(now)
 
-    def planned(self, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
+    def planned(self, now: float, asked_for: View, plan: Message | None) -> list[CoordinatorEffect]:
         return []  # it was made for the coordinator that was lost
 
     def tick(self, now: float) -> list[CoordinatorEffect]:

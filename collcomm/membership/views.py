@@ -7,12 +7,12 @@ view is written down and announced (`announcement`).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 
 from ..types import GroupReport, Member, Outcome, Verdict, View
 from .announcement import Announcement
+from .chronicle import Chronicle, Exit
 from .disputes import Disputes
 from .effects import Outbox, Remember
 from .links import Links, Pair
@@ -22,8 +22,6 @@ from .roster import Peer, Roster
 from .round import Round, contradictions, decide
 from .traffic import Traffic
 
-MAX_HISTORY = 1000
-
 
 class State(Enum):
     FORMING = "forming"
@@ -32,13 +30,13 @@ class State(Enum):
 
 
 class Views:
-    """``history``: time, epoch, who, cause. ``links``, ``disputes`` and ``traffic`` are those of the present view's members."""
+    """``chronicle``: what has happened. ``links``, ``disputes`` and ``traffic`` are those of the present view's members."""
 
     def __init__(self, name: str, roster: Roster, announcement: Announcement, out: Outbox):
         self.name = name
         self.state = State.FORMING
         self.view = View(0, ())
-        self.history: deque[tuple[float, int, str, str]] = deque(maxlen=MAX_HISTORY)
+        self.chronicle = Chronicle(name)
         self.links = Links(roster, out)
         self.disputes = Disputes()
         self.traffic = Traffic()
@@ -71,7 +69,7 @@ class Views:
         self._out.note(f"group {self.name!r} is taken over in view {self.view.epoch}")
         causes = [f"{member.name} was not heard of when the coordinator came back" for member in resumption.lost]
         for member, cause in zip(resumption.lost, causes, strict=True):
-            self._record_loss(now, member, cause)
+            self._record_loss(now, member, Exit.LOST, cause)
         self.change(now, lost="; ".join(causes) or None)
 
     # -- who is in ---------------------------------------------------------------------------------------------------
@@ -83,11 +81,11 @@ class Views:
         else:
             self._tell_pending()
 
-    def remove(self, now: float, peer: Peer, cause: str, asked: bool = False) -> None:
-        """``asked``: it wants to leave, and gets an answer."""
+    def remove(self, now: float, peer: Peer, why: Exit, cause: str) -> None:
+        """``cause``: why, in words with numbers. Whoever wants to leave gets an answer."""
         self._roster.remove(peer)
-        self._record_loss(now, peer.member, cause)
-        if asked:
+        self._record_loss(now, peer.member, why, cause)
+        if why is Exit.LEFT:
             self._out.send(peer.key, {"t": "left"})
         else:
             text = f"evicted from view {self.view.epoch}: {cause}"
@@ -112,9 +110,9 @@ class Views:
             self._out.send(peer.key, self._announcement.to(peer.member.id))
             self._out.send(peer.key, self._halt())
 
-    def _record_loss(self, now: float, member: Member, cause: str) -> None:
-        self.history.append((now, self.view.epoch, member.name, cause))
-        self._out.note(f"{member} is out of view {self.view.epoch}: {cause}")
+    def _record_loss(self, now: float, member: Member, why: Exit, cause: str) -> None:
+        event = self.chronicle.exit(now, why, self.view.epoch, cause, member.id, member.name)
+        self._out.note(f"{member} is out of view {self.view.epoch}: {cause}", event)
 
     def _tell_pending(self) -> None:
         for peer in self._roster.members:
@@ -180,7 +178,7 @@ class Views:
         if not round.complete(survivors):
             return
         for liar in sorted(contradictions(round, survivors)):
-            self.remove(now, self._roster.peer(liar), "reported what cannot be true")
+            self.remove(now, self._roster.peer(liar), Exit.LIAR, "reported what cannot be true")
             return  # removing it has concluded the round
         self._round = None
         if not survivors:
@@ -214,7 +212,7 @@ class Views:
     def _announce(self, now: float, outcomes: Mapping[int, Outcome], admitted: bool, broken: list[Pair]) -> None:
         members = [peer for peer in self._roster if peer.is_member or admitted]
         members.sort(key=lambda peer: peer.member.id)
-        new = [peer.member.name for peer in members if not peer.is_member]
+        new = [peer.member for peer in members if not peer.is_member]
         gone = set(self.view.ids)
         self.view = self._next_view(members)
         self.state = State.STEADY
@@ -226,10 +224,11 @@ class Views:
         for peer in members:
             peer.is_member, peer.ready = True, False
             self._out.send(peer.key, self._announcement.to(peer.member.id))
-        came = f"; new: {', '.join(new)}" if new else ""
-        self._out.note(f"view {self.view.epoch} of group {self.name!r}: {len(members)} members{came}")
-        for name in new:
-            self.history.append((now, self.view.epoch, name, "joined"))
+        came = f"; new: {', '.join(member.name for member in new)}" if new else ""
+        epoch, text = self.view.epoch, f"{len(members)} members{came}"
+        self._out.note(f"view {epoch} of group {self.name!r}: {text}", self.chronicle.record(now, "view", epoch, text))
+        for member in new:
+            self.chronicle.record(now, "joined", epoch, "joined", member.id, member.name)
         self._tell_pending()
 
     def _next_view(self, members: list[Peer]) -> View:

@@ -188,7 +188,7 @@ class SimCoordinator:
         def answer() -> None:
             if life == self._life:
                 plan = None if random.random() < 0.1 else any_plan(random, replan.view.ids)
-                self.when_running(lambda: self.machine.planned(replan, plan))
+                self.when_running(lambda: self.machine.planned(self.world.now, replan, plan))
 
         self.world.scheduler.after(random.uniform(0.01, 2.0), answer)
 

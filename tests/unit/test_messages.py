@@ -96,6 +96,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         **RUN,
     },
     "record": {"view": VIEW, "next_id": 4, "next_epoch": 5, **RUN},
+    "watch": {"group": "run-7", "number": 1},
+    "hail": {"number": 2},
+    "train": {"number": 3, "load": b"x" * 1000, "back": 2000},
+    "dial": {"number": 4, "port": 40_000, "token": b"t" * 16},
+    "snapshot": {"number": 1, "body": b"{}"},
+    "groups": {"number": 1, "rows": [["run-7", "steady", 3, 2, 0]]},
+    "hailed": {
+        "number": 2,
+        "wall": 1_700_000_000 * 10**9,
+        "seen": "10.0.0.3",
+        "leads": True,
+        "relay_port": 0,
+        "facts": {"numpy": "2.1"},
+    },
+    "trained": {"number": 3, "load": b"y" * 2000},
+    "dialled": {"number": 4, "outcome": "reached", "text": ""},
+    "unseen": {"number": 1, "text": "there is no group 'x'"},
 }
 TYPES = sorted(FIELDS)
 
@@ -223,6 +240,28 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         **run,
     },
     "record": {"view": st.fixed_dictionaries(view), "next_id": member_id, "next_epoch": epoch, **run},
+    "watch": {"group": st.text(max_size=128), "number": number},
+    "hail": {"number": number},
+    "train": {"number": number, "load": st.binary(max_size=200), "back": st.integers(0, 65536)},
+    "dial": {"number": number, "port": st.integers(1024, 65535), "token": st.binary(min_size=16, max_size=16)},
+    "snapshot": {"number": number, "body": st.binary(max_size=200)},
+    "groups": {
+        "number": number,
+        "rows": st.lists(
+            st.tuples(st.text(max_size=128), st.text(max_size=16), epoch, number, number).map(list), max_size=4
+        ),
+    },
+    "hailed": {
+        "number": number,
+        "wall": number,
+        "seen": st.text(max_size=200),
+        "leads": st.booleans(),
+        "relay_port": st.integers(0, 65535),
+        "facts": st.dictionaries(st.text(min_size=1, max_size=64), st.text(max_size=256), max_size=4),
+    },
+    "trained": {"number": number, "load": st.binary(max_size=200)},
+    "dialled": {"number": number, "outcome": st.text(max_size=32), "text": st.text(max_size=200)},
+    "unseen": {"number": number, "text": st.text(max_size=200)},
 }
 MESSAGE = st.sampled_from(TYPES).flatmap(
     lambda kind: st.fixed_dictionaries({"t": st.just(kind), **STRATEGIES.get(kind, {})})
@@ -315,6 +354,10 @@ def test_a_missing_field_is_named(kind: str, field: str) -> None:
         ("call_me", "streams", 0),
         ("view", "keys", [b"k" * 31]),
         ("view", "keys", ["k" * 32]),
+        ("dial", "port", 22),  # nobody is made to dial a system's own services
+        ("dial", "token", b"short"),
+        ("train", "back", 65537),
+        ("watch", "group", "x" * 129),
         ("stalled", "call", [1]),
         ("stalled", "call", {"fingerprint": 1, "text": ""}),
     ],
