@@ -31,7 +31,7 @@ from .errors import (
     ViewChanged,
 )
 from .joining import join
-from .membership import Coordinator
+from .rendezvous import Coordinator
 from .types import Member, View
 from .version import __version__ as __version__
 

@@ -11,10 +11,14 @@ from . import __version__, keys, tuning
 from .bench import command as bench
 from .chaos import command as chaos
 from .errors import CollcommError
-from .membership import PRESETS, Journal, Store, read_secret, run_coordinator
+from .health.policy import Action, Policy
+from .membership import PRESETS, Journal, Store, read_secret, serve
 from .membership.server import LOOPBACK
 from .plan import command as plan
+from .rendezvous import Coordinator
 from .simulate import command as simulate
+
+_CAUSED = {"slow": "slow operations", "hang": "operations that hang", "corruption": "wrong results"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PORT",
         help="where this process joins peers that cannot dial each other and have no third between them; default: a free one",
     )
+    for what, default in (("slow", Policy.slow), ("hang", Policy.hang), ("corruption", Policy.corruption)):
+        coordinator.add_argument(
+            f"--on-{what}",
+            choices=[action.value for action in Action],
+            default=default.value,
+            help=f"what is done about who is found to be the cause of {_CAUSED[what]}; default: %(default)s",
+        )
+    coordinator.add_argument(
+        "--cooldown",
+        type=float,
+        default=Policy.cooldown,
+        metavar="SECONDS",
+        help="for which whoever is evicted is not let in again; default: %(default)g",
+    )
     coordinator.set_defaults(run=_coordinator)
     keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
@@ -75,16 +93,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _coordinator(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     secret = None if options.secret_file is None else read_secret(options.secret_file)
-    run_coordinator(
-        options.bind,
-        PRESETS[options.network],
-        secret=secret,
-        keys=options.keys,
-        insecure=options.insecure,
-        store=_store(options),
-        relay_port=options.relay_port,
+    store = _store(options)
+    serve(
+        lambda: Coordinator(
+            options.bind,
+            policy=_policy(options),
+            limits=PRESETS[options.network],
+            secret=secret,
+            keys=options.keys,
+            insecure=options.insecure,
+            store=store,
+            relay_port=options.relay_port,
+        )
     )
     return 0
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    return Policy(
+        Action(options.on_slow),
+        Action(options.on_hang),
+        Action(options.on_corruption),
+        cooldown=options.cooldown,
+    )
 
 
 def _store(options: argparse.Namespace) -> Store | None:

@@ -41,7 +41,7 @@ def plan_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     waited = await_plan(comm)
     ordered = _in_order(comm, case["index"])
     order = [ordered.view.ids.index(comm.view.ids[rank]) for rank in plan_order(comm)]
-    frame_bytes = comm._group.choosing.strategy(comm.view).frame_bytes  # type: ignore[union-attr]
+    frame_bytes = comm._group.choosing.strategy(comm.view).frame_bytes
     groups = {
         name: _by(plain if way.get("plain") else ordered, way["by"], order, frame_bytes) if way.get("by") else comm
         for name, way in case["ways"].items()

@@ -82,6 +82,7 @@ class Prober:
         self._view = View(-1, ())
         self._began = 0.0
         self._to_ask: deque[int] = deque()
+        self._to_look: deque[int] = deque()
         self._to_answer: deque[SocketLink] = deque()
         self._to_plan = False
         self._rows: dict[tuple[int, int], LinkRow] = {}  # by source and target
@@ -117,6 +118,13 @@ class Prober:
             for row in rows:
                 self._measured_at.setdefault(pair(row.source, row.target), now)
             self._to_plan = True
+            self._changed.notify_all()
+
+    def look_at(self, members: Sequence[int]) -> None:
+        """Links with these are to be measured at once, and shortly, although they are in use: somebody is suspected."""
+        with self._changed:
+            known = {other for other in members if self._view.rank_of(other) is not None}
+            self._to_look = deque(dict.fromkeys([*self._to_look, *sorted(known)]))
             self._changed.notify_all()
 
     def rows(self) -> list[LinkRow]:
@@ -160,17 +168,21 @@ class Prober:
             if self._to_plan:
                 self._plan()
             with self._changed:
-                if not (self._to_answer or self._to_ask or self._to_plan or self._closed):
+                if not (self._to_answer or self._to_look or self._to_ask or self._to_plan or self._closed):
                     self.survey_seconds = self.survey_seconds or time.monotonic() - self._began
                     self._changed.wait(TICK_SECONDS)
                 if self._closed:
                     return
                 link = self._to_answer.popleft() if self._to_answer else None
-                other = self._to_ask.popleft() if link is None and self._to_ask else None
+                shortly = link is None and bool(self._to_look)
+                waiting = self._to_look if shortly else self._to_ask
+                other = waiting.popleft() if link is None and waiting else None
                 member = None if other is None else self._find(other)
             try:
                 if link is not None:
                     self._answer(link)
+                elif member is not None and shortly:
+                    self._look(member)
                 elif member is not None:
                     self._ask(member)
                 if time.monotonic() - looked > TICK_SECONDS:
@@ -250,6 +262,30 @@ class Prober:
                 count = self._failures.get(member.id, (0, 0.0))[0] + 1
                 self._failures[member.id] = count, time.monotonic() + count * RETRY_SECONDS
             log.debug("could not probe the link to %s: %s", member, error)
+
+    def _look(self, member: Member) -> None:
+        """One train each way over as many connections as usual; no rest in between."""
+        if not self._transport.makes_link(member.id):
+            return
+        streams = max((row.streams for row in self.rows() if member.id in (row.source, row.target)), default=1)
+        try:
+            asker = self._over(member, streams, lambda asker: self._measure_shortly(asker, streams))
+        except (LinkBroken, CollcommError) as error:
+            log.debug("could not look at the link to %s: %s", member, error)
+            return
+        _, out, back = asker.measured.by_streams[-1]
+        latency = asker.measured.latency
+        rows = [
+            LinkRow(self._member, member.id, latency, out, streams),
+            LinkRow(member.id, self._member, latency, back, streams),
+        ]
+        self.report([row for row in rows if plausible(row)])
+
+    def _measure_shortly(self, asker: Asker, streams: int) -> None:
+        budget = train_budget(asker.measured.latency, busy=True)
+        train = Train(budget.least, budget.enough, budget.most, budget.nbytes, budget.in_flight)
+        asker.send(streams, train)
+        asker.receive(streams, train)
 
     def _over(self, member: Member, streams: int, measure: Callable[[Asker], None]) -> Asker:
         """One that has done ``measure`` on a link of its own. Raises LinkBroken, CollcommError."""
@@ -358,7 +394,7 @@ class Prober:
             for stream in link.streams:
                 delivery = stream.delivery()
                 if delivery is not None:
-                    nbytes, seconds, limited = delivery
+                    nbytes, seconds, limited = delivery[:3]
                     seen[id(stream)] = nbytes, seconds
                     before = self._delivered.get(id(stream), (nbytes, seconds))
                     moved.setdefault(link.member, []).append((nbytes - before[0], seconds - before[1], limited))

@@ -163,6 +163,10 @@ class Session(SharedFate[Group]):
         if rank is not None:
             self.transport.called(self.view[rank], gid, purpose, stream, streams)
 
+    def look_at(self, members: Sequence[int]) -> None:
+        if self.prober is not None:
+            self.prober.look_at(members)
+
     def dismissed(self, error: CollcommError) -> None:
         self.fail(error)
 

@@ -16,13 +16,13 @@ and deaths are never findings: they are the membership's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..types import LinkRow
 from .finding import Finding, Syndrome
 from .flapping import BrokenLinks
 from .hang import HangLimits, Hangs
-from .observation import Observation
+from .observation import Observation, Sample
 from .slowlinks import SlowLinks
 from .straggler import Stragglers
 
@@ -86,14 +86,14 @@ class Diagnosis:
         late, self._late = self._late, []
         slow = set(self._stragglers.slow)
         found = [self._stragglers.find(now, member) for member in late if member in slow]
-        self._end(late, slow)
+        self._end_late(set(late) - slow)
         hangs = list(self._hangs.find(now, self._ids, self._last))
         self._end_hangs({one.key for one in hangs})
         found += [*self._links.find(now), *hangs, *self._broken.find(now)]
-        for culprit in self._links.over():
-            self._close(lambda one, culprit=culprit: one.culprit == culprit)  # type: ignore[misc]
-        for pair in self._broken.over(now):
-            self._close(lambda one, pair=pair: set(one.culprit.members) == set(pair))  # type: ignore[misc]
+        over = set(self._links.over())
+        self._close(lambda one: one.culprit in over)
+        mended = {frozenset(pair) for pair in self._broken.over(now)}
+        self._close(lambda one: frozenset(one.culprit.members) in mended)
         news = [one for one in found if one.key not in self._open]
         self._open.update({one.key: one for one in news})
         return news
@@ -108,33 +108,27 @@ class Diagnosis:
         """Links, by source and target, that should be measured now, to tell what a suspicion is about."""
         return self._links.wanted
 
-    def _note(self, member: int, sample: object) -> None:
-        gid, epoch, seq, kind, nbytes, seconds, _ = sample  # type: ignore[misc]
-        took = self._took.setdefault((gid, epoch, seq), {})
-        took[member] = seconds
+    def _note(self, member: int, sample: Sample) -> None:
+        operation = sample.gid, sample.epoch, sample.seq
+        took = self._took.setdefault(operation, {})
+        took[member] = sample.took
         if len(took) < len(self._ids):
             while len(self._took) > MOST_OPERATIONS:
                 del self._took[next(iter(self._took))]
             return
-        del self._took[gid, epoch, seq]
-        self._hangs.learn(kind, nbytes, max(took.values()))
-        self._late += self._stragglers.observe((kind, nbytes.bit_length()), took)
+        del self._took[operation]
+        self._hangs.learn(sample.kind, sample.nbytes, max(took.values()))
+        self._late += self._stragglers.observe((sample.kind, sample.nbytes.bit_length()), took)
 
-    def _end(self, changed: Sequence[int], slow: set[int]) -> None:
-        for member in changed:
-            if member not in slow:
-                self._close(
-                    lambda one, member=member: (  # type: ignore[misc]
-                        one.syndrome is Syndrome.NON_COMMUNICATION_SLOW and one.culprit.members == (member,)
-                    )
-                )
+    def _end_late(self, members: set[int]) -> None:
+        self._close(lambda one: one.syndrome is Syndrome.NON_COMMUNICATION_SLOW and one.culprit.members[0] in members)
 
     def _end_hangs(self, holding: set[tuple[object, ...]]) -> None:
         hangs = (Syndrome.NON_COMMUNICATION_HANG, Syndrome.COMMUNICATION_HANG)
         self._close(lambda one: one.syndrome in hangs and one.since is not None and one.key not in holding)
 
-    def _close(self, is_over: object) -> None:
-        over = [key for key, one in self._open.items() if is_over(one)]  # type: ignore[operator]
+    def _close(self, is_over: Callable[[Finding], bool]) -> None:
+        over = [key for key, one in self._open.items() if is_over(one)]
         self._over += [self._open.pop(key) for key in over]
 
     def _holds_beyond_views(self, finding: Finding) -> bool:

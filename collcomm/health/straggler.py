@@ -5,7 +5,7 @@ was in it for the shortest time came last, by as much as the one who was in it l
 
 A member is slow when it comes later than it usually does, to operations of that kind and size: uneven work that has always been
 uneven is usual. It must be the last by far, by more than its own spread and than the others' lateness, in `LEAST` of its last
-`OF` operations; so it is found within `OF` operations, and a burst of a few is not enough. While it holds, nothing is learnt:
+`OF` operations of a class: who comes late to the first of several in a row is in time for the others; so it is found within `OF` operations, and a burst of a few is not enough. While it holds, nothing is learnt:
 what is wrong does not become usual. The others cannot be accused by it: they are early, not late.
 """
 
@@ -31,16 +31,17 @@ class Stragglers:
     def __init__(self) -> None:
         self._usual: dict[tuple[int, Class], Baseline] = {}
         self._length: dict[Class, Baseline] = {}
-        self._late: dict[int, Sustained] = {}
+        self._late: dict[tuple[int, Class], Sustained] = {}
         self._worst: dict[int, tuple[float, float]] = {}  # lateness now, and usually
 
     def observe(self, operation: Class, took: Mapping[int, float]) -> list[int]:
-        """All members have told how long they were in an operation. Returns the members for whom something has changed."""
+        """All members have told how long they were in an operation. Returns the members for whom something may have changed."""
         if len(took) < 2:
             return []
         if len(self._usual) >= MOST_CLASSES:
             self._usual.clear()
             self._length.clear()
+            self._late.clear()
         longest = max(took.values())
         late = {member: longest - seconds for member, seconds in took.items()}
         length = self._length.setdefault(operation, Baseline(SKIP))
@@ -56,14 +57,14 @@ class Stragglers:
                 and beyond[member] > max(LEAST_SECONDS, SHARE * length.median)
                 and beyond[member] > ADVANCE * max(0.0, ordered[-2])
             )
-            rule = self._late.setdefault(member, Sustained(LEAST, OF, FEW))
+            rule = self._late.setdefault((member, operation), Sustained(LEAST, OF, FEW))
             if deviates:
                 self._worst[member] = seconds, usual.median
             if rule.look(deviates):
                 changed.append(member)
             if not rule.holds and not deviates:
                 usual.learn(seconds)
-        if not any(rule.holds for rule in self._late.values()):
+        if not any(self._late[member, operation].holds for member in late):
             length.learn(longest)
         return changed
 
@@ -80,12 +81,12 @@ class Stragglers:
 
     @property
     def slow(self) -> Iterator[int]:
-        return (member for member, rule in self._late.items() if rule.holds)
+        return (member for (member, _), rule in self._late.items() if rule.holds)
 
     def keep_only(self, ids: Sequence[int]) -> None:
         """The others are gone; what was under way begins anew."""
         self._usual = {key: one for key, one in self._usual.items() if key[0] in ids}
-        self._late = {member: Sustained(LEAST, OF, FEW) for member in self._late if member in ids}
+        self._late = {}
         self._worst = {member: one for member, one in self._worst.items() if member in ids}
 
     def _baseline(self, member: int, operation: Class) -> Baseline:

@@ -10,7 +10,7 @@ from .journal import Journal
 from .lines import ZmqLines
 from .peer import PeerMachine
 from .presets import LAN, LOCAL, PRESETS, WAN, Limits
-from .server import Coordinator, run_coordinator
+from .server import Coordinator, serve
 from .store import Deposed, MemoryStore, Store
 from .watching import GroupLine, Hail, Watch
 
@@ -38,5 +38,5 @@ __all__ = [
     "ZmqLines",
     "peer_credentials",
     "read_secret",
-    "run_coordinator",
+    "serve",
 ]

@@ -12,6 +12,8 @@ from .recovery import OTHER_RUN
 from .roster import Peer, Roster
 from .views import Views
 
+MOST_KEPT_OUT = 1000
+
 
 class Admission:
     """To the group called ``name``, in its ``run``. Whoever is let in waits for the next view that takes newcomers in."""
@@ -23,6 +25,7 @@ class Admission:
         self._views = views
         self._pulse = pulse
         self._out = out
+        self._kept_out: dict[str, tuple[float, str]] = {}  # by name: until when, and why
 
     def join(self, now: float, key: bytes, message: Message) -> None:
         known = self._roster.at(key)
@@ -33,7 +36,7 @@ class Admission:
         for peer in self._roster:
             if peer.member.name == message["name"] and peer.health.disconnected_at is not None:
                 self._views.remove(now, peer, Exit.RESTARTED, "was restarted")
-        refusal = self._refusal(message)
+        refusal = self._refusal(now, message)
         if refusal is not None:
             self._reject(now, key, message["name"], refusal)
             return
@@ -82,9 +85,18 @@ class Admission:
         welcome = {"t": "welcome", "member": peer.member.id, "incarnation": incarnation, "token": token}
         self._out.send(peer.key, welcome)
 
-    def _refusal(self, message: Message) -> str | None:
+    def keep_out(self, name: str, until: float, cause: str) -> None:
+        """Whoever is called that is not let in before ``until``."""
+        self._kept_out[name] = until, cause
+        while len(self._kept_out) > MOST_KEPT_OUT:
+            del self._kept_out[next(iter(self._kept_out))]
+
+    def _refusal(self, now: float, message: Message) -> str | None:
         """Why there is no place for a newcomer."""
         name, peers = self._name, list(self._roster)
+        until, cause = self._kept_out.get(message["name"], (now, ""))
+        if now < until:
+            return f"{message['name']} was set aside ({cause}); it may join again in {until - now:.0f} s"
         for peer in peers:
             if peer.member.name == message["name"]:
                 return (

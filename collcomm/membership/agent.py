@@ -18,6 +18,7 @@ from .effects import (
     Halt,
     Inquire,
     Left,
+    LookAt,
     PeerEffect,
     Pending,
     Planned,
@@ -102,6 +103,9 @@ class Observer(Protocol):
 
     def planned(self, epoch: int, plan: TrafficPlan) -> None:
         """A plan to adopt at a safe point of view ``epoch``, together with the other members."""
+
+    def look_at(self, members: Sequence[int]) -> None:
+        """Links with these are to be measured now."""
 
     def dismissed(self, error: CollcommError) -> None:
         """This peer is out of the group."""
@@ -292,6 +296,8 @@ class Agent:
                 self._say_links(effect.view)
             elif isinstance(effect, Planned):
                 self._observer.planned(effect.epoch, effect.plan)
+            elif isinstance(effect, LookAt):
+                self._observer.look_at(effect.members)
             elif isinstance(effect, Reroute):
                 self._observer.rerouted(effect.way)
             elif isinstance(effect, Wanted):

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .attendance import Order
 from .effects import CoordinatorEffect, Note, Probe, Replan, Send
 from .group import GroupMachine
 from .messages import Message
@@ -92,6 +93,10 @@ class CoordinatorMachine:
     def planned(self, now: float, replan: Replan, plan: Message | None) -> list[CoordinatorEffect]:
         """What a planner has made of ``replan``; None: nothing."""
         return self._step(replan.group, lambda group: group.planned(now, replan.view, plan))
+
+    def ordered(self, now: float, name: str, order: Order) -> list[CoordinatorEffect]:
+        """Whoever watches over the health of group ``name`` wants it."""
+        return self._step(name, lambda group: group.ordered(now, order) if isinstance(group, GroupMachine) else [])
 
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""

@@ -71,6 +71,15 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """A member has told something of its health, or of its links, that is of use beside the membership."""
+
+    group: str
+    member: int
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Welcomed:
     member: int
     incarnation: str
@@ -131,6 +140,13 @@ class Inquire:
 
 
 @dataclass(frozen=True)
+class LookAt:
+    """Links with these members are to be measured now."""
+
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Planned:
     """A plan to adopt at the next safe point of view ``epoch`` at which all members have it."""
 
@@ -155,9 +171,21 @@ class Left:
     pass
 
 
-CoordinatorEffect = Send | Ping | Note | Remember | Probe | Replan
+CoordinatorEffect = Send | Ping | Note | Remember | Probe | Replan | Heard
 PeerEffect = (
-    Say | Welcomed | Rejected | Halt | Adopt | Reroute | Wanted | Inquire | Planned | Pending | Dismissed | Left
+    Say
+    | Welcomed
+    | Rejected
+    | Halt
+    | Adopt
+    | Reroute
+    | Wanted
+    | Inquire
+    | LookAt
+    | Planned
+    | Pending
+    | Dismissed
+    | Left
 )
 
 

@@ -33,9 +33,10 @@ from collections.abc import Iterable
 from ..types import COORDINATOR, LinkRow, Member, View, Way
 from .admission import Admission
 from .announcement import Announcement, Run
+from .attendance import Doubt, Measure, Order, SetAside
 from .chronicle import Chronicle, Exit
 from .disputes import Dispute
-from .effects import CoordinatorEffect, Outbox, Probe
+from .effects import CoordinatorEffect, Heard, Outbox, Probe
 from .links import DialledInVain
 from .messages import Message
 from .plans import link_row_of
@@ -136,6 +137,29 @@ class GroupMachine:
             self._out.note(f"{text} of group {self.name!r}", event)
             for peer in self._roster.members:
                 self._out.send(peer.key, message)
+        return self._out.drain()
+
+    def ordered(self, now: float, order: Order) -> list[CoordinatorEffect]:
+        """Whoever watches over the group's health wants it."""
+        if isinstance(order, SetAside):
+            peer = self._roster.of(order.member)
+            if peer is not None and peer.is_member:
+                self._admission.keep_out(peer.member.name, now + order.cooldown, order.cause)
+                self._views.remove(now, peer, Exit.JUDGED, order.cause)
+        elif isinstance(order, Doubt):
+            self._views.traffic.doubt(order.factors)
+        elif isinstance(order, Measure):
+            for pair in order.pairs:
+                for member in pair:
+                    peer = self._roster.of(member)
+                    if peer is not None and peer.is_member:
+                        others = [sum(pair) - member]
+                        self._out.send(peer.key, {"t": "look", "epoch": self.view.epoch, "members": others})
+        else:
+            event = self.chronicle.record(
+                now, order.kind, self.view.epoch, order.text, order.member, order.name, order.cause
+            )
+            self._out.note(f"group {self.name!r}: {order.text}", event)
         return self._out.drain()
 
     def tick(self, now: float) -> list[CoordinatorEffect]:
@@ -249,6 +273,8 @@ class GroupMachine:
         elif kind == "links":  # they outlive views
             self._views.traffic.report(now, peer.member.id, self.view.ids, message["rows"])
         elif message.get("epoch") == self.view.epoch and peer.is_member:
+            if kind in ("health", "accuse", "unreachable"):
+                self._out.put(Heard(self.name, peer.member.id, message))
             self._hear_member(now, peer, message)
 
     def _hear_member(self, now: float, peer: Peer, message: Message) -> None:

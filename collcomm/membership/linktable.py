@@ -6,7 +6,7 @@ claims too much for itself gains nothing. Of a link that only one end has measur
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MAX_LINKS = 1 << 16
 BANDWIDTH_CHANGE, LATENCY_CHANGE = 1.15, 1.3  # what is less than that is noise
@@ -21,6 +21,7 @@ class LinkTable:
     def __init__(self) -> None:
         self.changed = False
         self.reported_at = 0.0
+        self._doubts: dict[tuple[int, int], float] = {}
         self._links: dict[tuple[int, int], dict[int, tuple[float, int, int, int]]] = {}
 
     def report(self, now: float, reporter: int, rows: Iterable[Row]) -> None:
@@ -36,6 +37,12 @@ class LinkTable:
             self.changed |= before is None or _differs(before[1:3], (latency, bandwidth))
             self.reported_at = now
 
+    def doubt(self, factors: Mapping[tuple[int, int], float]) -> bool:
+        """See `Traffic.doubt`. Whether that is new."""
+        factors = {link: factor for link, factor in factors.items() if factor > 1.0}
+        news, self._doubts = factors != self._doubts, factors
+        return news
+
     def rows(self, members: Collection[int]) -> list[list[int]]:
         """Of the links among ``members``, in order."""
         present = set(members)
@@ -44,6 +51,7 @@ class LinkTable:
             if source in present and target in present:
                 latency = max(report[1] for report in reports.values())
                 bandwidth, streams = min((report[2], report[3]) for report in reports.values())
+                bandwidth = max(1, int(bandwidth / self._doubts.get((source, target), 1.0)))
                 found.append([source, target, latency, bandwidth, streams])
         return found
 

@@ -246,6 +246,7 @@ FIELDS: dict[str, dict[str, Check]] = {
     "called": _wanted,  # by ``member``
     "inquire": _operation,
     "plan": {"epoch": _epoch, "plan": _fields(_plan)},  # for the next safe point
+    "look": {"epoch": _epoch, "members": _ids},  # at the links with these
     "evicted": {"cause": _text(4096)},
     "left": {},
     "alive": {},

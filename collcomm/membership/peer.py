@@ -36,6 +36,7 @@ from .effects import (
     Halt,
     Inquire,
     Left,
+    LookAt,
     PeerEffect,
     Pending,
     Planned,
@@ -113,6 +114,8 @@ class PeerMachine:
             return [Pending(message["count"])]
         if kind == "plan" and message["epoch"] == self.epoch:
             return [Planned(self.epoch, plan_of(message["plan"]))]
+        if kind == "look" and message["epoch"] == self.epoch:
+            return [LookAt(tuple(message["members"]))]
         if kind == "inquire" and message["epoch"] == self.epoch:
             return [Inquire(line, message["epoch"], message["gid"], message["seq"])]
         if kind == "way" and message["epoch"] == self.epoch:

@@ -24,11 +24,13 @@ from zmq.utils.monitor import recv_monitor_message
 from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
 from . import strangers
+from .attendance import Attendant
 from .booth import RelayBooth
 from .chronicle import GRAVE
 from .coordinator import IDLE_SECONDS, CoordinatorMachine
 from .credentials import CoordinatorCredentials, coordinator_credentials
-from .effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan, Send
+from .effects import CoordinatorEffect, Heard, Note, Ping, Probe, Remember, Replan, Send
+from .group import GroupMachine
 from .inquiries import Inquiries, Shown, address_of
 from .messages import MAX_REPORT_BYTES, WATCHING, BadMessage, Message, decode, encode, is_other_version
 from .planning import Planners
@@ -44,6 +46,7 @@ CONTROL_PREFIX, PULSE_PREFIX = b"C", b"P"
 IDENTITY_BYTES = 17
 STANDBY_SECONDS = 0.1  # how late a standby notices that it leads
 CLOSE_SECONDS = 5.0
+ATTEND_SECONDS = 0.5  # between two looks at the health of groups
 LINGER_MILLISECONDS = 200
 ANYWHERE, LOOPBACK = "0.0.0.0:48148", "127.0.0.1:48148"
 
@@ -59,8 +62,7 @@ class Coordinator:
     :param insecure: listen on an address that others can reach although there is neither.
     :param store: what outlives this coordinator, and decides whether it leads; see `collcomm.membership.store`. Closed with it.
     :param relay_port: where this process joins peers that nobody else can; 0 takes a free one, None: it does not.
-    :param snapshot: what whoever watches a group is shown of it, instead of what is known here (`show`); as JSON has it, by
-        the schema of `collcomm.health.snapshot`, or None if there is no such group. Called on this coordinator's thread; quick.
+    :param attendant: who watches over the health of groups, if anybody does.
     :raises CollcommError: the address cannot be bound, or is open to others without protection.
     :raises AuthenticationFailed: ``keys`` is not what ``collcomm keys`` makes.
     """
@@ -75,7 +77,7 @@ class Coordinator:
         insecure: bool = False,
         store: Store | None = None,
         relay_port: int | None = 0,
-        snapshot: Callable[[str], Snapshot | None] | None = None,
+        attendant: Attendant | None = None,
     ):
         credentials = coordinator_credentials(secret, keys)
         self.protection = "nothing" if credentials is None else credentials.source
@@ -98,7 +100,9 @@ class Coordinator:
         self._probes = Probes(self._poller)
         self._planners = Planners(self._poller)
         self._lock = threading.RLock()  # what is shown may be asked for while a message is answered
-        shown = Shown(self._machine, snapshot or self.show)
+        self._attendant = attendant
+        self._attend_at = 0.0
+        shown = Shown(self._machine, self.show)
         self._inquiries = Inquiries(shown, self._send_frames, self._poller)
         self.rubbish = 0  # messages that were none
         self._wake_read, self._wake_write = os.pipe()
@@ -152,7 +156,11 @@ class Coordinator:
         """What is known here of a group, by the schema of `collcomm.health.snapshot`; None if there is none of that name. From
         any thread."""
         with self._lock:
-            return self._machine.shown(group, time.monotonic(), time.time())
+            now, wall = time.monotonic(), time.time()
+            shown = self._machine.shown(group, now, wall)
+            if shown is None or self._attendant is None:
+                return shown
+            return self._attendant.show(shown, now, wall)
 
     @property
     def groups(self) -> list[str]:
@@ -229,7 +237,17 @@ class Coordinator:
         """Let time pass in all groups; returns when to do so again."""
         for name in list(self._machine.groups):
             self._carry_out(self._machine.tick(now, name))
+        if self._attendant is not None and now >= self._attend_at:
+            self._attend_at = now + ATTEND_SECONDS
+            self._attend(now, self._attendant)
         return min(self._machine.tick_seconds, IDLE_SECONDS if self._machine.leads else STANDBY_SECONDS)
+
+    def _attend(self, now: float, attendant: Attendant) -> None:
+        groups = {name: one for name, one in self._machine.groups.items() if isinstance(one, GroupMachine)}
+        attendant.keep_only(list(groups))
+        for name, group in groups.items():
+            for order in attendant.tick(now, name, group.view, group.measured(now)):
+                self._carry_out(self._machine.ordered(now, name, order))
 
     def _read_monitor(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -288,6 +306,9 @@ class Coordinator:
         for effect in effects:
             if isinstance(effect, Note):
                 _note(effect)
+            elif isinstance(effect, Heard):
+                if self._attendant is not None:
+                    self._attendant.heard(time.monotonic(), effect.group, effect.member, effect.message)
             elif isinstance(effect, Remember):
                 if not self._save(effect):
                     return  # nobody hears of what was not written down
@@ -367,15 +388,15 @@ def _listen(
     return router
 
 
-def run_coordinator(bind: str | None = None, limits: Limits = LAN, **options: Any) -> None:
-    """Serve until SIGINT or SIGTERM; views and losses go to the log. For the command line. ``options``: see `Coordinator`."""
+def serve(coordinator: Callable[[], Coordinator]) -> None:
+    """Until SIGINT or SIGTERM; views and losses go to the log. For the command line."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     make_room()
-    with Coordinator(bind, limits=limits, **options) as coordinator:
-        log.info("coordinator listens on %s, protected by %s", coordinator.address, coordinator.protection)
-        if coordinator.relay_port is not None:
-            log.info("it relays for peers that cannot dial each other on port %d", coordinator.relay_port)
+    with coordinator() as serving:
+        log.info("coordinator listens on %s, protected by %s", serving.address, serving.protection)
+        if serving.relay_port is not None:
+            log.info("it relays for peers that cannot dial each other on port %d", serving.relay_port)
         stopped.wait()
     log.info("coordinator stopped")

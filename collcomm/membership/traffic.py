@@ -15,7 +15,7 @@ not at all, costs speed and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..types import View
 from .effects import Replan
@@ -48,6 +48,11 @@ class Traffic:
         self.links.report(now, member, [row for row in rows if here.issuperset(row[:2])])
         if self.links.changed:
             self.links.changed = False
+            self._due, self._effort = True, 0
+
+    def doubt(self, factors: Mapping[tuple[int, int], float]) -> None:
+        """These links are so many times as slow as they were measured, until something else is said of them."""
+        if self.links.doubt(factors):
             self._due, self._effort = True, 0
 
     def view_changed(self, gone: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..membership import CoordinatorMachine, Limits
-from ..membership.effects import CoordinatorEffect, Note, Ping, Probe, Remember, Replan
+from ..membership.effects import CoordinatorEffect, Heard, Note, Ping, Probe, Remember, Replan
 from ..membership.messages import Message, decode, encode
 from .plans import any_plan
 
@@ -147,6 +147,8 @@ class SimCoordinator:
             elif isinstance(effect, Note):
                 world.log(f"coordinator {self.number}: {effect.text}")
                 assert "broken an invariant" not in effect.text, effect.text
+            elif isinstance(effect, Heard):
+                pass  # nobody watches over the health of simulated groups
             elif isinstance(effect, Probe):
                 self._probe(effect)
             elif isinstance(effect, Replan):

@@ -32,6 +32,7 @@ CORE = {
     "safepoint",
     "partings",
     "observing",
+    "rendezvous",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
