@@ -19,6 +19,7 @@ from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
 from .plantables import PLAN_PARTS, run_plan
 from .report import print_rows
+from .sickcases import run_health
 from .strided import STRIDED, run_strided
 from .succession import bench_succession
 from .torchcases import PARTS, run_torch
@@ -55,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "hosts",
             "torch",
             "plan",
+            "health",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
-        "halos; our torch.distributed backend against Gloo; measured plans against fixed ones on networks of namespaces",
+        "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
+        "faults that are planted, on networks of namespaces (root)",
     )
     parser.add_argument(
         "part",
@@ -110,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
         return 2 if found is None else _written(options, found)
     if options.case == "plan":
         return _written(options, run_plan(options))
+    if options.case == "health":
+        return _written(options, run_health(options.rounds))
     if options.part:
         raise ValueError(f"{options.part} after {options.case}: only torch and plan have parts")
     if options.case in STRIDED:

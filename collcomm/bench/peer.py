@@ -20,6 +20,7 @@ from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
 from .planpeer import lasting_peer, plan_peer
+from .sickpeer import sick_peer
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
 from .torchrank import torch_rank
@@ -153,6 +154,7 @@ CASES = {
     "group_peer": lambda case: group_peer(case, emit),
     "lasting_peer": lambda case: lasting_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
+    "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "torch_rank": lambda case: torch_rank(case, emit),

@@ -5,8 +5,9 @@ was in it for the shortest time came last, by as much as the one who was in it l
 
 A member is slow when it comes later than it usually does, to operations of that kind and size: uneven work that has always been
 uneven is usual. It must be the last by far, by more than its own spread and than the others' lateness, in `LEAST` of its last
-`OF` operations of a class: who comes late to the first of several in a row is in time for the others; so it is found within `OF` operations, and a burst of a few is not enough. While it holds, nothing is learnt:
-what is wrong does not become usual. The others cannot be accused by it: they are early, not late.
+`OF` operations of a class: who comes late to the first of several in a row is in time for the others; so it is found within
+`OF` operations, and a burst of a few is not enough. While it holds, nothing is learnt: what is wrong does not become usual.
+The others cannot be accused by it: they are early, not late.
 """
 
 from __future__ import annotations
