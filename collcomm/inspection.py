@@ -37,7 +37,7 @@ import numpy as np
 from .checkrecords import Contribution, Table
 from .engine import request
 from .errors import CollcommError, CorruptionDetected, PeerLost
-from .health.audit import Cause, Evidence, Shown, elect, judge, judge_copies, odd_ones_out, reduce_again
+from .health.audit import Cause, Evidence, Shown, elect, judge, judge_by_hash, judge_copies, reduce_again
 from .health.checksums import Suspicion, Way, block_digests, digest, elements_of_block
 from .health.corruption import Blamed, Corruption
 from .health.twice import differences, second_input, second_op
@@ -51,6 +51,7 @@ Array = np.ndarray[Any, Any]
 Tell = Callable[[Corruption], None]
 MOST_BLOCKS = 16  # of one call, that an audit looks into
 MOST_KEPT = 100  # corruptions
+BY_HASH = 0.8  # confidence: a majority that shares a wrong result outvotes those who have the right one
 
 
 class Abandoned(Exception):
@@ -88,10 +89,8 @@ class Inspector:
             self.skipped += 1
             return
         view, copies = self._comm.view, [row.tobytes() for row in rows]
-        causes = np.zeros(view.size, np.uint8)
-        if len(set(copies)) > 1:
-            causes[odd_ones_out(copies) or range(view.size)] = Cause.COPY if odd_ones_out(copies) else Cause.SUSPECT
-        self._conclude(view, causes, call, seq, f"hashes of the result, {len(set(copies))} different ones")
+        causes = judge_by_hash(copies)
+        self._conclude(view, causes, call, seq, f"hashes of the result, {len(set(copies))} different ones", BY_HASH)
 
     def moved(
         self,
@@ -130,7 +129,7 @@ class Inspector:
         table = Table(rows, self._comm.view, way, op, result.dtype)
         if self._comm.view.ids != view.ids:
             self.skipped += 1
-            self._conclude(table.view, self._known(table, False), call, seq, "hashes, among the survivors of a death")
+            self._conclude(table.view, self._known(table, False), call, seq, "hashes, of survivors of a death", BY_HASH)
             return
         doubt = table.suspicion()
         if not doubt.any and not any(table.changed) and len(set(table.copies)) == 1:
@@ -232,14 +231,15 @@ class Inspector:
         edges = np.cumsum([part.nbytes for part in parts])[:-1]
         return [[part.copy().view(table.dtype) for part in np.split(row, edges)] for row in rows]
 
-    def _conclude(self, view: View, causes: Array, call: str, seq: int, evidence: str) -> None:
+    def _conclude(self, view: View, causes: Array, call: str, seq: int, evidence: str, sureness: float = 1.0) -> None:
         if not causes.any():
             self.passed += 1
             return
         sure = [rank for rank, cause in enumerate(causes) if cause not in (Cause.NONE, Cause.SUSPECT)]
         ranks = sure or [rank for rank, cause in enumerate(causes) if cause]
         blamed = tuple(Blamed(rank, view[rank], Cause(causes[rank])) for rank in ranks)
-        corruption = Corruption(call, self._comm.gid, seq, view.epoch, blamed, bool(sure), evidence)
+        confidence = sureness if sure else 1.0 / len(ranks)
+        corruption = Corruption(call, self._comm.gid, seq, view.epoch, blamed, bool(sure), confidence, evidence)
         self.found.append(corruption)
         log.error("silent corruption: %s", corruption.text)
         if self._tell is not None:

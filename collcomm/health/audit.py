@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ _TEXTS = {
     Cause.NONE: "nothing",
     Cause.CONTRIBUTION: "its contribution changed in memory after its checksum was taken",
     Cause.ARITHMETIC: "it reduces wrongly: given the same contributions again, it makes another result",
-    Cause.COPY: "its copy of the result differs from the right one",
+    Cause.COPY: "its copy of the result is wrong",
     Cause.CHECKSUM: "its checksums are not those of what it gives or got",
-    Cause.SUSPECT: "it may be the one, as may the others named",
+    Cause.SUSPECT: "it, or one of the others named, has made or passed on a wrong result",
 }
 
 
@@ -102,9 +103,7 @@ def is_wrong(op: str, contributions: Sequence[Array], value: Array) -> bool:
         if rounded:
             wrong = _beyond_product if op == "prod" else _beyond_sum
             return bool(wrong(op, dtype, contributions, value).any())
-        expected = contributions[0]
-        for part in contributions[1:]:
-            expected = _EXACT[op](expected, part)
+        expected = _chained(op, contributions)
         return bool(((expected != value) & ~((expected != expected) & (value != value))).any())
 
 
@@ -139,38 +138,53 @@ def _beyond_product(op: str, dtype: np.dtype[Any], contributions: Sequence[Array
 
 
 def judge(evidence: Evidence) -> Array:
-    """A vote: by rank, the `Cause`, as uint8. All NONE: nothing is wrong."""
+    """A vote: by rank, the `Cause`, as uint8. All NONE: nothing is wrong.
+
+    Who fails when it reduces again, or tells checksums that are not those of its data, is named, and nobody else: wrong
+    results spread. Else, one rank alone with a wrong result is; of several, one has passed it on to the others.
+    """
     n = len(evidence.copies)
+    if any(evidence.changed):  # the sums are of what it was, the blocks of what it is
+        return _votes(n, [rank for rank in range(n) if evidence.changed[rank]], Cause.CONTRIBUTION)
+    blocks = evidence.blocks
+    failing = _ranks(blocks, lambda shown, given: is_wrong(evidence.op, given, shown.redone))
+    if failing:
+        return _votes(n, failing, Cause.ARITHMETIC)
+    lying = _ranks(blocks, lambda shown, given: _belies(evidence, shown))
+    if lying:
+        return _votes(n, lying, Cause.CHECKSUM)
+    wrong = _ranks(blocks, lambda shown, given: is_wrong(evidence.op, given, shown.result))
+    if not wrong and len(set(evidence.copies)) > 1:
+        wrong = _ranks(blocks, lambda shown, given: not _is_possible(evidence.op, given, shown.result))
+        if not 0 < len(wrong) < n:
+            return judge_by_hash(evidence.copies)
+    if wrong or not evidence.wrong:
+        return _votes(n, wrong, Cause.COPY if len(wrong) == 1 else Cause.SUSPECT)
+    return _votes(n, range(n), Cause.SUSPECT)
+
+
+def judge_by_hash(copies: Sequence[bytes]) -> Array:
+    """A vote, of copies of a result alone. More than half may share a wrong one, where ranks pass on what one of them has
+    reduced; that is not seen here."""
+    odd = odd_ones_out(copies)
+    if len(set(copies)) == 1:
+        return _votes(len(copies), [], Cause.NONE)
+    return _votes(len(copies), odd or range(len(copies)), Cause.COPY if odd else Cause.SUSPECT)
+
+
+def _votes(n: int, ranks: Sequence[int], cause: Cause) -> Array:
     causes = np.zeros(n, np.uint8)
-    causes[odd_ones_out(evidence.copies)] = Cause.COPY
-    for rank in range(n):
-        if evidence.changed[rank]:
-            causes[rank] = Cause.CONTRIBUTION
-    if any(evidence.changed):
-        return causes  # the sums are of what it was, the blocks of what it is
-    trouble = evidence.wrong or len(set(evidence.copies)) > 1
-    for shown in evidence.blocks:
-        trouble = _judge_block(evidence, shown, causes) or trouble
-    if trouble and not causes.any():
-        causes[:] = Cause.SUSPECT
+    causes[list(ranks)] = cause
     return causes
 
 
-def _judge_block(evidence: Evidence, shown: Sequence[Shown], causes: Array) -> bool:
-    """Whether some result is wrong; who is to blame is entered in ``causes``."""
-    contributions = [each.contribution for each in shown]
-    wrong = [is_wrong(evidence.op, contributions, each.result) for each in shown]
-    failing = [is_wrong(evidence.op, contributions, each.redone) for each in shown]
-    for rank, each in enumerate(shown):
-        if failing[rank]:
-            causes[rank] = Cause.ARITHMETIC
-        elif wrong[rank] and not all(wrong) and not any(failing):
-            causes[rank] = Cause.COPY
-        elif _belies(evidence, each) and not causes[rank]:
-            causes[rank] = Cause.CHECKSUM
-    if not any(wrong) and not odd_ones_out(evidence.copies):
-        _compare_bits(shown, failing, causes)
-    return any(wrong) or any(failing)
+def _ranks(blocks: Sequence[Sequence[Shown]], test: Callable[[Shown, Sequence[Array]], bool]) -> list[int]:
+    """The ranks whose part of some block makes ``test(part, all contributions)`` true."""
+    found = set()
+    for block in blocks:
+        given = [each.contribution for each in block]
+        found |= {rank for rank, each in enumerate(block) if rank not in found and test(each, given)}
+    return sorted(found)
 
 
 def _belies(evidence: Evidence, shown: Shown) -> bool:
@@ -189,15 +203,34 @@ def _differs(evidence: Evidence, told: Any, data: Array) -> bool:
     return not abs(float(sums[0]) - float(told)) <= 4096 * 2.0**-52 * float(scales[0])  # another order of 1024 terms
 
 
-def _compare_bits(shown: Sequence[Shown], failing: Sequence[bool], causes: Array) -> None:
-    """Copies that differ, all of them near enough: who has what nobody makes of the contributions has a wrong one, if others
-    have what is made of them. For two ranks there is but one order, hence one right result to the bit."""
-    made = {each.redone.tobytes() for rank, each in enumerate(shown) if not failing[rank]}
-    honest = [each.result.tobytes() in made for each in shown]
-    if any(honest):
-        for rank, right in enumerate(honest):
-            if not right and len({each.result.tobytes() for each in shown}) > 1:
-                causes[rank] = causes[rank] or Cause.COPY
+def _is_possible(op: str, contributions: Sequence[Array], value: Array) -> bool:
+    """Whether each element of ``value`` has the bits of some order of the reduction: of all orders for up to three ranks,
+    else of those that rings, chains, doubling and halving have. For two there is but one."""
+    n = len(contributions)
+    turned = [[*range(start, n), *range(start)] for start in range(n)]
+    orders = list(permutations(range(n))) if n <= 4 else [*turned, *(order[::-1] for order in turned)]
+    chains = [_chained(op, [contributions[rank] for rank in order]) for order in orders]
+    trees = [_in_pairs(op, [contributions[rank] for rank in order]) for order in orders]
+    bits = f"V{value.itemsize}"
+    made = [total if op != "avg" else np.divide(total, total.dtype.type(n)) for total in chains + trees]
+    return bool(np.any([each.view(bits) == value.view(bits) for each in made], axis=0).all())
+
+
+def _chained(op: str, parts: Sequence[Array]) -> Array:
+    ufunc = _EXACT["sum" if op == "avg" else op]
+    with np.errstate(all="ignore"):
+        total = parts[0]
+        for part in parts[1:]:
+            total = ufunc(total, part)
+    return total
+
+
+def _in_pairs(op: str, parts: Sequence[Array]) -> Array:
+    """As a tree, and as doubling does it: what exceeds a power of two is folded in first."""
+    half = len(parts) // 2
+    if len(parts) < 3:
+        return _chained(op, parts)
+    return _chained(op, [_in_pairs(op, parts[:half]), _in_pairs(op, parts[half:])])
 
 
 def odd_ones_out(values: Sequence[bytes]) -> list[int]:

@@ -35,6 +35,7 @@ Array = np.ndarray[Any, Any]
 BLOCK = 1024  # numbers: few, so that the bound is tight; enough for checksums to be a hundredth of the data
 _ROWS = 64  # blocks summed at once: 512 KiB of float64 stay in cache
 _LOSS = 2.0**-52  # of one operation of float64, generously
+_GOLDEN = 2654435761  # spreads successive numbers (Knuth)
 _FLUSHED = ("float32", "float64", "bfloat16")  # whose smallest numbers hardware may be told to drop
 
 
@@ -151,7 +152,7 @@ class Suspicion:
         """At most ``most`` blocks to look into, ascending: ``differing`` ones and wrong ones first, then unclear ones in turn."""
         first = list(dict.fromkeys([*differing.tolist(), *np.flatnonzero(self.wrong).tolist()]))[:most]
         rest = [block for block in np.flatnonzero(self.unclear).tolist() if block not in set(first)]
-        start = turn * most % len(rest) if rest else 0
+        start = (turn * _GOLDEN >> 16) % len(rest) if rest else 0
         return sorted(first + (rest[start:] + rest[:start])[: most - len(first)])
 
 

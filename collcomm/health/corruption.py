@@ -23,7 +23,8 @@ class Blamed:
 @dataclass(frozen=True)
 class Corruption:
     """Of the operation ``seq`` of the communicator ``gid``, in words ``call``. ``blamed``: one rank, or several that each did
-    something wrong; where ``certain`` is false, those among whom the one is. ``evidence``: what was compared."""
+    something wrong; where ``certain`` is false, those among whom the one is. ``confidence``: 0 to 1, in each that is named.
+    ``evidence``: what was compared."""
 
     call: str
     gid: int
@@ -31,6 +32,7 @@ class Corruption:
     epoch: int
     blamed: tuple[Blamed, ...]
     certain: bool
+    confidence: float
     evidence: str
 
     @property
@@ -55,10 +57,9 @@ class Corruption:
     def findings(self, at: float) -> list[Finding]:
         """``at``: seconds, on the clock of whoever asks."""
         groups = [(each,) for each in self.blamed] if self.certain else [self.blamed]
-        confidence = 1.0 if self.certain else 1.0 / max(1, len(self.blamed))
-        return [self._finding(group, at, confidence) for group in groups]
+        return [self._finding(group, at) for group in groups]
 
-    def _finding(self, group: Sequence[Blamed], at: float, confidence: float) -> Finding:
+    def _finding(self, group: Sequence[Blamed], at: float) -> Finding:
         culprit = Culprit(CulpritKind.RANK, tuple(each.member.id for each in group))
         evidence = f"{self.call}: {group[0].cause.text} ({self.evidence})"
-        return Finding(Syndrome.CORRUPTION, culprit, at, evidence, confidence, (self.gid, self.seq))
+        return Finding(Syndrome.CORRUPTION, culprit, at, evidence, self.confidence, (self.gid, self.seq))

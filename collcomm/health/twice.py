@@ -56,7 +56,10 @@ def differences(result: Array, again: Array, op: str, n: int) -> Array:
 
 
 def _close(one: Array, other: Array, bound: Bound) -> Array:
+    """Whether both can be roundings of the same product: each is off by ``bound.factor`` of it at most."""
     wide = np.complex128 if one.dtype.kind == "c" else np.float64
     left, right = one.astype(wide), other.astype(wide)
-    near = np.abs(left - right) <= 3 * bound.factor * np.abs(left) + bound.floor
-    return near | (left == right) | (np.isnan(left) & np.isnan(right))
+    factor = 2 * bound.factor / (1 - bound.factor) if bound.factor < 1 else np.inf
+    near = np.abs(left - right) <= factor * np.minimum(np.abs(left), np.abs(right)) + bound.floor
+    finite = np.isfinite(left) & np.isfinite(right)
+    return (finite & near) | (left == right) | (np.isnan(left) & np.isnan(right))
