@@ -29,7 +29,11 @@ class Contribution:
 
     def row(self, result: Array, differences: Array | None) -> Array:
         """What to tell when ``result`` has come. ``differences``: of a second run."""
-        after = block_sums(result, self.way)[0] if differences is None and self.way is not None else differences
+        after = (
+            block_sums(result, self.way, scaled=False)[0]
+            if differences is None and self.way is not None
+            else differences
+        )
         assert after is not None
         parts = (self.hash, digest(self.data), digest(result), self.sums, self.scales, after)
         return np.concatenate([part.view(np.uint64) for part in parts])

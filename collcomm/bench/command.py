@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
+from .checks import run_checks
 from .crowd import bench_crowd
 from .gpu import why_no_gpu
 from .hosts import bench_hosts
@@ -55,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "hosts",
             "torch",
             "plan",
+            "checks",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
-        "halos; our torch.distributed backend against Gloo; measured plans against fixed ones on networks of namespaces",
+        "halos; our torch.distributed backend against Gloo; measured plans against fixed ones on networks of namespaces; "
+        "what checks for silent corruption cost",
     )
     parser.add_argument(
         "part",
@@ -110,6 +113,8 @@ def run(options: argparse.Namespace) -> int:
         return 2 if found is None else _written(options, found)
     if options.case == "plan":
         return _written(options, run_plan(options))
+    if options.case == "checks":
+        return _written(options, run_checks(options))
     if options.part:
         raise ValueError(f"{options.part} after {options.case}: only torch and plan have parts")
     if options.case in STRIDED:

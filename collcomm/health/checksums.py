@@ -72,14 +72,14 @@ def elements_of_block(index: int, elements: int, dtype: np.dtype[Any]) -> slice:
     return slice(index * length, min((index + 1) * length, elements))
 
 
-def block_sums(data: Array, way: Way) -> tuple[Array, Array]:
-    """Of flat, contiguous ``data``, by block: the checksums (uint64; float64 for ROUNDED), and, for ROUNDED, sums of absolute
-    values (else empty)."""
+def block_sums(data: Array, way: Way, scaled: bool = True) -> tuple[Array, Array]:
+    """Of flat, contiguous ``data``, by block: the checksums (uint64; float64 for ROUNDED), and, for ROUNDED if ``scaled``, sums
+    of absolute values (else empty)."""
     values = data.view(real_dtype(data.dtype))
     count = -(-values.size // BLOCK)
     rounded = way is Way.ROUNDED
     sums = np.empty(count, np.float64 if rounded else np.uint64)
-    scales = np.empty(count if rounded else 0, np.float64)
+    scales = np.empty(count if rounded and scaled else 0, np.float64)
     if way is Way.XOR:
         values = values.view(f"u{values.itemsize}")
     wide = np.empty((_ROWS, BLOCK), sums.dtype)
@@ -92,7 +92,7 @@ def block_sums(data: Array, way: Way) -> tuple[Array, Array]:
                 np.bitwise_xor.reduce(rows, axis=1, out=sums[here])
                 continue
             np.add.reduce(rows, axis=1, out=sums[here])
-            if rounded:
+            if scales.size:
                 np.abs(rows, out=rows)
                 np.add.reduce(rows, axis=1, out=scales[here])
     return sums, scales

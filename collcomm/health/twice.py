@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .checksums import BLOCK, Bound, real_dtype
+from .checksums import BLOCK, Bound, blocks_in, real_dtype
 
 Array = np.ndarray[Any, Any]
 _MIRRORED = {
@@ -45,6 +45,8 @@ def differences(result: Array, again: Array, op: str, n: int) -> Array:
     """By block: how many numbers of ``result`` the second run, ``again``, contradicts."""
     expected = _turned(result, op, True)
     found = np.roll(again, -(result.size // 2))
+    if np.array_equal(expected, found):  # nearly always, and quicker
+        return np.zeros(blocks_in(result.size, result.dtype), np.uint64)
     with np.errstate(all="ignore"):
         if op == "prod" and result.dtype.kind not in "biu":
             same = _close(expected, found, Bound.of(op, result.dtype, n))
