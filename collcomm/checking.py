@@ -44,7 +44,8 @@ class CheckedCommunicator:
     named; of two, both. "sum": besides, these are the right ones: reductions by checksums of what was given, within what
     rounding may do (`health.checksums`), or by a second run (min, max, prod, band, bor); what is moved, by hashes of what was
     given. The rank whose contribution changed, whose arithmetic is wrong, or whose copy differs is named; an error of
-    arithmetic that does not come again names all. None: not at all. Each call may say otherwise, as all members do.
+    arithmetic that does not come again names all whose result is wrong. None: not at all. Each call may say otherwise, as all
+    members do.
 
     ``every``: one call in so many is checked, the same at all members: drawn by its number. ``on_corruption``: "raise"
     CorruptionDetected, at all members, before results are handed over in place, so that inputs are intact; or "report" and return

@@ -7,8 +7,7 @@ so that nothing of another call comes between them, and the engine knows nothing
     2. for reductions that no checksum passes through, a second one runs;
     3. an all_gather brings together what each rank knows: hashes of its contribution before and after, of its result, checksums;
     4. where these disagree, the audit: all_gathers of the suspicious blocks (at most `MOST_BLOCKS`), of what each rank makes
-       of them
-       when it reduces them again, and of what each rank concludes: a vote, and its outcome is everybody's.
+       of them when it reduces them again, and of what each rank concludes: a vote, and its outcome is everybody's.
 
 What is done next follows at every rank from V, which is the same at all that take part, and from what an all_gather of the
 step before has brought, which is so by the engine's commit. Neither needs a decision of one rank that others wait for. A rank
