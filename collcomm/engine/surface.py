@@ -40,6 +40,7 @@ class Admission(Protocol):
 class Standing(Protocol):
     view: View
     epoch: int
+    called: int
 
     def fail(self, failure: CollcommError) -> None: ...
 

@@ -33,6 +33,9 @@ CORE = {
     "partings",
     "observing",
     "rendezvous",
+    "checking",
+    "checkrecords",
+    "inspection",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -113,7 +116,7 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
     "collectives": set(),
     "membership": {"msgpack"},
     "planner": {"numpy", "scipy"},
-    "health": {"numpy"},
+    "health": {"numpy", "xxhash", "ml_dtypes"},
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
