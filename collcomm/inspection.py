@@ -241,6 +241,8 @@ class Inspector:
         corruption = Corruption(call, self._comm.gid, seq, view.epoch, blamed, bool(sure), confidence, evidence)
         self.found.append(corruption)
         log.error("silent corruption: %s", corruption.text)
+        members = [each.member.id for each in blamed]
+        self._comm._session.tell_corruption(view.epoch, self._comm.gid, seq, members, confidence, corruption.text)
         if self._tell is not None:
             try:
                 self._tell(corruption)

@@ -35,8 +35,8 @@ from .baseline import Baseline, Sustained
 from .finding import Culprit, CulpritKind, Finding, Syndrome
 from .observation import Observation
 
-FACTOR = 2.5
-LEAST, OF = 2, 3
+FACTOR = 4.0
+LEAST, OF = 3, 4
 LEAST_BYTES = 1 << 18  # in one observation
 SKIP = 2  # the first observations of a kind of traffic do not count
 PATIENCE = 15.0  # seconds, for measurements that were asked for

@@ -273,7 +273,7 @@ class GroupMachine:
         elif kind == "links":  # they outlive views
             self._views.traffic.report(now, peer.member.id, self.view.ids, message["rows"])
         elif message.get("epoch") == self.view.epoch and peer.is_member:
-            if kind in ("health", "accuse", "unreachable"):
+            if kind in ("health", "corrupt", "accuse", "unreachable"):
                 self._out.put(Heard(self.name, peer.member.id, message))
             self._hear_member(now, peer, message)
 
