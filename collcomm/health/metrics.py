@@ -118,8 +118,9 @@ def _links(snapshots: Sequence[Snapshot]) -> Iterator[Metric]:
     for shown in snapshots:
         names = {member.get("id"): _name(member, "name") for member in _told(shown)}
         for link in _maps(shown, "links")[:MOST_LINKS]:
-            if link.get("source") in names and link.get("target") in names:
-                rows.append(([_name(shown, "group"), names[link["source"]], names[link["target"]]], link))
+            ends = [names.get(link[end]) if isinstance(link.get(end), int) else None for end in ("source", "target")]
+            if None not in ends:
+                rows.append(([_name(shown, "group"), *filter(None, ends)], link))
     for field, (name, text) in _OF_A_LINK.items():
         labels = ["group", "source", "target"]
         yield _gauge(name, text, labels, [(values, link.get(field)) for values, link in rows])
@@ -176,8 +177,10 @@ def _maps(shown: Snapshot, name: str) -> list[Snapshot]:
 
 
 def _told(shown: Snapshot) -> list[Snapshot]:
-    members = _maps(shown, "members")
-    return members if len(members) <= MOST_MEMBERS else []
+    """The members to be told of one by one, each name once."""
+    members = [member for member in _maps(shown, "members") if isinstance(member.get("id"), int)]
+    named = {_name(member, "name"): member for member in members}
+    return list(named.values()) if len(members) <= MOST_MEMBERS else []
 
 
 def _waiting_on(member: Snapshot) -> list[Any]:
