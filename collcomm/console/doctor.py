@@ -17,7 +17,7 @@ from .path import TRAIN_SECONDS, bandwidth, packets
 from .reach import RESOLVE_SECONDS, Place, card_towards, dial, judge_port, local_address, resolve
 
 CONNECT_SECONDS = 4.0
-PACKET_SECONDS = 3.0
+PACKET_SECONDS = 5.0
 LONGEST = 600.0
 DESCRIPTION = """
 Looks, from this host, at all that a peer needs: the coordinator's name and port, the card and address that are used, the size

@@ -10,11 +10,11 @@ import sys
 from ..errors import CollcommError
 from ..membership import Watch
 from . import units
-from .checkup import Level, Line
+from .checkup import Deadline, Level, Line
 from .reach import Place
 
 ANSWER_SECONDS = 0.4
-USUAL_MTUS = (1492, 1450, 1420, 1400, 1280)  # PPPoE, VXLAN, WireGuard, tunnels, what IPv6 guarantees
+USUAL_MTUS = (1280, 1400, 1420, 1450, 1492)  # what IPv6 guarantees, tunnels, WireGuard, VXLAN, PPPoE
 LOAD_BYTES = 64 << 10
 FEW, MANY = 4, 60  # messages
 QUICK_SECONDS = 0.25  # a few that take less are followed by many
@@ -27,7 +27,7 @@ _IPV6 = (socket.IPPROTO_IPV6, 24, 23, 3, 48)
 MOST_PAYLOAD = 65507
 
 
-def packets(place: Place, sock: socket.socket, most: float) -> Line:
+def packets(place: Place, sock: socket.socket, seconds: float) -> Line:
     """The MTU that this host's kernel goes by towards ``sock``'s other end, and whether packets of that size arrive there without
     being cut: a datagram to a port where nobody listens is answered by ICMP, which proves that it came."""
     if not sys.platform.startswith("linux"):
@@ -38,23 +38,37 @@ def packets(place: Place, sock: socket.socket, most: float) -> Line:
     except OSError as error:
         return Line("packets", Level.NOTE, f"the MTU is not known: {error.strerror}")
     facts = {"mtu": mtu}
-    if most < 3 * ANSWER_SECONDS:
+    deadline = Deadline(seconds)
+    if seconds < 3 * ANSWER_SECONDS:
         return Line("packets", Level.NOTE, f"MTU {mtu} here; no time was left to try it", "", facts)
     if not _arrives(place, 64):
         text = f"MTU {mtu} here; whether the path carries it cannot be told, since nothing answers datagrams"
         return Line("packets", Level.OK, text, "", facts)
     if _arrives(place, min(MOST_PAYLOAD, mtu - headers)):
         return Line("packets", Level.OK, f"MTU {mtu}, and the path carries it", "", facts)
-    tries = int(most / ANSWER_SECONDS / 2) - 2
-    carried = next(
-        (size for size in USUAL_MTUS[: max(0, tries)] if size < mtu and _arrives(place, size - headers)), None
-    )
+    if not _arrives(place, 64):  # nor do small ones now: who answers by ICMP does so only so often
+        return Line(
+            "packets", Level.OK, f"MTU {mtu} here; too few answers to tell whether the path carries it", "", facts
+        )
+    carried = _carried(place, [size for size in USUAL_MTUS if size < mtu], headers, deadline)
     text = f"packets of {mtu} bytes do not arrive, {f'of {carried} bytes do' if carried else 'small ones do'}"
     advice = (
         f"big messages will hang: set the MTU to {carried or 1280} (ip link set dev CARD mtu {carried or 1280}), let ICMP "
         f"through, or sysctl net.ipv4.tcp_mtu_probing=1"
     )
     return Line("packets", Level.WARNING, text, advice, {**facts, "carried": carried})
+
+
+def _carried(place: Place, sizes: list[int], headers: int, deadline: Deadline) -> int | None:
+    """The largest of ``sizes`` (ascending) that arrives, by bisection, since each that does not takes its time."""
+    low, high = 0, len(sizes)
+    while low < high and not deadline.over:
+        middle = (low + high) // 2
+        if _arrives(place, sizes[middle] - headers):
+            low = middle + 1
+        else:
+            high = middle
+    return sizes[low - 1] if low else None
 
 
 def _arrives(place: Place, payload: int) -> bool:
