@@ -138,6 +138,14 @@ class GroupMachine:
                 self._out.send(peer.key, message)
         return self._out.drain()
 
+    def happened(self, now: float, kind: str, text: str, member: int = 0, cause: str = "") -> list[CoordinatorEffect]:
+        """Something that others found out or did: "finding", "recovered", "action"."""
+        peer = self._roster.of(member)
+        name = "" if peer is None else peer.member.name
+        event = self.chronicle.record(now, kind, self.view.epoch, text, member, name, cause)
+        self._out.note(f"{kind} in group {self.name!r}: {text}", event)
+        return self._out.drain()
+
     def tick(self, now: float) -> list[CoordinatorEffect]:
         """Time passes; call every ``tick_seconds`` or so, after what has arrived has been delivered."""
         self._pulse.tick(now)

@@ -13,16 +13,22 @@ import subprocess
 import sys
 import termios
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import collcomm
 from collcomm.bench.launch import die_with_parent
+from collcomm.health.metrics import SnapshotCollector, start_metrics
 from collcomm.membership import Coordinator
 from tests.processes.test_coordinator import ROOT, WAIT_SECONDS, agents, group_of, port, soon
+from tests.support.peers import run_peers_at
+from tests.unit.test_metrics import read
 
 __all__ = ["port"]  # a fixture
 
@@ -309,3 +315,23 @@ def test_doctor_says_that_a_chosen_port_is_taken(coordinator: Coordinator) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, lines = doctor(coordinator.address, "--port", str(taken.getsockname()[1]))
     assert code == 1 and "another program" in lines["dialled back"]["advice"]
+
+
+# ---- metrics ------------------------------------------------------------------------------------------------------
+
+
+def test_a_real_peer_serves_its_metrics(coordinator: Coordinator) -> None:
+    def body(comm: collcomm.Communicator) -> dict[tuple[str, ...], float]:
+        comm.all_reduce(np.ones(1000))
+        with start_metrics(comm) as server:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=WAIT_SECONDS) as answer:
+                found = read(answer.read().decode())
+        comm.barrier()
+        return found
+
+    for number, found in enumerate(run_peers_at(coordinator.address, 2, body)):
+        (name,) = {key[1] for key in found}
+        assert found["collcomm_members", name] == 2 and found["collcomm_operations_total", name] >= 1, number
+        assert found["collcomm_sent_bytes_total", name] > 0
+    shown = SnapshotCollector(lambda: [found for found in map(coordinator.show, coordinator.groups) if found])
+    assert read(shown.exposition().decode())["collcomm_exits_total", "left", "default", "left"] == 2

@@ -87,6 +87,19 @@ def test_what_is_shown_comes_from_whoever_knows_more(coordinator: Coordinator) -
             assert watch.snapshot()["findings"] == [{"id": 7}]
 
 
+def test_what_others_found_out_is_an_event_of_the_group(
+    coordinator: Coordinator, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with agents(coordinator.address, "a") as (a,), caplog.at_level(logging.INFO, "collcomm.coordinator"):
+        a.wait_admitted(soon())
+        coordinator.record("run", "finding", "a sends at a tenth of its rate", member=1, cause="communication slow")
+        coordinator.record("nowhere", "finding", "of nobody")
+        assert events(watch.snapshot(), "finding") == [("a", "a sends at a tenth of its rate")]
+    (record,) = [r for r in caplog.records if getattr(r, "facts", {}).get("event") == "finding"]
+    assert record.levelname == "WARNING" and record.facts["member"] == 1  # type: ignore[attr-defined]
+    assert "joined" in [getattr(r, "facts", {}).get("event") for r in caplog.records]
+
+
 def test_what_cannot_be_shown_is_said(caplog: pytest.LogCaptureFixture) -> None:
     def broken(group: str) -> dict[str, Any]:
         return {"at": float("nan")}
