@@ -217,7 +217,7 @@ def run_health(rounds: int) -> list[Row]:
             "exact": str(row.get("exact", "")),
             "found after": "" if row.get("seconds") is None else f"{row['seconds']:.1f} s",
             "at most": "" if row.get("longest") is None else f"{row['longest']:.1f} s",
-            "else": "; ".join(map(str, row.get("wrong", row.get("said", [])))),
+            "else": "; ".join(map(str, row.get("wrong") or row.get("said") or [])),
         }
         for row in rows
     ]

@@ -81,7 +81,7 @@ class _Ward:
             if isinstance(measure, Evict):
                 name = case.names[0]
                 case.action = f"set aside for {measure.cooldown:.0f} s"
-                orders.append(Say("action", f"{name} is {case.action}", measure.member, name))
+                orders.append(Say("action", f"{name} is {case.action}", measure.member))
                 orders.append(SetAside(measure.member, measure.cause, measure.cooldown))
             else:
                 self._avoided[case.number] = measure
@@ -112,12 +112,11 @@ class _Ward:
         said = []
         for case in self.health.cases:
             member = case.finding.culprit.members[0] if len(case.finding.culprit.members) == 1 else 0
-            name = case.names[0] if member else ""
             if case.ended is None and case.number not in open_before:
                 text = f"{case.finding.syndrome}: {_culprit(case)}; {case.finding.evidence}"
-                said.append(Say("finding", text, member, name, case.finding.syndrome.value))
+                said.append(Say("finding", text, member, case.finding.syndrome.value))
             elif case.ended is not None and case.number in open_before:
-                said.append(Say("recovered", f"{_culprit(case)} is as usual again", member, name))
+                said.append(Say("recovered", f"{_culprit(case)} is as usual again", member))
         return said
 
     def _factors(self) -> dict[tuple[int, int], float]:

@@ -162,6 +162,11 @@ class Coordinator:
                 return shown
             return self._attendant.show(shown, now, wall)
 
+    def record(self, group: str, kind: str, text: str, member: int = 0, cause: str = "") -> None:
+        """Add an event to what is shown of a group, and to the log: a "finding", "recovered", an "action". From any thread."""
+        with self._lock:
+            self._carry_out(self._machine.happened(time.monotonic(), group, kind, text, member, cause))
+
     @property
     def groups(self) -> list[str]:
         """Their names. From any thread."""

@@ -71,7 +71,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replanning": BELOW_CORE,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", "laboratory", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
+    "console": FACE,
+    "cli": FACE | {"bench", "chaos", "console", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -121,14 +122,16 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography", "scipy"}
+OPTIONAL |= {"prometheus_client"}
 MODULE_OF = {
     "etcd3gw": "etcd",
     "cryptography": "certificates",
     "mpi4py": "mpi",
     "cupy": "cuda_ipc",
     "scipy": "milp",
+    "prometheus_client": "metrics",
 }  # packages whose module bears a plainer name
-MEASURING = {"bench", "chaos", "cli", "plan", "simulate"}  # compares with torch, draws, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "console", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:
