@@ -133,7 +133,7 @@ class SlowLinks:
         hot = {link: cell for link, cell in self._cells.items() if cell.slow.holds}
         recent = {link for link, cell in self._cells.items() if now - cell.seen < 10.0}
         if len(recent) >= 4 and len(hot) > COMMON * len(recent):
-            self._begin_anew(hot)
+            self._begin_anew(self._cells)
             return []
         common = max(1.0, median_low([self._cells[link].ratio for link in recent])) if recent else 1.0
         self._common_since = self._common_since or now if common > COMMON_RATIO else 0.0
@@ -161,10 +161,10 @@ class SlowLinks:
             del self._named[culprit]
         return over
 
-    def _begin_anew(self, hot: Mapping[Cell, _Traffic]) -> None:
+    def _begin_anew(self, cells: Mapping[Cell, _Traffic]) -> None:
         """What they have in common is the new usual."""
         self._common_since = 0.0
-        for cell in hot.values():
+        for cell in cells.values():
             cell.slow.forget()
             cell.usual.clear()
 
