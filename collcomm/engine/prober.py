@@ -332,10 +332,12 @@ class Prober:
         if not measured.by_streams:
             return
         gain = GAIN if measured.latency >= LONG_SECONDS else NEAR_GAIN
-        out, back = (fewest_streams([(row[0], row[side]) for row in measured.by_streams], gain) for side in (1, 2))
+        both = [(streams, out + back) for streams, out, back in measured.by_streams]  # a link has as many either way
+        streams, _ = fewest_streams(both, gain)
+        out, back = next((out, back) for count, out, back in measured.by_streams if count == streams)
         rows = [
-            LinkRow(self._member, other, measured.latency, out[1], out[0]),
-            LinkRow(other, self._member, measured.latency, back[1], back[0]),
+            LinkRow(self._member, other, measured.latency, out, streams),
+            LinkRow(other, self._member, measured.latency, back, streams),
         ]
         rows = [row for row in rows if plausible(row)]
         met = pair(self._member, other)
