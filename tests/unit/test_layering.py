@@ -63,9 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": FACE | {"bench"},
     "certificates": BOTTOM,
     "replanning": BELOW_CORE,
+    "dashboard": BOTTOM | {"health", "transports"},  # it is given snapshots, and parses an address
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", "laboratory", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
+    "cli": FACE | {"bench", "chaos", "dashboard", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
