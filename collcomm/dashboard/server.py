@@ -1,8 +1,8 @@
 """The dashboard's server: HTTP on one thread of its own, for a few people who look at a group.
 
-Streams of asyncio rather than http.server: that one takes a thread for each listener, and its time limits are for single reads, so
-that whoever sends a byte now and then keeps a thread for good. Here one thread serves all, each request has one deadline, and
-a snapshot is encoded once for all listeners.
+Streams of asyncio rather than http.server: that one takes a thread for each listener, and its time limits are for single
+reads, so that whoever sends a byte now and then keeps a thread for good. Here one thread serves all, each request has one
+deadline, and a snapshot is encoded once for all listeners.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ LOOPBACK = "127.0.0.1"
 MOST_CONNECTIONS = 64
 MOST_LISTENERS = 32  # of these, streams; whoever comes later is told to ask again and again
 WRITE_SECONDS = 10.0  # in which a client takes what it asked for, or one snapshot of a stream
-LINGER_SECONDS, LINGER_BYTES = 1.0, 65536  # so much is still read from whom we refuse, lest the answer be lost in a reset
+LINGER_SECONDS, LINGER_BYTES = (
+    1.0,
+    65536,
+)  # so much is still read from whom we refuse, lest the answer be lost in a reset
 CLOSE_SECONDS = 5.0
 LOCAL_NAMES = frozenset({"localhost", "localhost.localdomain"})
 
@@ -43,7 +46,8 @@ class Dashboard:
     Nobody is asked who they are: whoever can reach the address sees names, addresses and figures (and can change nothing).
 
     :param bind: "HOST:PORT", or "PORT" of the loopback interface; port 0 takes a free one, see ``address``.
-    :param snapshot: of a group, or of the only one (None), as `collcomm.health.snapshot` documents it; None: there is no such group.
+    :param snapshot: of a group, or of the first one (None), as `collcomm.health.snapshot` documents it; None when there
+        is no such group.
     :param groups: their names. Both, and ``metrics``, are called in the server's thread, and return soon.
     :param metrics: what Prometheus reads; without it /metrics is not there.
     :param names: host names by which people may ask for this server, besides addresses, localhost, and this machine's own name.

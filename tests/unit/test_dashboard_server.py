@@ -169,8 +169,10 @@ def test_only_get_is_answered(dashboard: Dashboard, method: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/../server.py", "/..%2fserver.py", "/page/index.html", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/./", "/\\"]
-    + ["/dashboard.js/", "/dashboard.js%00", "/server.py", "/__init__.py", "/" + "a" * 4000],
+    [
+        *("/../server.py", "/..%2fserver.py", "/page/index.html", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/./"),
+        *("/\\", "/dashboard.js/", "/dashboard.js%00", "/server.py", "/__init__.py", "/" + "a" * 4000),
+    ],
 )
 def test_nothing_but_the_files_of_the_page_can_be_had(dashboard: Dashboard, path: str) -> None:
     answer = raw(dashboard, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -202,8 +204,10 @@ def test_bad_requests_are_refused_and_told_why(dashboard: Dashboard, head: bytes
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:80", 200), ("LOCALHOST:9", 200), ("ours.example", 200)]
-    + [("evil.example", 421), ("127.0.0.1.evil.example", 421), ("", 421), ("localhost.evil.example:80", 421)],
+    [
+        *(("127.0.0.1:1", 200), ("localhost", 200), ("[::1]:80", 200), ("LOCALHOST:9", 200), ("ours.example", 200)),
+        *(("evil.example", 421), ("127.0.0.1.evil.example", 421), ("", 421), ("localhost.evil.example:80", 421)),
+    ],
 )
 def test_names_of_others_do_not_reach_it(source: Source, host: str, status: int) -> None:
     with Dashboard("0", source.snapshot, source.groups, names=["ours.example"]) as dashboard:
