@@ -71,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="for which whoever is evicted is not let in again; default: %(default)g",
     )
     coordinator.add_argument(
+        "--dashboard",
+        metavar="[HOST:]PORT",
+        help="show the groups on a page, to whoever can reach it; default host: loopback",
+    )
+    coordinator.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
@@ -108,6 +113,7 @@ def _coordinator(options: argparse.Namespace) -> int:
         lambda: Coordinator(
             options.bind,
             policy=_policy(options),
+            dashboard=options.dashboard,
             limits=PRESETS[options.network],
             secret=secret,
             keys=options.keys,

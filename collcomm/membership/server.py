@@ -123,6 +123,11 @@ class Coordinator:
         return self._machine.leads
 
     @property
+    def page(self) -> str:
+        """The address of a page that shows the groups; empty where there is none."""
+        return ""
+
+    @property
     def relay_port(self) -> int | None:
         """Where this process relays, if it does."""
         return None if self._booth is None else self._booth.port
@@ -401,6 +406,8 @@ def serve(coordinator: Callable[[], Coordinator]) -> None:
     make_room()
     with coordinator() as serving:
         log.info("coordinator listens on %s, protected by %s", serving.address, serving.protection)
+        if serving.page:
+            log.info("it shows its groups at http://%s", serving.page)
         if serving.relay_port is not None:
             log.info("it relays for peers that cannot dial each other on port %d", serving.relay_port)
         stopped.wait()

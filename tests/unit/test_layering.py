@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BOTTOM | {"collectives", "transports", "codecs", "datatypes", "planner", "membership"},
     "state": BELOW_CORE | {"arrays"},
     **dict.fromkeys(CORE, FACE),
+    "rendezvous": FACE | {"dashboard"},
     "tuning": BELOW_CORE | {"carriage", ""},
     "aio": FACE,
     "torch": FACE,
@@ -69,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": FACE | {"bench"},
     "certificates": BOTTOM,
     "replanning": BELOW_CORE,
+    "dashboard": BOTTOM | {"health", "transports"},  # it is given snapshots, and parses an address
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", "laboratory", ""},
     "console": FACE,
