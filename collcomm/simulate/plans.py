@@ -25,8 +25,8 @@ def any_plan(random: Random, members: Sequence[int]) -> Message:
         "order": order,
         "sites": [random.randrange(3) for _ in order],
         "hub": random.choice(order),
-        "within": [100_000, 10**8],
-        "across": [10_000_000, 10**7],
+        "within": [100_000, 10**8, 1],
+        "across": [10_000_000, 10**7, 1],
         "choices": choices,
     }
 

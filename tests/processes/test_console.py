@@ -27,6 +27,7 @@ from collcomm.bench.launch import die_with_parent
 from collcomm.health.metrics import SnapshotCollector, start_metrics
 from collcomm.membership import Coordinator
 from tests.processes.test_coordinator import ROOT, WAIT_SECONDS, agents, group_of, port, soon
+from tests.support.attendants import Telling
 from tests.support.peers import run_peers_at
 from tests.unit.test_metrics import read
 
@@ -75,11 +76,8 @@ def coordinator() -> Iterator[Coordinator]:
 
 @contextmanager
 def coordinator_with_finding() -> Iterator[Coordinator]:
-    def more(group: str) -> dict[str, Any] | None:
-        shown = coordinator.show(group)
-        return None if shown is None else {**shown, "findings": [FINDING]}
-
-    with Coordinator("127.0.0.1:0", snapshot=more) as coordinator:
+    attendant = Telling(lambda shown: {**shown, "findings": [FINDING]})
+    with Coordinator("127.0.0.1:0", attendant=attendant) as coordinator:
         yield coordinator
 
 

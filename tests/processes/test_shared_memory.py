@@ -116,7 +116,7 @@ def test_a_group_that_grows_and_shrinks_keeps_few_windows() -> None:
 
 def survive(address: str, name: str, n: int, tell: Connection) -> None:
     """Reduces in place until two are left; tells what it holds in memory and descriptors then."""
-    with collcomm.join(address, name=name, min_size=n, timeout=30) as comm:
+    with collcomm.join(address, name=name, min_size=n, timeout=30, transports=["shm", "tcp"]) as comm:
         x = np.empty(BLOCKS)
         tell.send("running")
         while comm.size > 2:

@@ -22,6 +22,7 @@ from collcomm.membership.messages import VERSION, decode, encode
 from collcomm.membership.server import CONTROL_PREFIX
 from collcomm.membership.store import MemoryStore
 from tests.processes.test_coordinator import WAIT_SECONDS, agents, group_of, soon
+from tests.support.attendants import Telling
 
 
 @pytest.fixture
@@ -76,13 +77,10 @@ def test_groups_are_listed_and_chosen_by_name(coordinator: Coordinator, watch: W
             watch.snapshot("nowhere")
 
 
-def test_what_is_shown_comes_from_whoever_knows_more(coordinator: Coordinator) -> None:
-    def more(group: str) -> dict[str, Any] | None:
-        shown = richer.show(group)  # asked back on the coordinator's own thread
-        return None if shown is None else {**shown, "findings": [{"id": 7}]}
-
-    with Coordinator("127.0.0.1:0", snapshot=more) as richer, Watch(richer.address) as watch:
-        with agents(richer.address, "a") as (a,):
+def test_what_is_shown_comes_from_whoever_knows_more() -> None:
+    richer = Telling(lambda shown: {**shown, "findings": [{"id": 7}]})
+    with Coordinator("127.0.0.1:0", attendant=richer) as coordinator, Watch(coordinator.address) as watch:
+        with agents(coordinator.address, "a") as (a,):
             a.wait_admitted(soon())
             assert watch.snapshot()["findings"] == [{"id": 7}]
 
@@ -101,10 +99,8 @@ def test_what_others_found_out_is_an_event_of_the_group(
 
 
 def test_what_cannot_be_shown_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(group: str) -> dict[str, Any]:
-        return {"at": float("nan")}
-
-    with Coordinator("127.0.0.1:0", snapshot=broken) as coordinator, Watch(coordinator.address) as watch:
+    broken = Telling(lambda shown: {"at": float("nan")})
+    with Coordinator("127.0.0.1:0", attendant=broken) as coordinator, Watch(coordinator.address) as watch:
         with agents(coordinator.address, "a") as (a,):
             a.wait_admitted(soon())
             with caplog.at_level(logging.CRITICAL), pytest.raises(CollcommError, match="no snapshot could be made"):
@@ -200,7 +196,8 @@ def test_who_does_not_read_gets_one_snapshot_only(monkeypatch: pytest.MonkeyPatc
     """Else the unread ones would fill the coordinator's memory."""
     big = {"events": ["x" * (3 << 20)]}
     monkeypatch.setattr(showing, "LEFT_OUT_FIRST", ())
-    with Coordinator("127.0.0.1:0", snapshot=lambda group: big) as coordinator, Watch(coordinator.address) as watch:
+    attendant = Telling(lambda shown: big)
+    with Coordinator("127.0.0.1:0", attendant=attendant) as coordinator, Watch(coordinator.address) as watch:
         with agents(coordinator.address, "a") as (a,):
             a.wait_admitted(soon())
             context: zmq.Context[Any] = zmq.Context()

@@ -28,6 +28,7 @@ from collcomm.transports.window import (
 
 from collcomm.collectives import generate
 from collcomm.engine.attempt import Mismatch
+from collcomm.engine.marks import Marks
 from collcomm.engine.progress import Halted
 from collcomm.engine.request import request
 from collcomm.engine.windowplan import WINDOW_BYTES, compile_windows
@@ -156,7 +157,11 @@ class Turn:
 
     def __init__(self, epoch: int, seq: int, fingerprint: int, looks: int = 5):
         self.epoch, self.seq, self.fingerprint = epoch, seq, fingerprint
+        self.marks = Marks()
         self._looks = looks
+
+    def now(self) -> float:
+        return 0.0
 
     def check(self) -> None:
         self.idle(())
