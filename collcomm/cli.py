@@ -10,6 +10,7 @@ from pathlib import Path
 from . import __version__, keys, tuning
 from .bench import command as bench
 from .chaos import command as chaos
+from .console import offline
 from .errors import CollcommError
 from .health.policy import Action, Policy
 from .membership import PRESETS, Journal, Store, read_secret, serve
@@ -79,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chaos.add_arguments(
         commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")
     )
+    offline.add_trace_arguments(commands.add_parser("trace", help="make a trace of what flight recorders remember"))
+    offline.add_report_arguments(commands.add_parser("report", help="make a report of what flight recorders remember"))
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)

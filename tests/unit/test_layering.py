@@ -64,11 +64,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": FACE | {"aio", "", "diloco", "keys", "laboratory"},
     "simulate": FACE,
     "plan": FACE | {"bench"},
+    "console": FACE | {"bench"},  # whose units its tables use
     "certificates": BOTTOM,
     "replanning": BELOW_CORE,
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", "laboratory", ""},
-    "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
+    "cli": FACE | {"bench", "chaos", "console", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
 }
@@ -125,7 +126,7 @@ MODULE_OF = {
     "cupy": "cuda_ipc",
     "scipy": "milp",
 }  # packages whose module bears a plainer name
-MEASURING = {"bench", "chaos", "cli", "plan", "simulate"}  # compares with torch, draws, runs greenlets
+MEASURING = {"bench", "chaos", "cli", "console", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 
 
 def _modules() -> Iterator[tuple[str, str, Path]]:

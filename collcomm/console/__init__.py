@@ -1,0 +1,1 @@
+"""What a person looks at a group with, on the command line."""
