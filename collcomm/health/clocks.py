@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+
 from .dump import Dump
 
 Key = tuple[int, int, int]
@@ -39,6 +41,12 @@ class PeerClock:
 
     def time(self, moment: float) -> float:
         return moment + self.shift + self.drift * (moment - self.since)
+
+    def times(self, moments: Sequence[float]) -> list[float]:
+        """Of many moments."""
+        many = np.array(moments, dtype=float)
+        found: list[float] = (many + self.shift + self.drift * (many - self.since)).tolist()
+        return found
 
 
 def clocks_of(dumps: Sequence[Dump]) -> list[PeerClock]:
@@ -67,11 +75,11 @@ def _commits(dump: Dump) -> dict[Key, float]:
 
 def _set(mine: Mapping[Key, float], theirs: Mapping[Key, float], clock: PeerClock) -> PeerClock | None:
     """A clock for ``mine``, by ``theirs``, whose is ``clock``; None if they have too little in common."""
-    keys = sorted(mine.keys() & theirs.keys(), key=lambda key: mine[key])
+    keys = sorted(mine.keys() & theirs.keys(), key=mine.__getitem__)
     if len(keys) < LEAST_COMMON:
         return None
-    ahead = [clock.time(theirs[key]) - mine[key] for key in keys]
     times = [mine[key] for key in keys]
+    ahead = [other - own for other, own in zip(clock.times([theirs[key] for key in keys]), times, strict=True)]
     third = len(keys) // 3
     if len(keys) < DRIFT_COMMON or times[-1] - times[0] < DRIFT_SECONDS:
         return PeerClock(median(ahead), common=len(keys))

@@ -70,8 +70,9 @@ class _Remembered:
         self._made = clock.time(dump.monotonic)
         self._open = dump.header.open
         self._operations = sorted(dump.operations, key=lambda one: one.exit)
-        self._exits = [clock.time(one.exit) for one in self._operations]
-        self._enters = sorted((clock.time(one.enter), one.gid, one.seq) for one in dump.operations)
+        self._exits = clock.times([one.exit for one in self._operations])
+        enters = clock.times([one.enter for one in self._operations])
+        self._enters = sorted((at, one.gid, one.seq) for at, one in zip(enters, self._operations, strict=True))
         self._enters += [(self._made - one.age, one.gid, one.seq) for one in dump.header.open]
         self._outgoing = _by_second(dump.transfers, clock)
 
@@ -143,9 +144,9 @@ def _sample(one: OperationRecord) -> Sample:
 def _by_second(transfers: Sequence[TransferRecord], clock: PeerClock) -> dict[int, list[TransferRecord]]:
     """What was sent, by the second in which it was done."""
     found: dict[int, list[TransferRecord]] = defaultdict(list)
-    for one in transfers:
-        if not one.incoming:
-            found[floor(clock.time(one.done))].append(one)
+    sent = [one for one in transfers if not one.incoming]
+    for one, done in zip(sent, clock.times([one.done for one in sent]), strict=True):
+        found[floor(done)].append(one)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from collcomm.health.dump import Dump, Header, Peer
@@ -17,7 +18,8 @@ COMPUTES = 0.08
 class Flight:
     """``n`` members run ``count`` operations in a ring. ``boots``: what a member's monotonic clock showed at `WALL`; ``skew``:
     how far its wall clock is ahead; ``late``: by how much it comes later to every operation; ``slow``: how many times as long the
-    bytes to its neighbour take; ``drift``: of its monotonic clock."""
+    bytes to its neighbour take; ``drift``: of its monotonic clock; ``jitter``: seconds by which members come earlier by
+    chance, at most."""
 
     n: int = 4
     count: int = 50
@@ -30,6 +32,7 @@ class Flight:
     slow: dict[int, float] = field(default_factory=dict)
     drift: dict[int, float] = field(default_factory=dict)
     opens: dict[int, OpenOperation] = field(default_factory=dict)
+    jitter: float = 0.0
     after: float = 0.0  # seconds from the end of the last operation to the dumps
 
     @property
@@ -71,7 +74,8 @@ class Flight:
 
     def operation(self, member: int, seq: int) -> OperationRecord:
         begin = WALL + seq * self.period
-        enter = begin + COMPUTES / 2 + self.late.get(member, 0.0)
+        chance = self.jitter * random.Random(member * 1_000_003 + seq).random() if self.jitter else 0.0
+        enter = begin + COMPUTES / 2 + self.late.get(member, 0.0) - chance
         last = begin + COMPUTES / 2 + max(self.late.values(), default=0.0) + TOOK * 0.8
         commit = begin + COMPUTES / 2 + max(self.late.values(), default=0.0) + TOOK
         times = [enter, enter + 0.001, last, commit, commit + 1e-5]
