@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__, keys, tuning
 from .bench import command as bench
 from .chaos import command as chaos
-from .console import offline
+from .console import doctor, offline, status, top
+from .console.jsonlog import log_as
 from .errors import CollcommError
 from .health.policy import Action, Policy
 from .membership import PRESETS, Journal, Store, read_secret, serve
@@ -70,7 +70,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SECONDS",
         help="for which whoever is evicted is not let in again; default: %(default)g",
     )
+    coordinator.add_argument(
+        "--dashboard",
+        metavar="[HOST:]PORT",
+        help="show the groups on a page, to whoever can reach it; default host: loopback",
+    )
+    coordinator.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: an object a line, with the facts of events",
+    )
     coordinator.set_defaults(run=_coordinator)
+    status.add_arguments(commands.add_parser("status", help="one look at what a coordinator's groups are doing"))
+    top.add_arguments(commands.add_parser("top", help="the same, live"))
+    doctor.add_arguments(commands.add_parser("doctor", help="find out what is wrong between here and a coordinator"))
     keys.add_arguments(commands.add_parser("keys", help="make keys and certificates for a coordinator and its peers"))
     bench.add_arguments(commands.add_parser("bench", help="time collectives, also against torch's Gloo"))
     tune = commands.add_parser("tune", help="measure what strided transfers cost on this machine, and remember it")
@@ -94,13 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _coordinator(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    log_as(options.log_format)
     secret = None if options.secret_file is None else read_secret(options.secret_file)
     store = _store(options)
     serve(
         lambda: Coordinator(
             options.bind,
             policy=_policy(options),
+            dashboard=options.dashboard,
             limits=PRESETS[options.network],
             secret=secret,
             keys=options.keys,

@@ -11,6 +11,7 @@ import numpy as np
 
 from . import safepoint
 from .blocks import checked_counts, elements, items_of_block, items_of_whole, rows_of_block, rows_of_whole
+from .checking import CheckedCommunicator
 from .collectives import KINDS
 from .datatypes import Datatype
 from .devicearrays import AnyArray, DeviceArray, array_of, is_on_device
@@ -19,6 +20,7 @@ from .engine import AnyGroup, AnySession, Operation, Request, request
 from .engine.choosing import Explanation
 from .engine.handle import Conclusion
 from .errors import CommunicatorClosed
+from .inspection import Tell
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
 from .participant import Participant
@@ -404,6 +406,15 @@ class Communicator(Participant):
             return value
 
         return target, arrived
+
+    # -- silent corruption ----------------------------------------------------------------------------------------------
+
+    def checked(
+        self, check: str = "sum", every: int = 1, on_corruption: str = "raise", tell: Tell | None = None
+    ) -> CheckedCommunicator:
+        """This communicator, with its results checked for silent corruption; see `CheckedCommunicator`. Every member calls it
+        with the same arguments, but for ``tell``; nothing is sent."""
+        return CheckedCommunicator(self, check, every, on_corruption, tell)
 
     # -- shared state ---------------------------------------------------------------------------------------------------
 

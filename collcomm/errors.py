@@ -49,3 +49,12 @@ class UnsupportedTransport(CollcommError):
 
 class CommunicatorClosed(CollcommError):
     """The communicator was closed or has left its group."""
+
+
+class CorruptionDetected(CollcommError):
+    """A checked collective has a wrong result: every peer gets this, naming whose memory or arithmetic was wrong.
+    ``corruption`` is the same for programs (`collcomm.health.corruption.Corruption`)."""
+
+    def __init__(self, text: str, corruption: object = None):
+        super().__init__(text)
+        self.corruption = corruption

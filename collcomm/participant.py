@@ -46,6 +46,16 @@ class Participant:
         return self._group.view.size
 
     @property
+    def gid(self) -> int:
+        """The number of this communicator, in records: 0 for that of the whole group."""
+        return self._group.gid
+
+    @property
+    def called(self) -> int:
+        """The number of this communicator's last operation: the same at all members, at the same point of their programs."""
+        return self._group.progress.called
+
+    @property
     def pending(self) -> int:
         """Peers that wait to be admitted at the next ``step()``."""
         return self._session.agent.pending

@@ -1,9 +1,12 @@
-"""The coordinator as users know it: the membership's server, with somebody who watches over the health of its groups."""
+"""The coordinator as users know it: the membership's server, with somebody who watches over the health of its groups, and a page
+that shows them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from .dashboard.server import Dashboard
 from .health.policy import Policy
 from .health.service import HealthService
 from .membership import server
@@ -15,7 +18,47 @@ class Coordinator(server.Coordinator):
     :param bind: "host:port" to listen on, as of `collcomm.membership.Coordinator`, which has the other parameters.
     :param policy: what is done about what is found, see `collcomm.health.policy`; None: slow links are avoided, the rest is
         reported.
+    :param dashboard: "host:port", or "port" of the loopback interface, at which a page shows the groups to whoever can reach it;
+        figures for Prometheus are at /metrics there, if prometheus-client is installed. Raises CollcommError when it cannot
+        listen there.
     """
 
-    def __init__(self, bind: str | None = None, *, policy: Policy | None = None, **options: Any):
+    def __init__(
+        self,
+        bind: str | None = None,
+        *,
+        policy: Policy | None = None,
+        dashboard: str | None = None,
+        **options: Any,
+    ):
         super().__init__(bind, attendant=HealthService(policy), **options)
+        self.dashboard: Dashboard | None = None
+        if dashboard is not None:
+            try:
+                self.dashboard = Dashboard(dashboard, self._shown, lambda: self.groups, self._metrics())
+                self.dashboard.start()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def page(self) -> str:
+        return "" if self.dashboard is None else self.dashboard.address
+
+    def close(self) -> None:
+        if self.dashboard is not None:
+            self.dashboard.close()
+        super().close()
+
+    def _shown(self, group: str | None) -> dict[str, Any] | None:
+        """Of ``group``, or of the first one."""
+        names = [group] if group is not None else self.groups[:1]
+        return self.show(names[0]) if names else None
+
+    def _metrics(self) -> Callable[[], bytes] | None:
+        try:
+            from .health.metrics import SnapshotCollector
+        except ImportError:
+            return None
+        shown = lambda: [one for one in map(self.show, self.groups) if one is not None]  # noqa: E731
+        return SnapshotCollector(shown).exposition

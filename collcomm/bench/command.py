@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
+from .checks import run_checks
 from .crowd import bench_crowd
 from .gpu import why_no_gpu
 from .hosts import bench_hosts
@@ -57,12 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "torch",
             "plan",
             "health",
+            "checks",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
         "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
-        "faults that are planted, on networks of namespaces (root)",
+        "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost",
     )
     parser.add_argument(
         "part",
@@ -115,6 +117,8 @@ def run(options: argparse.Namespace) -> int:
         return _written(options, run_plan(options))
     if options.case == "health":
         return _written(options, run_health(options.rounds))
+    if options.case == "checks":
+        return _written(options, run_checks(options))
     if options.part:
         raise ValueError(f"{options.part} after {options.case}: only torch and plan have parts")
     if options.case in STRIDED:

@@ -14,6 +14,7 @@ import numpy as np
 
 import collcomm
 
+from .checks import checked_peer
 from .gpu import cupy, gpu_facts
 from .grouppeer import group_peer
 from .hostpeer import host_peer
@@ -156,6 +157,7 @@ CASES = {
     "plan_peer": lambda case: plan_peer(case, emit),
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
+    "checked_peer": lambda case: checked_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "torch_rank": lambda case: torch_rank(case, emit),
     "newcomer": lambda case: newcomer(case, emit),

@@ -79,7 +79,13 @@ def lasting_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
         comm.all_reduce(x, out=out)
         ends.append(time.monotonic())
     assert (out == comm.size).all()
-    emit(event="lasted", rank=comm.rank, ends=ends, epoch=comm.view.epoch)
+    emit(
+        event="lasted",
+        rank=comm.rank,
+        ends=ends,
+        epoch=comm.view.epoch,
+        how=str(comm.explain("all_reduce", case["nbytes"])),
+    )
     comm.leave()
 
 

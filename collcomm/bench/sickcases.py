@@ -151,8 +151,7 @@ class Ward:
         try:
             yield
         finally:
-            for host in pair:
-                self.lab.mend(host)
+            self.lab.mend(pair[0])
 
     @contextmanager
     def flapping(self, pair: tuple[int, int]) -> Iterator[None]:
@@ -163,8 +162,7 @@ class Ward:
             while not stop.is_set():
                 self.lab.cut(*pair)
                 stop.wait(2.0)
-                for host in pair:
-                    self.lab.mend(host)
+                self.lab.mend(pair[0])
                 stop.wait(3.0)
 
         thread = threading.Thread(target=flap, daemon=True)
@@ -219,7 +217,7 @@ def run_health(rounds: int) -> list[Row]:
             "exact": str(row.get("exact", "")),
             "found after": "" if row.get("seconds") is None else f"{row['seconds']:.1f} s",
             "at most": "" if row.get("longest") is None else f"{row['longest']:.1f} s",
-            "else": "; ".join(map(str, row.get("wrong", row.get("said", [])))),
+            "else": "; ".join(map(str, row.get("wrong") or row.get("said") or [])),
         }
         for row in rows
     ]

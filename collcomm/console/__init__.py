@@ -1,1 +1,1 @@
-"""What a person looks at a group with, on the command line."""
+"""What people look at: the state of a group while it runs, what is wrong between here and its coordinator, reports of dumps."""

@@ -13,7 +13,9 @@ from ..health.dumpfiles import find_dumps, newest, read_dump
 from ..health.replay import diagnose
 from ..health.review import Review, review
 from ..health.trace import MOST_EVENTS, chrome_trace
+from .units import printable
 
+MOST_SHOWN = 2000  # characters of what dumps say, on a terminal
 HINT = "Peers write dumps into the directory that COLLCOMM_DUMP_DIR names: when they fail, and when they get SIGUSR1."
 
 
@@ -65,9 +67,9 @@ def run_report(options: argparse.Namespace) -> int:
     print(f"{options.output}: {_peers(dumps)}")
     if found.missing:
         names = ", ".join(found.names.get(member, f"member {member}") for member in found.missing)
-        print(f"no dump of: {names}")
+        print(printable(f"no dump of: {names}", MOST_SHOWN))
     for finding in findings:
-        print(f"{in_words(found, finding)}; {finding.evidence}")
+        print(printable(f"{in_words(found, finding)}; {finding.evidence}", MOST_SHOWN))
     if options.png:
         save_picture(options.png, found, f"Group {dumps[0].header.group}")
         print(f"drawn: {options.png}")
@@ -86,7 +88,7 @@ def _dumps(options: argparse.Namespace) -> list[Dump]:
         try:
             found.append(read_dump(path))
         except ValueError as error:
-            print(f"left out: {error}")
+            print(printable(f"left out: {error}", MOST_SHOWN))
     if options.group is not None:
         found = [dump for dump in found if dump.header.group == options.group]
     if not found:
@@ -98,7 +100,7 @@ def _dumps(options: argparse.Namespace) -> list[Dump]:
 
 
 def _peers(dumps: list[Dump]) -> str:
-    return f"{len(dumps)} {'peer' if len(dumps) == 1 else 'peers'} of group {dumps[0].header.group!r}"
+    return f"{len(dumps)} {'peer' if len(dumps) == 1 else 'peers'} of group '{printable(dumps[0].header.group)}'"
 
 
 def _seconds(text: str) -> float:

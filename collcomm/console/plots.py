@@ -16,8 +16,8 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..bench.measure import format_seconds, format_size
 from ..health.review import Review
+from . import units
 
 INK, PAPER, GRID = "#22303c", "#ffffff", "#e3e8ed"
 HUES = ["#2f6fde", "#2a9d8f", "#8e5bd0", "#d98e04", "#4f7f3a", "#c65f8f", "#5c6f82"]
@@ -109,9 +109,9 @@ def draw_durations(axes: Axes, review: Review) -> None:
         axes.plot([middle], [row], "o", color=HUES[0], zorder=3)
         axes.plot([longest], [row], "|", color=INK, zorder=3)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: format_seconds(value))
+    axes.xaxis.set_major_formatter(lambda value, _: units.seconds(value))
     axes.xaxis.set_minor_formatter(lambda *_: "")
-    _name_rows(axes, [f"{one.kind} {format_size(one.nbytes)}" for one in shown])
+    _name_rows(axes, [f"{one.kind} {units.size(one.nbytes)}" for one in shown])
     axes.set_xlabel("median, 99 in 100, longest")
 
 

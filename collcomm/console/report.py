@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from ..bench.measure import format_seconds, format_size
 from ..health.dump import Dump
 from ..health.finding import CulpritKind, Finding
 from ..health.review import Review
+from . import units
 from .plots import PANELS, panel
 
 LAST = 10  # operations of each peer
@@ -133,7 +133,7 @@ def _exactness(review: Review) -> str:
 
 def _durations(review: Review) -> str:
     rows = [
-        [one.kind, format_size(one.nbytes), one.operations, *map(format_seconds, (one.median, one.high, one.longest))]
+        [one.kind, units.size(one.nbytes), one.operations, *map(units.seconds, (one.median, one.high, one.longest))]
         for one in review.durations
     ]
     return _table(["operation", "up to", "count", "median", "99 in 100", "longest"], rows)
@@ -144,8 +144,8 @@ def _lateness(review: Review) -> str:
         [
             _name(review, one.member),
             one.operations,
-            format_seconds(one.median),
-            format_seconds(one.high),
+            units.seconds(one.median),
+            units.seconds(one.high),
             f"{one.last:.0%}",
         ]
         for one in review.lateness
@@ -157,9 +157,9 @@ def _slowest(review: Review) -> str:
     rows = []
     for one in review.slowest:
         gid, epoch, seq = one.key
-        late = f"{_name(review, one.came)}, {format_seconds(one.late)} after the first"
-        what = [one.kind, format_size(one.nbytes), one.algorithm, seq, epoch, gid]
-        rows.append([_moment(one.began), format_seconds(one.seconds), *what, late])
+        late = f"{_name(review, one.came)}, {units.seconds(one.late)} after the first"
+        what = [one.kind, units.size(one.nbytes), one.algorithm, seq, epoch, gid]
+        rows.append([_moment(one.began), units.seconds(one.seconds), *what, late])
     heads = ["began", "took", "operation", "bytes", "algorithm", "number", "view", "communicator", "came last"]
     return _table(heads, rows)
 
@@ -169,20 +169,20 @@ def _last(review: Review, dump: Dump) -> str:
         [
             one.seq,
             one.kind,
-            format_size(one.nbytes),
+            units.size(one.nbytes),
             one.algorithm,
-            f"{format_seconds(max(0.0, dump.monotonic - one.enter))} before",
-            format_seconds(max(0.0, one.exit - one.enter)),
-            format_seconds(one.waited),
+            f"{units.seconds(max(0.0, dump.monotonic - one.enter))} before",
+            units.seconds(max(0.0, one.exit - one.enter)),
+            units.seconds(one.waited),
             one.outcome or "done",
         ]
         for one in dump.operations[-LAST:]
     ]
     for one in dump.header.open:
         waits = ", ".join(_name(review, member) for member in one.waiting_on) or "nobody"
-        silent = f"open; waits for {waits}; silent for {format_seconds(one.silent)}"
-        age = format_seconds(one.age)
-        rows.append([one.seq, one.kind, format_size(one.nbytes), "", f"{age} before", age, "", silent])
+        silent = f"open; waits for {waits}; silent for {units.seconds(one.silent)}"
+        age = units.seconds(one.age)
+        rows.append([one.seq, one.kind, units.size(one.nbytes), "", f"{age} before", age, "", silent])
     heads = ["number", "operation", "bytes", "algorithm", "called", "took", "waited", "outcome"]
     inside = "" if dump.header.open else " <span>in no operation</span>"
     table = _table(heads, rows, bad={"outcome": "done"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from ..errors import CollcommError
@@ -33,6 +34,11 @@ class SharedFate(Generic[G]):
                     self.events.ended(error)
             for group in self.groups.values():
                 group.progress.fail(self.failure)
+
+    def tell_corruption(
+        self, epoch: int, gid: int, seq: int, members: Sequence[int], confidence: float, text: str
+    ) -> None:
+        """A check of results has found whose fault a wrong one is; who has a coordinator tells it."""
 
     def totals(self) -> dict[str, float]:
         """Since joining, over all communicators of this peer."""

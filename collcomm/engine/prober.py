@@ -320,15 +320,20 @@ class Prober:
     def _measure_far(self, asker: Asker) -> None:
         best = (0.0, 0.0)
         longest = 0.0
+        in_vain = 0
         for streams in STREAMS:
             out = self._timed(asker, lambda train: asker.send(streams, train))
             back = self._timed(asker, lambda train: asker.receive(streams, train))
             if streams == 1:
                 longest = max(out, back)
             reached = asker.measured.by_streams[-1][1:]
-            if not (worth_it(best[0], reached[0]) or worth_it(best[1], reached[1])):
+            if worth_it(best[0], reached[0]) or worth_it(best[1], reached[1]):
+                best = max(best[0], reached[0]), max(best[1], reached[1])
+                in_vain = 0
+            elif in_vain:
                 break
-            best = max(best[0], reached[0]), max(best[1], reached[1])
+            else:
+                in_vain += 1  # a packet lost at the wrong moment costs a train a third of its rate
         self._timed(asker, asker.both, longest)
 
     def _timed(self, asker: Asker, run: Callable[[Train], object], seconds: float = 0.0) -> float:
@@ -363,10 +368,12 @@ class Prober:
         if not measured.by_streams:
             return
         gain = GAIN if measured.latency >= LONG_SECONDS else NEAR_GAIN
-        out, back = (fewest_streams([(row[0], row[side]) for row in measured.by_streams], gain) for side in (1, 2))
+        both = [(streams, out + back) for streams, out, back in measured.by_streams]  # a link has as many either way
+        streams, _ = fewest_streams(both, gain)
+        out, back = next((out, back) for count, out, back in measured.by_streams if count == streams)
         rows = [
-            LinkRow(self._member, other, measured.latency, out[1], out[0]),
-            LinkRow(other, self._member, measured.latency, back[1], back[0]),
+            LinkRow(self._member, other, measured.latency, out, streams),
+            LinkRow(other, self._member, measured.latency, back, streams),
         ]
         rows = [row for row in rows if plausible(row)]
         met = pair(self._member, other)

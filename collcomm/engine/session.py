@@ -192,6 +192,12 @@ class Session(SharedFate[Group]):
             self.transport.want_streams(other, streams)
         self.agent.links(self.view.epoch, rows)
 
+    def tell_corruption(
+        self, epoch: int, gid: int, seq: int, members: Sequence[int], confidence: float, text: str
+    ) -> None:
+        """A check of results has found whose fault a wrong one is."""
+        self.agent.corrupt(epoch, gid, seq, members, confidence, text)
+
     def broken(self, epoch: int, error: LinkBroken) -> None:
         self.agent.accuse(error.member, epoch, error.evidence, error.text)
 

@@ -40,6 +40,7 @@ class Admission(Protocol):
 class Standing(Protocol):
     view: View
     epoch: int
+    called: int
 
     def fail(self, failure: CollcommError) -> None: ...
 
@@ -99,5 +100,9 @@ class AnySession(Protocol):
     def wait_admission(self, view: View, deadline: float) -> View: ...
 
     def offer(self, view: View) -> TrafficPlan | None: ...
+
+    def tell_corruption(
+        self, epoch: int, gid: int, seq: int, members: Sequence[int], confidence: float, text: str
+    ) -> None: ...
 
     def close(self) -> None: ...

@@ -3,4 +3,6 @@
 records      what one peer keeps of each operation, and of what it moved to and from each other member
 observation  what a peer tells of itself, once a second, to whoever diagnoses
 finding      what the diagnosis says: syndrome, culprit, evidence
+checksums    what tells a wrong reduction from a right one; `twice`, where no checksum does; `audit`, whose fault it is
+corruption   how that is told
 """

@@ -23,6 +23,7 @@ from .finding import Finding, Syndrome
 from .flapping import BrokenLinks
 from .hang import HangLimits, Hangs
 from .observation import Observation, Sample
+from .pace import Pace
 from .slowlinks import SlowLinks
 from .straggler import Stragglers
 
@@ -41,6 +42,7 @@ class Diagnosis:
         self._links = SlowLinks()
         self._hangs = Hangs(limits)
         self._broken = BrokenLinks()
+        self._pace = Pace()
         self._late: list[int] = []
         self._open: dict[tuple[object, ...], Finding] = {}
         self._over: list[Finding] = []
@@ -51,6 +53,7 @@ class Diagnosis:
         self._epoch, self._ids = epoch, tuple(ids)
         self._last = {member: one for member, one in self._last.items() if member in self._ids}
         self._took.clear()
+        self._pace.view_changed()
         self._stragglers.keep_only(self._ids)
         self._links.keep_only(self._ids)
         self._broken.view_changed(now, self._ids)
@@ -89,7 +92,8 @@ class Diagnosis:
         self._end_late(set(late) - slow)
         hangs = list(self._hangs.find(now, self._ids, self._last))
         self._end_hangs({one.key for one in hangs})
-        found += [*self._links.find(now), *hangs, *self._broken.find(now)]
+        suffers = self._pace.suffers(now)
+        found += [*(self._links.find(now) if suffers else ()), *hangs, *self._broken.find(now)]
         over = set(self._links.over())
         self._close(lambda one: one.culprit in over)
         mended = {frozenset(pair) for pair in self._broken.over(now)}
@@ -117,7 +121,9 @@ class Diagnosis:
                 del self._took[next(iter(self._took))]
             return
         del self._took[operation]
-        self._hangs.learn(sample.kind, sample.nbytes, max(took.values()))
+        longest = max(took.values())
+        self._hangs.learn(sample.kind, sample.nbytes, longest)
+        self._pace.note(self._last[member].at, (sample.kind, sample.nbytes.bit_length()), longest)
         self._late += self._stragglers.observe((sample.kind, sample.nbytes.bit_length()), took)
 
     def _end_late(self, members: set[int]) -> None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from math import ceil, floor
 
 from .clocks import PeerClock, clocks_of
@@ -23,45 +24,68 @@ from .observation import INTERVAL_SECONDS, FlowReport, Observation, OpenOperatio
 from .records import OperationRecord, TransferRecord
 
 MOST_SECONDS = 24 * 3600  # of which observations are made from records; the last ones
-LOOK_ON_SECONDS = 3  # after the last dump: what hung there hangs on
+TOGETHER_SECONDS = 10.0  # between dumps that were made for the same reason
 
 
 def observations(dumps: Sequence[Dump]) -> Iterator[Observation]:
     """Of all peers, in the order of time; ``at`` is common time, in seconds since 1970."""
-    found: list[Observation] = []
-    for dump, clock in zip(dumps, clocks_of(dumps), strict=True):
-        if dump.observations:
-            found += [replace(one, at=clock.time(one.at)) for one in dump.observations]
-        else:
-            found += _Remembered(dump, clock).observations()
-    return iter(sorted(found, key=lambda one: one.at))
+    clocks = clocks_of(dumps)
+    return iter(_observations(dumps, clocks, _known_until(_made(dumps, clocks).values())))
 
 
 def diagnose(dumps: Sequence[Dump]) -> list[Finding]:
     """What a coordinator would have found, and when (in seconds since 1970), of the members of which there are dumps. Views are
-    told from the dumps: members of one are those that have been in it."""
-    seen = list(observations(dumps))
+    told from the dumps: members of one are those that have been in it. Nobody is judged by what was remembered before others
+    went on: who has made its dump long before the others is no member from then on, and of those that were made together the
+    first is the end."""
+    clocks = clocks_of(dumps)
+    made = _made(dumps, clocks)
+    until = _known_until(made.values())
+    seen = [one for one in _observations(dumps, clocks, until) if one.at <= until]
     members: dict[int, set[int]] = defaultdict(set)
     for one in seen:
         members[one.epoch].add(one.member)
     diagnosis, findings, epoch, ticked = Diagnosis(), [], -1, 0.0
-    for one in seen:
-        if one.epoch > epoch:
-            gone = members[epoch] - members[one.epoch] if epoch >= 0 else set()
-            epoch = one.epoch
-            diagnosis.view_changed(one.at, epoch, sorted(members[epoch]), sorted(gone))
-        if one.at - ticked >= INTERVAL_SECONDS:
-            ticked = one.at
-            findings += diagnosis.tick(ticked)
-        diagnosis.observe(one)
-    last = seen[-1].at if seen else 0.0
-    for second in range(LOOK_ON_SECONDS if seen else 0):
-        findings += diagnosis.tick(last + second)
+    ids: list[int] = []
+    for at, together in groupby(seen, key=lambda one: one.at):
+        told = list(together)
+        newest = max(epoch, *(one.epoch for one in told))
+        here = sorted(member for member in members[newest] if made[member] >= at)
+        if (newest, here) != (epoch, ids):
+            diagnosis.view_changed(at, newest, here, sorted(set(ids) - set(here)))
+            epoch, ids = newest, here
+        for one in told:
+            diagnosis.observe(one)
+        if at - ticked >= INTERVAL_SECONDS or at == until:
+            ticked = at
+            findings += diagnosis.tick(at)
     return findings
 
 
+def _made(dumps: Sequence[Dump], clocks: Sequence[PeerClock]) -> dict[int, float]:
+    """When each member's dump was made."""
+    pairs = zip(dumps, clocks, strict=True)
+    return {dump.header.member: clock.time(dump.monotonic) for dump, clock in pairs}
+
+
+def _known_until(made: Iterable[float]) -> float:
+    """Until when all are known that have made their dumps at about the same time as the last."""
+    moments = list(made)
+    return min((one for one in moments if one >= max(moments) - TOGETHER_SECONDS), default=0.0)
+
+
+def _observations(dumps: Sequence[Dump], clocks: Sequence[PeerClock], until: float) -> list[Observation]:
+    found: list[Observation] = []
+    for dump, clock in zip(dumps, clocks, strict=True):
+        if dump.observations:
+            found += [replace(one, at=clock.time(one.at)) for one in dump.observations]
+        else:
+            found += _Remembered(dump, clock).observations(until)
+    return sorted(found, key=lambda one: one.at)
+
+
 class _Remembered:
-    """What the records of one peer say, by the common clock, at whole seconds of it."""
+    """What the records of one peer say, by the common clock: at whole seconds of it, and at those moments that matter."""
 
     def __init__(self, dump: Dump, clock: PeerClock):
         self._clock = clock
@@ -76,14 +100,15 @@ class _Remembered:
         self._enters += [(self._made - one.age, one.gid, one.seq) for one in dump.header.open]
         self._outgoing = _by_second(dump.transfers, clock)
 
-    def observations(self) -> Iterator[Observation]:
+    def observations(self, until: float) -> Iterator[Observation]:
         if not self._operations and not self._open:
             return
         first = min(at for at, _, _ in self._enters)
         begin = max(floor(first), ceil(self._made) - MOST_SECONDS)
         entered: dict[int, int] = {}
         known, epoch = 0, self._operations[0].epoch if self._operations else self._epoch
-        moments = [float(second) for second in range(begin + 1, ceil(self._made))] + [self._made]
+        seconds = map(float, range(begin + 1, ceil(self._made)))
+        moments = sorted({*seconds, self._made, max(float(begin), min(until, self._made))} - {float(begin)})
         before = float(begin)
         for at in moments:
             while known < len(self._enters) and self._enters[known][0] <= at:

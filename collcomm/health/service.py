@@ -9,9 +9,9 @@ from ..membership.attendance import Doubt, Measure, Order, Say, SetAside
 from ..membership.messages import Message
 from ..types import LinkRow, View
 from .attending import Case, GroupHealth, links_of
-from .finding import CulpritKind
+from .finding import CulpritKind, Finding
 from .policy import EVERYBODY, Avoid, Evict, Policy
-from .wire import observation_of
+from .wire import corruption_of, observation_of
 
 Measurement = tuple[LinkRow, float]
 
@@ -29,6 +29,8 @@ class HealthService:
             return
         if message["t"] == "health":
             ward.health.observed(observation_of(message, member, now))
+        elif message["t"] == "corrupt":
+            ward.corrupt(corruption_of(message, now))
         else:
             ward.health.accused(now, member, message["member"], message.get("evidence", "unreachable"))
 
@@ -55,6 +57,12 @@ class _Ward:
         self._view = View(-1, ())
         self._measured_at: dict[tuple[int, int], float] = {}
         self._avoided: dict[int, Avoid] = {}  # by case
+        self._corrupt: dict[object, Finding] = {}  # since the last tick
+
+    def corrupt(self, finding: Finding) -> None:
+        """All members tell the same."""
+        if set(finding.culprit.members) <= set(self._view.ids):
+            self._corrupt.setdefault((finding.since, finding.culprit), finding)
 
     def tick(self, now: float, view: View, links: Iterable[Measurement]) -> list[Order]:
         if view.epoch != self._view.epoch:
@@ -64,13 +72,16 @@ class _Ward:
         self.health.measured(now, self._fresh(now, rows))
         open_before = {case.number for case in self.health.open}
         measures = self.health.tick(now)
+        corrupt, self._corrupt = self._corrupt, {}
+        for finding in corrupt.values():
+            measures += self.health.corrupt(finding)
         orders: list[Order] = [*self._said(open_before)]
         for measure in measures:
             case = next(one for one in reversed(self.health.cases) if one.finding is measure.finding)
             if isinstance(measure, Evict):
                 name = case.names[0]
                 case.action = f"set aside for {measure.cooldown:.0f} s"
-                orders.append(Say("action", f"{name} is {case.action}", measure.member, name))
+                orders.append(Say("action", f"{name} is {case.action}", measure.member))
                 orders.append(SetAside(measure.member, measure.cause, measure.cooldown))
             else:
                 self._avoided[case.number] = measure
@@ -101,12 +112,11 @@ class _Ward:
         said = []
         for case in self.health.cases:
             member = case.finding.culprit.members[0] if len(case.finding.culprit.members) == 1 else 0
-            name = case.names[0] if member else ""
             if case.ended is None and case.number not in open_before:
                 text = f"{case.finding.syndrome}: {_culprit(case)}; {case.finding.evidence}"
-                said.append(Say("finding", text, member, name, case.finding.syndrome.value))
+                said.append(Say("finding", text, member, case.finding.syndrome.value))
             elif case.ended is not None and case.number in open_before:
-                said.append(Say("recovered", f"{_culprit(case)} is as usual again", member, name))
+                said.append(Say("recovered", f"{_culprit(case)} is as usual again", member))
         return said
 
     def _factors(self) -> dict[tuple[int, int], float]:

@@ -29,20 +29,25 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 
 from ..types import LinkRow
 from .baseline import Baseline, Sustained
 from .finding import Culprit, CulpritKind, Finding, Syndrome
 from .observation import Observation
 
-FACTOR = 2.5
-LEAST, OF = 2, 3
+FACTOR = 4.0
+LEAST, OF = 3, 4
 LEAST_BYTES = 1 << 18  # in one observation
 SKIP = 2  # the first observations of a kind of traffic do not count
 PATIENCE = 15.0  # seconds, for measurements that were asked for
 MEASURED_FACTOR = 2.0  # a link is slow by measurement
 MOST_ASKED = 4  # links that are measured for one suspicion
 COMMON = 0.5  # of the cells: more have no culprit
+COMMON_RATIO, COMMON_SECONDS = (
+    1.5,
+    20.0,
+)  # most cells are so many times as slow as usual, for so long: that is usual now
 HELD = 0.5  # of the time on the way in which the receiver took nothing
 MOST_CELLS = 1 << 16
 
@@ -61,6 +66,11 @@ class _Traffic:
     seen: float = 0.0  # when that was, if what is usual was known
     hot_since: float = 0.0
 
+    @property
+    def ratio(self) -> float:
+        """Of what it takes now to what is usual."""
+        return self.cost / self.before if self.before > 0 else 1.0
+
 
 class SlowLinks:
     def __init__(self) -> None:
@@ -68,6 +78,7 @@ class SlowLinks:
         self._measured: dict[Cell, Baseline] = {}
         self._latest: dict[Cell, tuple[float, float]] = {}  # when, and bytes/s
         self._named: dict[Culprit, Collection[Cell]] = {}
+        self._common_since = 0.0  # when all became slower
         self.wanted: list[Cell] = []
 
     # -- events -----------------------------------------------------------------------------------------------------
@@ -78,9 +89,11 @@ class SlowLinks:
             if flow.nbytes < LEAST_BYTES or flow.busy <= 0.0 or len(self._cells) > MOST_CELLS:
                 continue
             cell = self._cells.setdefault((observation.member, flow.target), _Traffic())
-            usual = cell.usual.setdefault(kind, Baseline(SKIP))
+            share = int(flow.nbytes / max(1, observation.operations_ended)).bit_length()
+            traffic = kind, share  # another algorithm sends other shares, and shares links in other ways
+            usual = cell.usual.setdefault(traffic, Baseline(SKIP))
             if len(cell.usual) > 64:
-                cell.usual = {kind: usual}
+                cell.usual = {traffic: usual}
             cost = max(0.0, flow.busy - flow.held) / flow.nbytes
             hot = usual.warm and cost > FACTOR * usual.median and cost - usual.median > 6 * usual.spread
             cell.cost, cell.before = cost, usual.median
@@ -89,7 +102,7 @@ class SlowLinks:
             if cell.slow.look(hot) and cell.slow.holds:
                 cell.hot_since = observation.at
             cell.held.look(usual.warm and flow.held > HELD * flow.busy and flow.held > 0.1 * observation.covers)
-            if not hot and not cell.slow.holds:
+            if not cell.slow.holds and not (usual.warm and cost > FACTOR / 2 * usual.median):
                 usual.learn(cost)
 
     def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
@@ -120,8 +133,14 @@ class SlowLinks:
         hot = {link: cell for link, cell in self._cells.items() if cell.slow.holds}
         recent = {link for link, cell in self._cells.items() if now - cell.seen < 10.0}
         if len(recent) >= 4 and len(hot) > COMMON * len(recent):
-            self._begin_anew(hot)
+            self._begin_anew(self._cells)
             return []
+        common = max(1.0, median_low([self._cells[link].ratio for link in recent])) if recent else 1.0
+        self._common_since = self._common_since or now if common > COMMON_RATIO else 0.0
+        if self._common_since and now - self._common_since > COMMON_SECONDS:
+            self._begin_anew(self._cells)
+            return []
+        hot = {link: cell for link, cell in hot.items() if cell.ratio > FACTOR / 2 * common}  # slow beyond all others
         found = []
         for culprit, cells, sure in self._culprits(now, hot, recent):
             if culprit not in self._named:
@@ -142,9 +161,10 @@ class SlowLinks:
             del self._named[culprit]
         return over
 
-    def _begin_anew(self, hot: Mapping[Cell, _Traffic]) -> None:
+    def _begin_anew(self, cells: Mapping[Cell, _Traffic]) -> None:
         """What they have in common is the new usual."""
-        for cell in hot.values():
+        self._common_since = 0.0
+        for cell in cells.values():
             cell.slow.forget()
             cell.usual.clear()
 

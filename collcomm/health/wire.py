@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .finding import Culprit, CulpritKind, Finding, Syndrome
 from .observation import SAMPLES, FlowReport, Observation, OpenOperation, Sample
 
 _MICRO = 1e6
@@ -79,6 +80,13 @@ def observation_of(message: Mapping[str, Any], member: int, at: float) -> Observ
             for target, nbytes, busy, held, silent, lost in message["flows"]
         ),
     )
+
+
+def corruption_of(message: Mapping[str, Any], at: float) -> Finding:
+    """What a check of results has found; an accusation by a member, which was checked at the border."""
+    culprit = Culprit(CulpritKind.RANK, tuple(message["members"]))
+    since = message["gid"], message["seq"]
+    return Finding(Syndrome.CORRUPTION, culprit, at, message["text"], message["confidence"] / 1000, since)
 
 
 def _micro(seconds: float) -> int:

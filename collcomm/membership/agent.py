@@ -246,6 +246,11 @@ class Agent:
                 self._measured[row.source, row.target] = row
         self._tell(_measured(epoch, rows))
 
+    def corrupt(self, epoch: int, gid: int, seq: int, members: Sequence[int], confidence: float, text: str) -> None:
+        """A check of the results of operation ``seq`` says that ``members`` are the cause of a wrong one."""
+        row = {"gid": gid, "seq": seq, "members": list(members), "confidence": round(1000 * confidence)}
+        self._tell({"t": "corrupt", "epoch": epoch, **row, "text": text[:MAX_TEXT]})
+
     def leave(self, deadline: float) -> None:
         """Leave, and wait until the coordinator knows or ``deadline`` has passed."""
         self._tell({"t": "leave"})

@@ -45,7 +45,6 @@ class Say:
     kind: str
     text: str
     member: int = 0
-    name: str = ""
     cause: str = ""
 
 

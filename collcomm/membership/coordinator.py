@@ -98,6 +98,13 @@ class CoordinatorMachine:
         """Whoever watches over the health of group ``name`` wants it."""
         return self._step(name, lambda group: group.ordered(now, order) if isinstance(group, GroupMachine) else [])
 
+    def happened(
+        self, now: float, name: str, kind: str, text: str, member: int = 0, cause: str = ""
+    ) -> list[CoordinatorEffect]:
+        """An event of a group that others found out or did; of one that is not (yet) known here it is passed over."""
+        group = self.groups.get(name)
+        return group.happened(now, kind, text, member, cause) if isinstance(group, GroupMachine) else []
+
     def tick(self, now: float, name: str) -> list[CoordinatorEffect]:
         """Let time pass in one of ``groups``; to be done in each of them every ``tick_seconds``."""
         return self._step(name, lambda group: group.tick(now))

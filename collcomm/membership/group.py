@@ -156,10 +156,15 @@ class GroupMachine:
                         others = [sum(pair) - member]
                         self._out.send(peer.key, {"t": "look", "epoch": self.view.epoch, "members": others})
         else:
-            event = self.chronicle.record(
-                now, order.kind, self.view.epoch, order.text, order.member, order.name, order.cause
-            )
-            self._out.note(f"group {self.name!r}: {order.text}", event)
+            return self.happened(now, order.kind, order.text, order.member, order.cause)
+        return self._out.drain()
+
+    def happened(self, now: float, kind: str, text: str, member: int = 0, cause: str = "") -> list[CoordinatorEffect]:
+        """Something that others found out or did: "finding", "recovered", "action"."""
+        peer = self._roster.of(member)
+        name = "" if peer is None else peer.member.name
+        event = self.chronicle.record(now, kind, self.view.epoch, text, member, name, cause)
+        self._out.note(f"{kind} in group {self.name!r}: {text}", event)
         return self._out.drain()
 
     def tick(self, now: float) -> list[CoordinatorEffect]:
@@ -273,7 +278,7 @@ class GroupMachine:
         elif kind == "links":  # they outlive views
             self._views.traffic.report(now, peer.member.id, self.view.ids, message["rows"])
         elif message.get("epoch") == self.view.epoch and peer.is_member:
-            if kind in ("health", "accuse", "unreachable"):
+            if kind in ("health", "corrupt", "accuse", "unreachable"):
                 self._out.put(Heard(self.name, peer.member.id, message))
             self._hear_member(now, peer, message)
 

@@ -236,6 +236,14 @@ FIELDS: dict[str, dict[str, Check]] = {
     "trained": {"number": _number, "load": _load(MAX_LOAD_BYTES)},
     "dialled": {"number": _number, "outcome": _text(32), "text": _text()},
     "unseen": {"number": _number, "text": _text(4096)},  # why there is no other answer
+    "corrupt": {  # a check of results has found it: ranks named, the operation, how sure that is in thousandths
+        "epoch": _epoch,
+        "gid": _gid,
+        "seq": _number,
+        "members": _ids,
+        "confidence": _integer(0, 1000),
+        "text": _text(),
+    },
     # coordinator to peer
     "welcome": {"member": _id, **_run},
     "rejected": {"text": _text(4096)},

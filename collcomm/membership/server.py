@@ -123,6 +123,11 @@ class Coordinator:
         return self._machine.leads
 
     @property
+    def page(self) -> str:
+        """The address of a page that shows the groups; empty where there is none."""
+        return ""
+
+    @property
     def relay_port(self) -> int | None:
         """Where this process relays, if it does."""
         return None if self._booth is None else self._booth.port
@@ -161,6 +166,11 @@ class Coordinator:
             if shown is None or self._attendant is None:
                 return shown
             return self._attendant.show(shown, now, wall)
+
+    def record(self, group: str, kind: str, text: str, member: int = 0, cause: str = "") -> None:
+        """Add an event to what is shown of a group, and to the log: a "finding", "recovered", an "action". From any thread."""
+        with self._lock:
+            self._carry_out(self._machine.happened(time.monotonic(), group, kind, text, member, cause))
 
     @property
     def groups(self) -> list[str]:
@@ -396,6 +406,8 @@ def serve(coordinator: Callable[[], Coordinator]) -> None:
     make_room()
     with coordinator() as serving:
         log.info("coordinator listens on %s, protected by %s", serving.address, serving.protection)
+        if serving.page:
+            log.info("it shows its groups at http://%s", serving.page)
         if serving.relay_port is not None:
             log.info("it relays for peers that cannot dial each other on port %d", serving.relay_port)
         stopped.wait()

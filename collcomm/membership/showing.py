@@ -49,9 +49,9 @@ def snapshot_of(group: GroupMachine | Takeover, now: float, wall: float, limits:
 
 def row_of(group: GroupMachine | Takeover) -> list[Any]:
     """Of a list of groups: name, state, epoch, members, pending."""
-    whole = isinstance(group, GroupMachine)
-    state = group.state.value if whole else "recovering"
-    return [group.name, state, group.view.epoch, group.view.size, len(group.waiting) if whole else 0]
+    if isinstance(group, Takeover):
+        return [group.name, "recovering", group.view.epoch, group.view.size, 0]
+    return [group.name, group.state.value, group.view.epoch, group.view.size, len(group.waiting)]
 
 
 def _of_whole(group: GroupMachine, now: float, lag: float, limits: Limits) -> Snapshot:

@@ -228,7 +228,8 @@ class Views:
         epoch, text = self.view.epoch, f"{len(members)} members{came}"
         self._out.note(f"view {epoch} of group {self.name!r}: {text}", self.chronicle.record(now, "view", epoch, text))
         for member in new:
-            self.chronicle.record(now, "joined", epoch, "joined", member.id, member.name)
+            joined = self.chronicle.record(now, "joined", epoch, "joined", member.id, member.name)
+            self._out.note(f"{member} has joined group {self.name!r} in view {epoch}", joined)
         self._tell_pending()
 
     def _next_view(self, members: list[Peer]) -> View:

@@ -87,6 +87,19 @@ def test_what_is_shown_comes_from_whoever_knows_more(coordinator: Coordinator) -
             assert watch.snapshot()["findings"] == [{"id": 7}]
 
 
+def test_what_others_found_out_is_an_event_of_the_group(
+    coordinator: Coordinator, watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with agents(coordinator.address, "a") as (a,), caplog.at_level(logging.INFO, "collcomm.coordinator"):
+        a.wait_admitted(soon())
+        coordinator.record("run", "finding", "a sends at a tenth of its rate", member=1, cause="communication slow")
+        coordinator.record("nowhere", "finding", "of nobody")
+        assert events(watch.snapshot(), "finding") == [("a", "a sends at a tenth of its rate")]
+    (record,) = [r for r in caplog.records if getattr(r, "facts", {}).get("event") == "finding"]
+    assert record.levelname == "WARNING" and record.facts["member"] == 1  # type: ignore[attr-defined]
+    assert "joined" in [getattr(r, "facts", {}).get("event") for r in caplog.records]
+
+
 def test_what_cannot_be_shown_is_said(caplog: pytest.LogCaptureFixture) -> None:
     def broken(group: str) -> dict[str, Any]:
         return {"at": float("nan")}
@@ -225,17 +238,26 @@ def test_a_hail_tells_time_versions_and_where_we_come_from(coordinator: Coordina
     assert hail.facts["protocol"] == str(VERSION) and hail.facts["numpy"]
 
 
-def test_trains_go_both_ways_and_are_bounded(watch: Watch) -> None:
+def test_trains_go_both_ways(watch: Watch) -> None:
     for load, back in ((65536, 0), (0, 65536)):
         count, seconds = watch.train(8, load, back)
         assert count == 8 and 0 < seconds < WAIT_SECONDS
+    with pytest.raises(ValueError, match="1 to 64"):
+        watch.train(65, 0, 0)
 
-    def more_than_may_be_sent() -> None:
-        for _ in range(10):
-            watch.train(64, 65536, 65536)
 
-    with pytest.raises(CollcommError, match=r"others measure just now|too often"):
-        more_than_may_be_sent()
+def test_all_trains_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inquiries, "TRAIN_BYTES", 10 * 65536)
+    monkeypatch.setattr(inquiries, "TRAIN_RATE", 1)
+    with (
+        Coordinator("127.0.0.1:0") as coordinator,
+        Watch(coordinator.address) as one,
+        Watch(coordinator.address) as other,
+    ):
+        assert one.train(8, 65536, 0)[0] == 8
+        with pytest.raises(CollcommError, match="others measure just now"):
+            other.train(8, 0, 65536)
+        assert other.hail().leads  # nothing else is refused
 
 
 @pytest.mark.parametrize(

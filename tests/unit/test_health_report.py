@@ -119,7 +119,7 @@ def test_a_page_names_who_is_to_blame() -> None:
     opens = {one: OpenOperation(0, 3, 50, "all_reduce", 1 << 20, 7.9, 7.5, (4,)) for one in (1, 2, 3)}
     text = _text(Flight(n=4, opens=opens, after=8.0).dumps())
     assert "non-communication hang: lab-4" in text
-    assert "open; waits for lab-4; silent for 7.50 s" in text
+    assert "open; waits for lab-4; silent for 7.5 s" in text
     assert "in no operation" in text
 
 

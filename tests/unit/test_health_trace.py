@@ -148,6 +148,15 @@ def test_a_member_that_stopped_before_an_operation_is_named() -> None:
     assert found[0].at == pytest.approx(WALL + 5.0 + 3.0, abs=2.0)
 
 
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 8.0, 60.0])
+def test_whose_dump_is_older_is_not_taken_for_absent(seconds: float) -> None:
+    """The others went on, and are in an operation that it would be in, too."""
+    flight = Flight(n=4, count=600, after=2.5)
+    flight.opens = {one: OpenOperation(0, 3, 600, "all_reduce", 1 << 20, 2.4, 2.3, (4,)) for one in (1, 2, 3)}
+    early = replace(flight, opens={}, after=0.0).dump(4, count=round(600 - (seconds - 2.5) * 10))
+    assert diagnose([*flight.dumps()[:3], early]) == []
+
+
 def test_a_member_that_becomes_slow_is_named() -> None:
     healthy, slow = Flight(n=4, count=100), Flight(n=4, count=160, late={3: 0.03})
     dumps = []

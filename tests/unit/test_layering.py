@@ -33,6 +33,9 @@ CORE = {
     "partings",
     "observing",
     "rendezvous",
+    "checking",
+    "checkrecords",
+    "inspection",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -54,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BOTTOM | {"collectives", "transports", "codecs", "datatypes", "planner", "membership"},
     "state": BELOW_CORE | {"arrays"},
     **dict.fromkeys(CORE, FACE),
+    "rendezvous": FACE | {"dashboard"},
     "tuning": BELOW_CORE | {"carriage", ""},
     "aio": FACE,
     "torch": FACE,
@@ -64,11 +68,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": FACE | {"aio", "", "diloco", "keys", "laboratory"},
     "simulate": FACE,
     "plan": FACE | {"bench"},
-    "console": FACE | {"bench"},  # whose units its tables use
     "certificates": BOTTOM,
     "replanning": BELOW_CORE,
+    "dashboard": BOTTOM | {"health", "transports"},  # it is given snapshots, and parses an address
     "keys": BOTTOM | {"membership", "certificates", ""},
     "chaos": FACE | {"bench", "laboratory", ""},
+    "console": FACE,
     "cli": FACE | {"bench", "chaos", "console", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
     "__init__": FACE | {"aio", "overlap", "diloco"},
@@ -114,17 +119,19 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
     "collectives": set(),
     "membership": {"msgpack"},
     "planner": {"numpy", "scipy"},
-    "health": {"numpy", "msgpack"},
+    "health": {"numpy", "msgpack", "xxhash", "ml_dtypes"},
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography", "scipy"}
+OPTIONAL |= {"prometheus_client"}
 MODULE_OF = {
     "etcd3gw": "etcd",
     "cryptography": "certificates",
     "mpi4py": "mpi",
     "cupy": "cuda_ipc",
     "scipy": "milp",
+    "prometheus_client": "metrics",
 }  # packages whose module bears a plainer name
 MEASURING = {"bench", "chaos", "cli", "console", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 

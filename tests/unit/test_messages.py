@@ -113,6 +113,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "trained": {"number": 3, "load": b"y" * 2000},
     "dialled": {"number": 4, "outcome": "reached", "text": ""},
     "unseen": {"number": 1, "text": "there is no group 'x'"},
+    "health": {
+        "epoch": 3,
+        "covers": 1_000_000,
+        "computed": 400_000,
+        "operations": 812,
+        "ended": 12,
+        "entered": {0: 812, 7: 3},
+        "open": [[0, 3, 813, "all_reduce", 1 << 20, 5000, 0, [1, 3]]],
+        "samples": [[0, 3, 812, "all_reduce", 1 << 20, 9000, 0]],
+        "flows": [[1, 1 << 24, 300_000, 0, 0, 2]],
+    },
+    "corrupt": {"epoch": 3, "gid": 0, "seq": 812, "members": [3], "confidence": 900, "text": "its copy differs"},
+    "look": {"epoch": 3, "members": [1]},
 }
 TYPES = sorted(FIELDS)
 
@@ -161,6 +174,7 @@ wanted = {
     "streams": st.integers(1, 64),
 }
 operation = {"epoch": epoch, "gid": gid, "seq": number}
+span, name = st.integers(0, 10**13), st.text(max_size=16)
 view = {
     "epoch": epoch,
     "members": st.lists(member, max_size=5),
@@ -218,6 +232,17 @@ STRATEGIES: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "expired": {**operation, "call": call, "members": ids, "waiting_on": ids},
     "mismatch": {**operation, "call": call, "members": ids},
     "call": {**operation, "call": call},
+    "health": {
+        "epoch": epoch,
+        **dict.fromkeys(("covers", "computed"), span),
+        **dict.fromkeys(("operations", "ended"), number),
+        "entered": st.dictionaries(gid, number, max_size=4),
+        "open": st.lists(st.tuples(gid, epoch, number, name, number, span, span, ids).map(list), max_size=4),
+        "samples": st.lists(st.tuples(gid, epoch, number, name, number, span, span).map(list), max_size=4),
+        "flows": st.lists(st.tuples(member_id, number, span, span, span, st.integers(0, 2**31)).map(list), max_size=4),
+    },
+    "corrupt": {**operation, "members": ids, "confidence": st.integers(0, 1000), "text": st.text(max_size=1024)},
+    "look": {"epoch": epoch, "members": ids},
     "welcome": {"member": member_id, "incarnation": st.text(max_size=64), "token": st.binary(min_size=8, max_size=8)},
     "rejected": {"text": st.text(max_size=200)},
     "pending": {"count": number},

@@ -40,9 +40,9 @@ def test_wheel_holds_every_file_of_the_package(wheel: zipfile.Path) -> None:
         f"{inside}/{path.relative_to(ROOT / room).as_posix()}"
         for room, inside in ROOMS.items()
         for path in (ROOT / room).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "page"
     }
-    assert "collcomm/py.typed" in expected
+    assert {"collcomm/py.typed", "collcomm/dashboard/page/index.html"} <= expected
     assert expected - names == set(), "add the missing packages to [tool.setuptools] in pyproject.toml"
     metadata = {name for name in names if ".dist-info/" in name}
     assert names - expected - metadata == set(), "the wheel holds what the tree does not"
