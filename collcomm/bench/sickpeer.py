@@ -64,10 +64,10 @@ def watch(address: str) -> None:
             for row in shown["findings"] if shown else ():
                 if row["id"] not in seen:
                     seen.add(row["id"])
-                    print(json.dumps({"event": "finding", "at": time.monotonic(), **row}), flush=True)
+                    print(json.dumps({**row, "event": "finding", "at": time.monotonic()}), flush=True)
                 elif row["ended"] is not None and row["id"] not in over:
                     over.add(row["id"])
-                    print(json.dumps({"event": "over", "at": time.monotonic(), **row}), flush=True)
+                    print(json.dumps({**row, "event": "over", "at": time.monotonic()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ observations. Then:
     hot                                                     blamed
     ------------------------------------------------------  --------------------------------------------------------------------
     most of the cells that carry anything                   nobody: the traffic has changed, or the network as a whole
-    all that a member sends, to two members or more         what it sends (a row)
-    all that a member receives, from two or more            what it receives (a column)
+    one, and most of what its sender sends is slower, too   what it sends (a row)
+    one, and most of what its receiver gets is slower, too  what it receives (a column)
     one cell, and its ends send or receive elsewhere, too,  the link
     at the usual rate
     one cell, and its ends have no other traffic (a ring)   depends: their links with others are to be measured (`wanted`)
@@ -43,6 +43,7 @@ SKIP = 2  # the first observations of a kind of traffic do not count
 PATIENCE = 15.0  # seconds, for measurements that were asked for
 MEASURED_FACTOR = 2.0  # a link is slow by measurement
 MOST_ASKED = 4  # links that are measured for one suspicion
+MOST, FEW = 0.7, 0.25  # of a row or column that are slower, too: it is what they share; it is not
 COMMON = 0.5  # of the cells: more have no culprit
 COMMON_RATIO, COMMON_SECONDS = (
     1.5,
@@ -180,9 +181,10 @@ class SlowLinks:
             (CulpritKind.RECEIVER, columns, into),
         ):
             for member, cells in groups.items():
-                if len(active[member]) >= 2 and len(cells) >= max(2, round(0.8 * len(active[member]))):
+                raised = [link for link in active[member] if self._cells[link].ratio > FACTOR / 2]
+                if len(raised) >= max(2, round(MOST * len(active[member]))):
                     found.append((Culprit(kind, (member,)), cells, 0.9))
-                    explained.update(cells)
+                    explained.update(raised)
         for link in hot:
             if link in explained:
                 continue
@@ -204,7 +206,9 @@ class SlowLinks:
         others_into = [one for one in into[target] if one != link]
         whole = Culprit(CulpritKind.LINK, link)
         if others_out and others_into:
-            return whole, 0.9
+            raised = [one for one in (*others_out, *others_into) if self._cells[one].ratio > FACTOR / 2]
+            unclear = len(raised) > FEW * (len(others_out) + len(others_into))
+            return (None, 0.0) if unclear and now - cell.hot_since < PATIENCE else (whole, 0.5 if unclear else 0.9)
         known = [other for other in self._measured if other != link and (other[0] == source or other[1] == target)]
         fresh_out = [self._is_slow(one) for one in known if one[0] == source and self._is_new(one, cell)]
         fresh_into = [self._is_slow(one) for one in known if one[1] == target and self._is_new(one, cell)]
