@@ -9,7 +9,7 @@ from pathlib import Path
 from . import __version__, keys, tuning
 from .bench import command as bench
 from .chaos import command as chaos
-from .console import doctor, status, top
+from .console import doctor, offline, status, top
 from .console.jsonlog import log_as
 from .errors import CollcommError
 from .health.policy import Action, Policy
@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chaos.add_arguments(
         commands.add_parser("chaos", help="run your program while peers die, hang and lose their links")
     )
+    offline.add_trace_arguments(commands.add_parser("trace", help="make a trace of what flight recorders remember"))
+    offline.add_report_arguments(commands.add_parser("report", help="make a report of what flight recorders remember"))
     options = parser.parse_args(arguments)
     try:
         result: int = options.run(options)

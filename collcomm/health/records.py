@@ -1,17 +1,23 @@
 """What one peer keeps of its operations and of what it moved, in rings of a fixed size: the oldest is written over.
 
-Written on the hot path, by whichever thread runs an operation, and read by others, all without a lock: a record is a tuple that
-is made first and then stored by one assignment, which the interpreter does as a whole; the count goes up after that. Two
-communicators may end operations at the same moment, and take the same place: then one record is lost, and nothing else. A
-reader copies the list, which is one step of the interpreter's, too.
+Written on the hot path, by whichever thread runs an operation, and read by others, all without a lock. A writer takes a number,
+which is one step of the interpreter's (`itertools.count`), so that no two writers have the same; it makes a tuple that ends with
+that number, and stores it in the number's place by one assignment, which is one step, too: nobody ever sees half a record. A
+reader copies the list in one step, and goes by the numbers: the order is right, and nothing comes twice, also while the ring is
+being written over. What a writer loses while it is held up between its two steps is the place in the ring, at worst to a
+record that is one whole ring younger.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import count
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 OPERATIONS = 16_384
 TRANSFERS = 65_536
+_number = itemgetter(-1)
 
 
 class OperationRecord(NamedTuple):
@@ -57,10 +63,10 @@ class Recorder:
     def __init__(self, capacity: int = OPERATIONS, transfers: int = TRANSFERS):
         if capacity < 1 or transfers < 1:
             raise ValueError(f"a recorder keeps one record or more of each kind, not {capacity} and {transfers}")
-        self._operations: list[tuple[object, ...] | None] = [None] * capacity
-        self._transfers: list[tuple[object, ...] | None] = [None] * transfers
-        self._operation_count = 0
-        self._transfer_count = 0
+        self._operations: list[tuple[Any, ...] | None] = [None] * capacity
+        self._transfers: list[tuple[Any, ...] | None] = [None] * transfers
+        self._next_operation = count().__next__
+        self._next_transfer = count().__next__
         self._capacity = capacity
         self._transfer_capacity = transfers
 
@@ -80,11 +86,10 @@ class Recorder:
         waited: float,
         outcome: str,
     ) -> None:
-        count = self._operation_count
-        self._operations[count % self._capacity] = (
-            gid, epoch, seq, kind, nbytes, algorithm, enter, first, last, commit, exit, waited, outcome,
+        number = self._next_operation()
+        self._operations[number % self._capacity] = (
+            gid, epoch, seq, kind, nbytes, algorithm, enter, first, last, commit, exit, waited, outcome, number,
         )  # fmt: skip
-        self._operation_count = count + 1
 
     def transfer(
         self,
@@ -99,11 +104,10 @@ class Recorder:
         done: float,
         nbytes: int,
     ) -> None:
-        count = self._transfer_count
-        self._transfers[count % self._transfer_capacity] = (
-            gid, epoch, seq, member, stream, incoming, ready, first, done, nbytes,
+        number = self._next_transfer()
+        self._transfers[number % self._transfer_capacity] = (
+            gid, epoch, seq, member, stream, incoming, ready, first, done, nbytes, number,
         )  # fmt: skip
-        self._transfer_count = count + 1
 
     def operations(self) -> list[OperationRecord]:
         """Those that are kept, oldest first."""
@@ -111,17 +115,15 @@ class Recorder:
 
     def transfers(self) -> list[TransferRecord]:
         """Those that are kept, oldest first."""
-        return [TransferRecord(*row) for row in _ordered(self._transfers, self._transfer_count, 0)]  # type: ignore[arg-type]
+        return [TransferRecord._make(row[:-1]) for row in _ordered(self._transfers, 0)]
 
     def since(self, count: int) -> tuple[list[OperationRecord], int]:
         """Those that came after the first ``count``, as far as they are kept, and how many there have been."""
-        now = self._operation_count
-        rows = _ordered(self._operations, now, count)
-        return [OperationRecord(*row) for row in rows], now  # type: ignore[arg-type]
+        rows = _ordered(self._operations, count)
+        now = rows[-1][-1] + 1 if rows else count
+        return [OperationRecord._make(row[:-1]) for row in rows], now
 
 
-def _ordered(ring: list[tuple[object, ...] | None], count: int, after: int) -> list[tuple[object, ...]]:
-    size = len(ring)
-    first = max(after, count - size)
-    kept = [ring[number % size] for number in range(first, count)]
-    return [row for row in kept if row is not None]
+def _ordered(ring: Sequence[tuple[Any, ...] | None], after: int) -> list[tuple[Any, ...]]:
+    copied = list(ring)
+    return sorted((row for row in copied if row is not None and row[-1] >= after), key=_number)

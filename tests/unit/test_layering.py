@@ -113,13 +113,13 @@ DRIVERS = {  # modules of pure rooms that touch the world
     | {"__init__"},
     "collectives": set(),
     "planner": set(),
-    "health": {"metrics", "observer", "recorder", "__init__"},
+    "health": {"metrics", "observer", "recorder", "dumpfiles", "signals", "__init__"},
 }
 PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
     "collectives": set(),
     "membership": {"msgpack"},
     "planner": {"numpy", "scipy"},
-    "health": {"numpy", "xxhash", "ml_dtypes"},
+    "health": {"numpy", "msgpack", "xxhash", "ml_dtypes"},
 }
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}

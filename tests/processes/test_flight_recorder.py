@@ -1,0 +1,140 @@
+"""Real peers, in processes of their own, dump on a signal and on a failure; what they leave is read, traced and reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import collcomm
+from collcomm.cli import main
+from collcomm.health.clocks import clocks_of
+from collcomm.health.dump import Dump
+from collcomm.health.dumpfiles import SUFFIX, find_dumps, newest, read_dump
+from collcomm.health.recorder import DIRECTORY_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.02
+PEERS = 3
+
+pytestmark = pytest.mark.usefixtures("over_tcp")
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"no {what} within {WAIT_SECONDS:.0f} s"
+        time.sleep(POLL_SECONDS)
+
+
+class Peers:
+    """``dumps``: the directory in which they leave them."""
+
+    def __init__(self, folder: Path, address: str):
+        self.dumps = folder / "dumps"
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        for number in range(PEERS):
+            name = f"lab-{number}"
+            ready = folder / f"{name}.ready"
+            variables = {DIRECTORY_VARIABLE: str(self.dumps), "FLYING_READY": str(ready), "COLLCOMM_PROBE": "0"}
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.flying", address, name, str(PEERS)],
+                cwd=ROOT,
+                env={**os.environ, **variables},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        until("work", lambda: all((folder / f"{name}.ready").exists() for name in self.processes))
+
+    def finish(self) -> dict[str, str]:
+        """What each of those that still run has said, after they were told to stop."""
+        return {name: one.communicate(timeout=WAIT_SECONDS)[0] for name, one in self.processes.items()}
+
+    def made(self) -> list[Dump]:
+        return newest([read_dump(path) for path in find_dumps([self.dumps])])
+
+    def end(self) -> None:
+        for one in self.processes.values():
+            one.kill()
+            one.communicate()
+
+
+@contextmanager
+def working(folder: Path) -> Iterator[Peers]:
+    with collcomm.Coordinator("127.0.0.1:0") as coordinator:
+        peers = Peers(folder, coordinator.address)
+        try:
+            yield peers
+        finally:
+            peers.end()
+
+
+def _dumps_of(peers: Peers, count: int) -> bool:
+    return peers.dumps.is_dir() and len(list(peers.dumps.glob(f"*{SUFFIX}"))) == count
+
+
+def test_peers_dump_on_a_signal_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with working(tmp_path) as peers:
+        for process in peers.processes.values():
+            process.send_signal(signal.SIGUSR1)
+        until("dumps", lambda: _dumps_of(peers, PEERS))
+        said = peers.finish()
+    assert all("the user's handler has heard 1 signals" in text for text in said.values()), said
+    dumps = peers.made()
+    assert sorted(dump.header.name for dump in dumps) == sorted(peers.processes)
+    assert {dump.reason for dump in dumps} == {f"signal {int(signal.SIGUSR1)}"}
+    for dump in dumps:
+        assert dump.pid == peers.processes[dump.header.name].pid
+        assert [one.id for one in dump.header.members] == [other.header.member for other in dumps]
+        done = [one for one in dump.operations if one.gid == 0 and not one.outcome]
+        assert [one.seq for one in done] == list(range(done[0].seq, done[0].seq + len(done)))
+        assert all(one.enter <= one.commit <= one.exit <= dump.monotonic for one in done)
+        assert {one.member for one in dump.transfers} <= {one.id for one in dump.header.members}
+    _one_machine_has_one_clock(dumps)
+    _tools_read_them(peers.dumps, tmp_path, capsys)
+
+
+def _one_machine_has_one_clock(dumps: list[Dump]) -> None:
+    """All processes of a machine share the monotonic clock, so that the truth is known."""
+    shifts = [clock.shift for clock in clocks_of(dumps)]
+    assert sum(1 for clock in clocks_of(dumps) if clock.common >= 20) == len(dumps) - 1
+    assert (
+        max(shifts) - min(shifts) < 0.02
+    )  # this machine is busy with other tests; idle ones are a hundred times better
+
+
+def _tools_read_them(dumps: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trace", str(dumps), "-o", str(folder / "trace.json")]) == 0
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    assert len({one["pid"] for one in events if one["ph"] == "X"}) == PEERS
+    assert any(one["ph"] == "s" for one in events)
+    assert main(["report", str(dumps), "-o", str(folder / "report.html")]) == 0
+    assert f"{PEERS} peers of group 'default'" in capsys.readouterr().out
+    assert "all_reduce" in (folder / "report.html").read_text()
+
+
+def test_survivors_dump_when_a_peer_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with working(tmp_path) as peers:
+        peers.processes["lab-1"].kill()
+        said = {name: one.communicate(timeout=WAIT_SECONDS)[0] for name, one in peers.processes.items()}
+    assert "the user's handler has heard 0 signals" in said["lab-0"], said
+    dumps = peers.made()
+    assert sorted(dump.header.name for dump in dumps) == ["lab-0", "lab-2"]
+    for dump in dumps:
+        assert dump.reason == "PeerLost"
+        assert dump.operations[-1].outcome == "PeerLost"
+        assert not any(one.outcome for one in dump.operations[:-1])
+    assert main(["report", str(peers.dumps), "-o", str(tmp_path / "report.html")]) == 0
+    assert "PeerLost" in (tmp_path / "report.html").read_text()
+    assert "2 peers of group 'default'" in capsys.readouterr().out
