@@ -4,7 +4,7 @@ import { keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
 import { LEFT, niceAbove, RIGHT, TimeScale } from "./timescale.js";
 
-const HEIGHT = 112;
+const HEIGHT = 122;
 const TOP = 8;
 const BOTTOM = 8;
 const BREAK = 3; // seconds without a figure, after which the line is interrupted

@@ -9,7 +9,7 @@ import { nameOf } from "./model.js";
 const WIDTH = 720;
 const HEIGHT = 560;
 const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 };
-const RADIUS = 190;
+const RADIUS = 205;
 const MOST_CHORDS = 20; // nodes, up to which all their links are drawn; of more, those of the one that is looked at
 const NODE = { few: 17, many: 9 };
 const CHEVRON = "M-4.5 -5L4.5 0L-4.5 5L-2 0Z";
@@ -67,19 +67,25 @@ export class Topology {
       this.layers.titles,
       known,
       (site) => `${site.name} ${site.from}`,
-      () => svg("text", { class: "site-title" }),
-      (text, site) => {
-        const angle = (site.from + site.to) / 2;
-        const under = Math.sin(angle) > 0;
-        const turn = (angle * 180) / Math.PI + (under ? -90 : 90);
-        const far = RADIUS + this.size() + (under ? 26 : 17);
-        set(text, {
-          transform: `translate(${round(CENTRE.x + far * Math.cos(angle))} ${round(CENTRE.y + far * Math.sin(angle))}) rotate(${round(turn)})`,
-        });
+      (site) => this.makeTitle(site),
+      (group, site) => {
+        const under = Math.sin((site.from + site.to) / 2) > 0; // so that nobody has to read upside down
+        const radius = RADIUS + this.size() + (under ? 29 : 18);
+        const room = Math.PI / 3; // for the name, where its members stand close together
+        const middle = (site.from + site.to) / 2;
+        const span = Math.max(half + (site.to - site.from) / 2, room);
+        const [path, text] = group.children;
+        set(path, { d: arc(radius, middle - span, middle + span, CENTRE, under) });
         text.style.fill = siteColour(this.model.sites.indexOf(site.name));
-        write(text, format.short(site.name, 20));
+        write(text.firstChild, format.short(site.name, 20));
       },
     );
+  }
+
+  makeTitle(site) {
+    const id = `site-path-${(this.paths = (this.paths ?? 0) + 1)}`;
+    const along = svg("textPath", { href: `#${id}`, startOffset: "50%" });
+    return svg("g", { "data-site": site.name }, svg("path", { id, fill: "none" }), svg("text", { class: "site-title" }, along));
   }
 
   size() {
