@@ -111,13 +111,12 @@ class Browser:
         assert "exceptionDetails" not in result, f"{expression}: {result['exceptionDetails']}"
         return result["result"].get("value")
 
-    def until(self, expression: str, seconds: float = ANSWER_SECONDS) -> Any:
-        """Waits until ``expression`` is true, and returns it."""
+    def until(self, expression: str, seconds: float = ANSWER_SECONDS) -> None:
+        """Waits until ``expression`` is true, as JavaScript has it."""
         deadline = time.monotonic() + seconds
-        while not (value := self.value(expression)):
+        while not self.value(f"Boolean({expression})"):
             assert time.monotonic() < deadline, f"{expression} does not come true; {self.complaints}"
             time.sleep(POLL_SECONDS)
-        return value
 
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):

@@ -6,7 +6,9 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -285,6 +287,27 @@ def test_a_listener_that_reads_nothing_is_dropped_and_holds_nobody_up(
             eventually(lambda: dashboard._listeners == 1)
             eventually(lambda: dashboard._listeners == 0)
             assert ask(dashboard, "/api/groups")[0] == 200
+
+
+def test_whoever_asks_all_the_time_costs_no_more_than_a_stream(dashboard: Dashboard, source: Source) -> None:
+    texts = {ask(dashboard, "/api/snapshot?group=run")[2] for _ in range(20)}
+    assert len(texts) == 1 and len(source.asked) < 10  # a loaded machine may take some seconds for it
+
+
+def test_snapshots_that_take_long_are_rarer(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = threading.Event()
+    made = []
+
+    def slow(group: str | None) -> dict[str, Any]:
+        made.append(time.monotonic())
+        pause.wait(0.05)
+        return SNAPSHOT
+
+    monkeypatch.setattr(feed, "INTERVAL_SECONDS", 0.001)
+    with Dashboard("0", slow, source.groups) as dashboard, listen(dashboard) as stream:
+        for _ in range(3):
+            until(stream, b"event: snapshot\n")
+    assert all(after - before > 0.4 for before, after in pairwise(made))
 
 
 def test_silence_is_filled_with_heartbeats(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,12 +107,24 @@ function linksOf(snapshot, nodeOf, sick) {
     if (!collected.has(key)) collected.set(key, { key, from, to, rows: [], finding: null });
     collected.get(key).finding = finding;
   }
-  for (const link of collected.values()) {
-    link.latency = median(link.rows.map((row) => row.latency));
-    link.bandwidth = median(link.rows.map((row) => row.bandwidth));
-    link.streams = median(link.rows.map((row) => row.streams));
-    link.age = median(link.rows.map((row) => row.age));
+  for (const link of collected.values()) Object.assign(link, medians(link.rows));
+  return collected;
+}
+
+const medians = (rows) =>
+  Object.fromEntries(["latency", "bandwidth", "streams", "age"].map((name) => [name, median(rows.map((row) => row[name]))]));
+
+/** Of links between nodes, those between what `of(node)` names, as medians, by "from>to". */
+export function linksBetween(links, of) {
+  const collected = new Map();
+  for (const link of links) {
+    const [from, to] = [of(link.from), of(link.to)];
+    if (from === null || to === null || from === to) continue;
+    const key = `${from}>${to}`;
+    if (!collected.has(key)) collected.set(key, { key, rows: [] });
+    collected.get(key).rows.push(...link.rows);
   }
+  for (const link of collected.values()) Object.assign(link, medians(link.rows));
   return collected;
 }
 

@@ -179,7 +179,7 @@ export class Timeline {
       return;
     }
     const earlier = this.snapshot.events.filter((event) => event.at < this.snapshot.at - WINDOW).length;
-    const more = earlier ? ` ${earlier} earlier events are in the list.` : "";
+    const more = earlier ? ` ${earlier} earlier ${earlier === 1 ? "event is" : "events are"} in the list.` : "";
     if (this.told) this.details.replaceChildren();
     this.told = null;
     write(this.details, `Select a mark to keep what it tells here.${more}`);
