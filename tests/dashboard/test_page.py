@@ -402,6 +402,10 @@ def test_names_of_strangers_stay_text(browser: Browser, tmp_path: Path) -> None:
         keep(browser, tmp_path, "hostile")
         clean(browser, dashboard)
         assert not [url for url in browser.requests if url.endswith("/x")]
+        seen = browser.value("document.body.innerText + document.title")
+        assert (
+            "\u202e" not in seen and "x" * 1000 not in seen
+        )  # nor does it turn its surroundings around, or push them away
 
 
 def test_the_page_could_not_run_what_it_is_told_even_by_mistake(browser: Browser) -> None:

@@ -74,12 +74,12 @@ function renderHead(snapshot) {
   figure("tile-throughput", format.rate(now.sent), "sent by all");
   figure("tile-pending", format.count(snapshot.pending), snapshot.pending ? "let in at the next step" : "nobody waits");
   const silent = snapshot.members.filter((member) => member.state === "silent").length;
-  figure("tile-findings", String(open.length), open.length ? String(open[open.length - 1].syndrome) : silent ? `${silent} silent` : "all is well");
+  figure("tile-findings", String(open.length), open.length ? format.short(open[open.length - 1].syndrome, 40) : silent ? `${silent} silent` : "all is well");
   set(part("tile-findings"), { class: open.length ? "tile bad" : "tile" });
   write(part("time"), snapshot.at ? `as of ${format.time(snapshot.at)}` : "");
-  write(part("group-name"), snapshot.group === null ? "no group yet" : String(snapshot.group));
+  write(part("group-name"), snapshot.group === null ? "no group yet" : format.short(snapshot.group, 80));
   const alarm = open.length ? `${open.length === 1 ? "1 finding" : `${open.length} findings`}: ` : "";
-  document.title = `${alarm}${snapshot.group ?? "no group"} – collcomm`;
+  document.title = `${alarm}${format.short(snapshot.group ?? "no group", 60)} – collcomm`;
 }
 
 const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
@@ -130,7 +130,7 @@ async function renderGroups() {
   const names = known.includes(current) || current === undefined || current === null ? known : [current, ...known];
   choice.hidden = names.length < 2;
   part("group-name").hidden = names.length >= 2;
-  keyed(choice, names, (name) => name, (name) => html("option", { value: name }, name), () => {});
+  keyed(choice, names, (name) => name, (name) => html("option", { value: name }, format.short(name, 60)), () => {});
   if (current !== undefined && current !== null && choice.value !== current) choice.value = current;
 }
 

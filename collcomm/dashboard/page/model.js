@@ -1,8 +1,11 @@
 // What the drawings have in common: members as nodes (or, of large groups, hosts or sites), links between these, who is sick.
 
+import { short } from "./format.js";
 import { placed } from "./layout.js";
 
 export const MOST_NODES = 64;
+
+export const STATES = ["computing", "communicating", "waiting", "silent"];
 
 const list = (value) => (Array.isArray(value) ? value : []);
 
@@ -30,7 +33,7 @@ export const nameOf = (snapshot, id) => String(snapshot.byId.get(id)?.name ?? `m
 
 /** The culprit of a finding in words. */
 export function culprit(finding) {
-  const names = list(finding.names).map(String);
+  const names = list(finding.names).map((name) => short(name, 40));
   if (finding.culprit === "link") return `link ${names.join(" → ")}`;
   if (finding.culprit === "sender") return `what ${names[0]} sends`;
   if (finding.culprit === "receiver") return `what ${names[0]} receives`;

@@ -4,7 +4,7 @@ import { ramp, scale, siteColour } from "./colours.js";
 import { keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
 import { arc, chord, round } from "./layout.js";
-import { linksBetween, nameOf } from "./model.js";
+import { linksBetween, nameOf, STATES } from "./model.js";
 
 const WIDTH = 720;
 const HEIGHT = 560;
@@ -191,8 +191,8 @@ export class Topology {
     keyed(this.layers.nodes, this.place.sorted, (node) => node.key, (node) => this.makeNode(node.key), (group, node) => {
       const blamed = node.members.find((member) => sick.has(member.id));
       const states = new Set(node.members.map((member) => member.state));
-      const state = states.has("silent") ? "silent" : states.size === 1 ? [...states][0] : "mixed";
-      const kind = ["node", `state-${state ?? "unknown"}`, blamed && "sick", node.key === selected && "selected", !this.few && "small"];
+      const state = states.has("silent") ? "silent" : states.size === 1 ? format.short([...states][0] ?? "unknown", 20) : "mixed";
+      const kind = ["node", `state-${STATES.includes(state) ? state : "unknown"}`, blamed && "sick", node.key === selected && "selected", !this.few && "small"];
       const [x, y] = [round(CENTRE.x + this.radius() * node.x), round(CENTRE.y + this.radius() * node.y)];
       set(group, { class: kind.filter(Boolean).join(" "), "aria-label": this.label(node, blamed, state) });
       const [circle, rank, badge, name] = group.children;
@@ -258,8 +258,8 @@ export class Topology {
   }
 
   label(node, blamed, state) {
-    const who = node.members.length === 1 ? `${node.label}, rank ${node.members[0].rank}` : `${node.label}, ${node.members.length} members`;
-    return `${who}, ${state ?? "state unknown"}${blamed ? `, ${this.model.sick.members.get(blamed.id).syndrome}` : ""}`;
+    const who = node.members.length === 1 ? `${format.short(node.label, 40)}, rank ${node.members[0].rank}` : `${format.short(node.label, 40)}, ${node.members.length} members`;
+    return `${who}, ${state}${blamed ? `, ${this.model.sick.members.get(blamed.id).syndrome}` : ""}`;
   }
 
   describe() {
@@ -292,24 +292,24 @@ export class Topology {
     const measured = pair.there ?? pair.back;
     if (measured?.rows.length) rows.push(["measured", `${format.ago(measured.age)}, ${measured.streams ?? format.UNKNOWN} streams`]);
     const title = pair.sites ? "Between two sites, median" : pair.onRing ? "A link of the ring" : "A link";
-    return { title, rows, note: pair.finding ? `${pair.finding.syndrome}: ${pair.finding.evidence}` : "" };
+    return { title, rows, note: pair.finding ? format.short(`${pair.finding.syndrome}: ${pair.finding.evidence}`, 400) : "" };
   }
 
   tellNode(key) {
     const node = this.model.nodes.find((found) => found.key === key);
     if (!node) return null;
     const blamed = node.members.map((member) => this.model.sick.members.get(member.id)).find(Boolean);
-    const note = blamed ? `${blamed.syndrome}: ${blamed.evidence}` : "";
+    const note = blamed ? format.short(`${blamed.syndrome}: ${blamed.evidence}`, 400) : "";
     if (node.members.length > 1) {
       const names = node.members.slice(0, 8).map((member) => format.short(member.name, 20)).join(", ");
-      return { title: format.short(node.label, 40), rows: [["members", String(node.members.length)], ["site", node.site ?? format.UNKNOWN]], note: note || names };
+      return { title: format.short(node.label, 40), rows: [["members", String(node.members.length)], ["site", format.short(node.site ?? format.UNKNOWN, 40)]], note: note || names };
     }
     const [member] = node.members;
     const waiting = (member.operation?.waiting_on ?? []).map((id) => format.short(nameOf(this.snapshot, id), 20));
     const rows = [
       ["rank", String(member.rank)],
-      ["host", `${member.host ?? format.UNKNOWN}${member.site ? `, ${member.site}` : ""}`],
-      ["state", member.state ?? format.UNKNOWN],
+      ["host", format.short(`${member.host ?? format.UNKNOWN}${member.site ? `, ${member.site}` : ""}`, 60)],
+      ["state", format.short(member.state ?? format.UNKNOWN, 20)],
       ["sends", format.rate(member.sent)],
       ["receives", format.rate(member.received)],
     ];
