@@ -327,6 +327,24 @@ def test_large_groups_stay_readable(browser: Browser, tmp_path: Path, members: i
         clean(browser, dashboard)
 
 
+def test_what_a_snapshot_lacks_is_said_and_missed_by_nobody(browser: Browser) -> None:
+    scene = staged(4).scene
+    full = scene.snapshot()
+    bare = {"version": 1, "at": NOW, "group": "bare", "epoch": 7, "members": full["members"], "state": "recovering"}
+    shown = {
+        "bare": {**bare, "left_out": ["links", "history"]},
+        "nothing": {"at": NOW, "members": [{"id": 1}, {"id": 2}]},
+    }
+    with Dashboard("0", lambda group: shown.get(group or "bare"), lambda: list(shown)) as dashboard:
+        opened(browser, dashboard)
+        assert browser.value(NODES) == 4 and "recovering" in text(browser, "#tile-epoch")
+        assert "without links, history" in text(browser, "#time")
+        assert not browser.value("document.querySelector('#matrix .empty').hidden")
+        opened(browser, dashboard, "#nothing")
+        browser.until(f"{NODES} === 2 && {ROWS} === 2")
+        clean(browser, dashboard)
+
+
 @pytest.mark.parametrize("members", [0, 1, 2])
 def test_small_groups_are_no_exception(browser: Browser, tmp_path: Path, members: int) -> None:
     with staged(members).dashboard() as dashboard:

@@ -69,14 +69,16 @@ function renderHead(snapshot) {
   const sites = new Set(snapshot.members.map((member) => member.site).filter(Boolean)).size;
   figure("tile-members", format.count(snapshot.members.length), some ? `${plural(hosts, "host")}${sites > 1 ? `, ${sites} sites` : ""}` : "nobody yet");
   const since = snapshot.since ? `for ${format.span(Math.max(0, snapshot.at - snapshot.since))}` : "";
-  figure("tile-epoch", format.count(snapshot.epoch), since);
+  const state = snapshot.state ? `${format.short(snapshot.state, 16)} ` : "";
+  figure("tile-epoch", format.count(snapshot.epoch), `${state}${since}`);
   figure("tile-operations", format.perSecond(now.operations), "per second");
   figure("tile-throughput", format.rate(now.sent), "sent by all");
   figure("tile-pending", format.count(snapshot.pending), snapshot.pending ? "let in at the next step" : "nobody waits");
   const silent = snapshot.members.filter((member) => member.state === "silent").length;
   figure("tile-findings", String(open.length), open.length ? format.short(open[open.length - 1].syndrome, 40) : silent ? `${silent} silent` : "all is well");
   set(part("tile-findings"), { class: open.length ? "tile bad" : "tile" });
-  write(part("time"), snapshot.at ? `as of ${format.time(snapshot.at)}` : "");
+  const without = snapshot.leftOut.length ? `, without ${format.short(snapshot.leftOut.join(", "), 60)}: there is too much` : "";
+  write(part("time"), snapshot.at ? `as of ${format.time(snapshot.at)}${without}` : "");
   write(part("group-name"), snapshot.group === null ? "no group yet" : format.short(snapshot.group, 80));
   const alarm = open.length ? `${open.length === 1 ? "1 finding" : `${open.length} findings`}: ` : "";
   document.title = `${alarm}${format.short(snapshot.group ?? "no group", 60)} – collcomm`;

@@ -21,6 +21,7 @@ export function complete(snapshot) {
     findings: list(snapshot.findings),
     events: list(snapshot.events),
     history: list(snapshot.history),
+    leftOut: list(snapshot.left_out),
     order: order.length ? order : members.map((member) => member.id),
     planned: order.length > 1,
     byId: new Map(members.map((member) => [member.id, member])),
