@@ -21,7 +21,7 @@ from ..errors import CollcommError
 from ..transports.addresses import format_address, parse_address
 from . import answers
 from .answers import Answer, refusal
-from .feed import Feed, event
+from .feed import Encoded, Feed, event
 from .request import HEAD_BYTES, Refused, Request, is_literal, read_request
 
 log = logging.getLogger("collcomm.dashboard")
@@ -64,6 +64,7 @@ class Dashboard:
     ):
         self._bind = parse_address(f"{LOOPBACK}:{bind}" if bind.isdigit() else bind)
         self._snapshot, self._groups, self._metrics = snapshot, groups, metrics
+        self._encoded = Encoded(self._encode)
         self._names = LOCAL_NAMES | {name.lower() for name in (*names, self._bind[0], socket.gethostname())}
         self._files = answers.page_files()
         self._feeds: dict[str | None, Feed] = {}
@@ -178,8 +179,8 @@ class Dashboard:
             if request.path == "/api/groups":
                 return answers.of_json(self._groups())
             if request.path == "/api/snapshot":
-                snapshot = self._snapshot(request.group)
-                return self._no_such(request) if snapshot is None else answers.of_json(snapshot)
+                text = self._encoded.get(request.group)
+                return _no_such(request) if text is None else Answer(HTTPStatus.OK, answers.JSON, text)
             if request.path == "/metrics" and self._metrics is not None:
                 return Answer(HTTPStatus.OK, answers.METRICS, self._metrics())
         except Exception:
@@ -187,9 +188,9 @@ class Dashboard:
             return refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the coordinator's log has the reason")
         return refusal(HTTPStatus.NOT_FOUND, "there is nothing here; the page is at /")
 
-    def _no_such(self, request: Request) -> Answer:
-        named = "there is no group yet" if request.group is None else f"there is no group {request.group!r}"
-        return refusal(HTTPStatus.NOT_FOUND, f"{named}; /api/groups lists those that are there")
+    def _encode(self, group: str | None) -> bytes | None:
+        snapshot = self._snapshot(group)
+        return None if snapshot is None else answers.encode_json(snapshot)
 
     # ---- streams ----------------------------------------------------------------------------------------------
 
@@ -213,15 +214,19 @@ class Dashboard:
 
     def _event(self, group: str | None) -> bytes:
         try:
-            snapshot = self._snapshot(group)
-            data = b"" if snapshot is None else answers.encode_json(snapshot)
+            text = self._encoded.fresh(group)
         except Exception:
             if not self._failing:
                 log.exception("the dashboard gets no snapshot")
             self._failing = True
             return event("trouble", b"{}")
         self._failing = False
-        return event("snapshot", data) if data else event("absent", b"{}")
+        return event("absent", b"{}") if text is None else event("snapshot", text)
+
+
+def _no_such(request: Request) -> Answer:
+    named = "there is no group yet" if request.group is None else f"there is no group {request.group!r}"
+    return refusal(HTTPStatus.NOT_FOUND, f"{named}; /api/groups lists those that are there")
 
 
 async def _pass_on(feed: Feed, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

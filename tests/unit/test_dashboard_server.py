@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +20,9 @@ import pytest
 from collcomm.dashboard import Dashboard, answers, feed, request, server
 from collcomm.dashboard.request import Refused, parse_request
 from collcomm.errors import CollcommError
+from collcomm.health.finding import Syndrome
 
+ROOT = Path(__file__).resolve().parents[2]
 WAIT = 20.0
 SNAPSHOT: dict[str, Any] = {"version": 1, "group": "run", "members": [], "rate": float("nan"), "nested": [float("inf")]}
 
@@ -287,6 +295,27 @@ def test_a_listener_that_reads_nothing_is_dropped_and_holds_nobody_up(
             assert ask(dashboard, "/api/groups")[0] == 200
 
 
+def test_whoever_asks_all_the_time_costs_no_more_than_a_stream(dashboard: Dashboard, source: Source) -> None:
+    texts = {ask(dashboard, "/api/snapshot?group=run")[2] for _ in range(20)}
+    assert len(texts) == 1 and len(source.asked) < 10  # a loaded machine may take some seconds for it
+
+
+def test_snapshots_that_take_long_are_rarer(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = threading.Event()
+    made = []
+
+    def slow(group: str | None) -> dict[str, Any]:
+        made.append(time.monotonic())
+        pause.wait(0.05)
+        return SNAPSHOT
+
+    monkeypatch.setattr(feed, "INTERVAL_SECONDS", 0.001)
+    with Dashboard("0", slow, source.groups) as dashboard, listen(dashboard) as stream:
+        for _ in range(3):
+            until(stream, b"event: snapshot\n")
+    assert all(after - before > 0.4 for before, after in pairwise(made))
+
+
 def test_silence_is_filled_with_heartbeats(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(feed, "INTERVAL_SECONDS", 60.0)
@@ -352,3 +381,24 @@ def test_a_request_is_read_into_its_parts() -> None:
 def test_json_has_no_line_breaks_and_no_nan() -> None:
     encoded = answers.encode_json({"name": "two\nlines\u2028", "value": [1.5, float("-inf")]})
     assert b"\n" not in encoded and json.loads(encoded) == {"name": "two\nlines\u2028", "value": [1.5, None]}
+
+
+# ---- the demo ---------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_serves_until_it_is_interrupted() -> None:
+    command = [sys.executable, "-m", "collcomm.dashboard.demo", "--bind", "0", "--members", "5"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stderr is not None
+            address = demo.stderr.readline().removeprefix("dashboard: http://").rstrip("/\n")
+            connection = http.client.HTTPConnection(address, timeout=WAIT)
+            connection.request("GET", "/api/snapshot?group=demo")
+            snapshot = json.loads(connection.getresponse().read())
+            connection.close()
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(WAIT) == 0
+        finally:
+            demo.kill()
+    assert len(snapshot["members"]) == 5 and len(snapshot["history"]) == 600
+    assert {row["syndrome"] for row in snapshot["findings"]} <= {syndrome.value for syndrome in Syndrome}

@@ -4,14 +4,15 @@ import { keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
 import { LEFT, niceAbove, RIGHT, TimeScale } from "./timescale.js";
 
-const HEIGHT = 112;
+const HEIGHT = 122;
 const TOP = 8;
 const BOTTOM = 8;
 const BREAK = 3; // seconds without a figure, after which the line is interrupted
 
 export class Chart {
-  constructor(figure, tip, name, field, text) {
-    Object.assign(this, { figure, tip, name, field, text, rows: [], cursor: null });
+  /** `least`: where the scale ends when there is hardly anything. */
+  constructor(figure, tip, name, field, least, text) {
+    Object.assign(this, { figure, tip, name, field, least, text, rows: [], cursor: null });
     this.svg = svg("svg", { class: "chart", role: "img", tabindex: 0, height: HEIGHT });
     this.grid = svg("g", { class: "grid" });
     this.area = svg("path", { class: "area" });
@@ -37,7 +38,7 @@ export class Chart {
     const width = this.figure.clientWidth;
     if (!this.now || width === 0) return;
     const scale = new TimeScale(this.now, width);
-    const most = niceAbove(this.rows.reduce((high, row) => Math.max(high, row[this.field]), 0));
+    const most = niceAbove(this.rows.reduce((high, row) => Math.max(high, row[this.field]), this.least));
     const y = (value) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
     Object.assign(this, { scale, y });
     set(this.svg, { viewBox: `0 0 ${width} ${HEIGHT}`, width, "aria-label": this.label() });

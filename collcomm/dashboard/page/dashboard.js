@@ -14,7 +14,6 @@ import { Tip } from "./tip.js";
 import { Topology } from "./topology.js";
 
 const GROUPS_EVERY = 10000; // milliseconds
-const EMPTY = { at: null, group: null, epoch: null };
 
 const part = (id) => document.getElementById(id);
 const tip = new Tip(part("tip"));
@@ -32,8 +31,8 @@ const select = (member) => {
 const panels = [
   new Topology(part("topology"), tip, select),
   new Findings(part("findings")),
-  new Chart(part("throughput"), tip, "throughput", "sent", format.rate),
-  new Chart(part("operations"), tip, "operations", "operations", (value) => `${format.perSecond(value)}/s`),
+  new Chart(part("throughput"), tip, "throughput", "sent", 1000, format.rate),
+  new Chart(part("operations"), tip, "operations", "operations", 1, (value) => `${format.perSecond(value)}/s`),
   new Timeline(part("timeline"), part("details"), tip),
   new Matrix(part("matrix"), tip),
   new Members(part("members"), select),
@@ -64,22 +63,25 @@ function renderHead(snapshot) {
   const figure = (id, text, note) => {
     write(part(id).querySelector("dd"), text);
     write(part(id).querySelector(".under"), note);
+    set(part(id).querySelector(".under"), { title: note });
   };
   const hosts = new Set(snapshot.members.map((member) => member.host_id ?? member.host)).size;
   const sites = new Set(snapshot.members.map((member) => member.site).filter(Boolean)).size;
   figure("tile-members", format.count(snapshot.members.length), some ? `${plural(hosts, "host")}${sites > 1 ? `, ${sites} sites` : ""}` : "nobody yet");
   const since = snapshot.since ? `for ${format.span(Math.max(0, snapshot.at - snapshot.since))}` : "";
-  figure("tile-epoch", format.count(snapshot.epoch), since);
-  figure("tile-operations", format.perSecond(now.operations), "operations per second");
+  const state = snapshot.state ? `${format.short(snapshot.state, 16)} ` : "";
+  figure("tile-epoch", format.count(snapshot.epoch), `${state}${since}`);
+  figure("tile-operations", format.perSecond(now.operations), "per second");
   figure("tile-throughput", format.rate(now.sent), "sent by all");
   figure("tile-pending", format.count(snapshot.pending), snapshot.pending ? "let in at the next step" : "nobody waits");
   const silent = snapshot.members.filter((member) => member.state === "silent").length;
-  figure("tile-findings", String(open.length), open.length ? String(open[open.length - 1].syndrome) : silent ? `${silent} silent` : "all is well");
+  figure("tile-findings", String(open.length), open.length ? format.short(open[open.length - 1].syndrome, 40) : silent ? `${silent} silent` : "all is well");
   set(part("tile-findings"), { class: open.length ? "tile bad" : "tile" });
-  write(part("time"), snapshot.at ? `as of ${format.time(snapshot.at)}` : "");
-  write(part("group-name"), snapshot.group === null ? "no group yet" : String(snapshot.group));
+  const without = snapshot.leftOut.length ? `, without ${format.short(snapshot.leftOut.join(", "), 60)}: there is too much` : "";
+  write(part("time"), snapshot.at ? `as of ${format.time(snapshot.at)}${without}` : "");
+  write(part("group-name"), snapshot.group === null ? "no group yet" : format.short(snapshot.group, 80));
   const alarm = open.length ? `${open.length === 1 ? "1 finding" : `${open.length} findings`}: ` : "";
-  document.title = `${alarm}${snapshot.group ?? "no group"} – collcomm`;
+  document.title = `${alarm}${format.short(snapshot.group ?? "no group", 60)} – collcomm`;
 }
 
 const plural = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
@@ -107,7 +109,7 @@ const line = new Connection({
     render();
   },
   absent() {
-    latest = { ...EMPTY, group: line.group };
+    latest = { at: Date.now() / 1000, group: line.group };
     render();
   },
   state(state) {
@@ -130,7 +132,7 @@ async function renderGroups() {
   const names = known.includes(current) || current === undefined || current === null ? known : [current, ...known];
   choice.hidden = names.length < 2;
   part("group-name").hidden = names.length >= 2;
-  keyed(choice, names, (name) => name, (name) => html("option", { value: name }, name), () => {});
+  keyed(choice, names, (name) => name, (name) => html("option", { value: name }, format.short(name, 60)), () => {});
   if (current !== undefined && current !== null && choice.value !== current) choice.value = current;
 }
 

@@ -7,6 +7,7 @@ import { glyph } from "./timeline.js";
 
 const MOST_FINDINGS = 50;
 const MOST_EVENTS = 200;
+const MOST_TEXT = 400; // letters
 
 export class Findings {
   constructor(panel, select) {
@@ -34,15 +35,15 @@ export class Findings {
     const open = isOpen(finding);
     const told = (name, text) => write(item.querySelector(`.${name}`), text);
     set(item, { class: open ? "open" : "ended" });
-    told("badge", String(finding.syndrome));
+    told("badge", format.short(finding.syndrome, 40));
     told("culprit", culprit(finding));
-    told("evidence", String(finding.evidence ?? ""));
+    told("evidence", format.short(finding.evidence, MOST_TEXT));
     told("confidence", `${format.percent(finding.confidence)} sure`);
     set(item.querySelector(".meter"), { "aria-label": `confidence ${format.percent(finding.confidence)}` });
     item.querySelector(".meter span").style.width = `${Math.min(100, Math.max(0, (finding.confidence ?? 0) * 100))}%`;
     told("factor", finding.factor > 0 ? `${format.times(finding.factor)} as long as usual` : "");
     told("operation", Array.isArray(finding.since) ? `since operation ${format.count(finding.since[1])}` : "");
-    told("action", finding.action ? `Done: ${finding.action}` : open ? "Nothing was done about it." : "");
+    told("action", finding.action ? `Done: ${format.short(finding.action, MOST_TEXT)}` : open ? "Nothing was done about it." : "");
     const lasted = open ? `open for ${format.span(snapshot.at - finding.at)}` : `lasted ${format.span(finding.ended - finding.at)}`;
     told("when", `${format.time(finding.at)}, ${lasted}${open ? "" : `, over at ${format.time(finding.ended)}`}`);
   }
@@ -68,7 +69,7 @@ export class Events {
 
   make(event) {
     const sign = svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, glyph(event.kind));
-    const text = html("span", { class: "text" }, String(event.text ?? ""));
-    return html("li", {}, html("time", {}, format.time(event.at)), sign, html("span", { class: "kind" }, String(event.kind)), text);
+    const text = html("span", { class: "text" }, format.short(event.text, MOST_TEXT));
+    return html("li", {}, html("time", {}, format.time(event.at)), sign, html("span", { class: "kind" }, format.short(event.kind, 12)), text);
   }
 }

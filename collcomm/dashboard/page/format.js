@@ -59,8 +59,10 @@ const shortClock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "
 export const time = (value) => (known(value) ? clock.format(new Date(value * 1000)) : UNKNOWN);
 export const shortTime = (value) => (known(value) ? shortClock.format(new Date(value * 1000)) : UNKNOWN);
 
-/** Names come from peers: they are cut where they would push everything else away. */
+const DISORDER = /[\u0000-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g; // what would turn the text around it
+
+/** Text comes from peers: it is cut where it would push everything else away. */
 export function short(text, length = 16) {
-  const letters = Array.from(String(text ?? ""));
+  const letters = Array.from(String(text ?? "").slice(0, 4 * length).replace(DISORDER, ""));
   return letters.length <= length ? letters.join("") : `${letters.slice(0, length - 1).join("")}…`;
 }

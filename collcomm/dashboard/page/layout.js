@@ -61,11 +61,13 @@ export function chord(from, to, radius, centre, lift = 0) {
   return { path: `M${round(a.x)} ${round(a.y)}Q${round(b.x)} ${round(b.y)} ${round(c.x)} ${round(c.y)}`, middle, turn };
 }
 
-/** A piece of a circle, clockwise; the whole of it is two halves. */
-export function arc(radius, from, to, centre) {
+/** A piece of a circle, clockwise, or the other way when `back`; at most nearly all of it. */
+export function arc(radius, from, to, centre, back = false) {
+  const end = Math.min(to, from + 2 * Math.PI - 0.01);
   const place = (angle) => `${round(centre.x + radius * Math.cos(angle))} ${round(centre.y + radius * Math.sin(angle))}`;
-  const large = to - from > Math.PI ? 1 : 0;
-  return `M${place(from)}A${radius} ${radius} 0 ${large} 1 ${place(to)}`;
+  const large = end - from > Math.PI ? 1 : 0;
+  const [first, last] = back ? [end, from] : [from, end];
+  return `M${place(first)}A${radius} ${radius} 0 ${large} ${back ? 0 : 1} ${place(last)}`;
 }
 
 export const round = (value) => Math.round(value * 10) / 10;

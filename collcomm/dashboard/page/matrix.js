@@ -9,6 +9,7 @@ const MEASURES = {
   bandwidth: { worst: "low", value: (link) => link.bandwidth, text: format.rate },
 };
 const TOP = 22; // pixels for the ranks of columns
+const EDGE = 8; // beyond the last cell, for its label
 const NAMED = 24; // nodes, up to which rows bear names
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
@@ -21,7 +22,7 @@ export class Matrix {
     this.frame = this.canvas.parentElement;
     this.legend = panel.querySelector(".legend");
     this.empty = panel.querySelector(".empty");
-    this.spoken = panel.querySelector(".spoken");
+    this.spoken = panel.querySelector(".spoken[role=status]");
     for (const button of panel.querySelectorAll("input[name=measure]")) {
       button.addEventListener("change", () => {
         this.measure = button.value;
@@ -64,14 +65,14 @@ export class Matrix {
   fit(count) {
     const { clientWidth: width, clientHeight: height } = this.frame;
     this.left = count <= NAMED ? 116 : 30;
-    const size = Math.max(1, Math.min(width - this.left, height - TOP));
+    const size = Math.max(1, Math.min(width - this.left - EDGE, height - TOP - EDGE));
     this.side = size / count;
     const dots = devicePixelRatio || 1;
-    const [wide, high] = [Math.round((this.left + size) * dots), Math.round((TOP + size) * dots)];
+    const [wide, high] = [Math.round((this.left + size + EDGE) * dots), Math.round((TOP + size + EDGE) * dots)];
     if (this.canvas.width !== wide || this.canvas.height !== high) {
       Object.assign(this.canvas, { width: wide, height: high });
-      this.canvas.style.width = `${this.left + size}px`;
-      this.canvas.style.height = `${TOP + size}px`;
+      this.canvas.style.width = `${this.left + size + EDGE}px`;
+      this.canvas.style.height = `${TOP + size + EDGE}px`;
     }
     this.dots = dots;
   }

@@ -2,11 +2,10 @@
 
 import { html, keyed, set, write } from "./elements.js";
 import * as format from "./format.js";
-import { nameOf } from "./model.js";
+import { nameOf, STATES } from "./model.js";
 
 const MOST_ROWS = 256;
 const NAMES = 3; // of those waited for
-const STATES = ["computing", "communicating", "waiting", "silent"];
 
 const text = (value) => (value === null || value === undefined ? format.UNKNOWN : String(value));
 
@@ -94,13 +93,13 @@ export class Members {
     set(row, {
       class: finding ? "sick" : null,
       "aria-selected": this.selected === member.id ? "true" : null,
-      title: finding ? `${finding.syndrome}: ${finding.evidence}` : null,
+      title: finding ? format.short(`${finding.syndrome}: ${finding.evidence}`, 400) : null,
     });
     COLUMNS.forEach((column, index) => {
       const span = row.cells[index].firstChild;
       const told = column.text(member, this.snapshot);
-      write(span, column.row ? format.short(told, 40) : told);
-      if (column.row || column.name === "Host") set(row.cells[index], { title: told.length > 24 ? told : null });
+      write(span, format.short(told, column.row ? 40 : 80));
+      if (column.row || column.name === "Host") set(row.cells[index], { title: told.length > 24 ? format.short(told, 200) : null });
       if (column.state) set(span, { class: `state state-${STATES.includes(member.state) ? member.state : "unknown"}` });
     });
   }

@@ -1,8 +1,11 @@
 // What the drawings have in common: members as nodes (or, of large groups, hosts or sites), links between these, who is sick.
 
+import { short } from "./format.js";
 import { placed } from "./layout.js";
 
 export const MOST_NODES = 64;
+
+export const STATES = ["computing", "communicating", "waiting", "silent"];
 
 const list = (value) => (Array.isArray(value) ? value : []);
 
@@ -18,6 +21,7 @@ export function complete(snapshot) {
     findings: list(snapshot.findings),
     events: list(snapshot.events),
     history: list(snapshot.history),
+    leftOut: list(snapshot.left_out),
     order: order.length ? order : members.map((member) => member.id),
     planned: order.length > 1,
     byId: new Map(members.map((member) => [member.id, member])),
@@ -30,7 +34,7 @@ export const nameOf = (snapshot, id) => String(snapshot.byId.get(id)?.name ?? `m
 
 /** The culprit of a finding in words. */
 export function culprit(finding) {
-  const names = list(finding.names).map(String);
+  const names = list(finding.names).map((name) => short(name, 40));
   if (finding.culprit === "link") return `link ${names.join(" → ")}`;
   if (finding.culprit === "sender") return `what ${names[0]} sends`;
   if (finding.culprit === "receiver") return `what ${names[0]} receives`;
@@ -107,12 +111,24 @@ function linksOf(snapshot, nodeOf, sick) {
     if (!collected.has(key)) collected.set(key, { key, from, to, rows: [], finding: null });
     collected.get(key).finding = finding;
   }
-  for (const link of collected.values()) {
-    link.latency = median(link.rows.map((row) => row.latency));
-    link.bandwidth = median(link.rows.map((row) => row.bandwidth));
-    link.streams = median(link.rows.map((row) => row.streams));
-    link.age = median(link.rows.map((row) => row.age));
+  for (const link of collected.values()) Object.assign(link, medians(link.rows));
+  return collected;
+}
+
+const medians = (rows) =>
+  Object.fromEntries(["latency", "bandwidth", "streams", "age"].map((name) => [name, median(rows.map((row) => row[name]))]));
+
+/** Of links between nodes, those between what `of(node)` names, as medians, by "from>to". */
+export function linksBetween(links, of) {
+  const collected = new Map();
+  for (const link of links) {
+    const [from, to] = [of(link.from), of(link.to)];
+    if (from === null || to === null || from === to) continue;
+    const key = `${from}>${to}`;
+    if (!collected.has(key)) collected.set(key, { key, rows: [] });
+    collected.get(key).rows.push(...link.rows);
   }
+  for (const link of collected.values()) Object.assign(link, medians(link.rows));
   return collected;
 }
 

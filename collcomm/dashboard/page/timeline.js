@@ -29,7 +29,11 @@ const GLYPHS = {
   recovered: "M-6 0L-3 -3L-1 -1L4 -6L6 -3L-1 5Z",
 };
 
-export const glyph = (kind) => svg("path", { class: `glyph glyph-${kind in GLYPHS ? kind : "other"}`, d: GLYPHS[kind] ?? GLYPHS.plan });
+/** A kind of another version looks like none that is known. */
+const shape = (kind) =>
+  Object.hasOwn(GLYPHS, kind) ? { class: `glyph glyph-${kind}`, d: GLYPHS[kind] } : { class: "glyph", d: GLYPHS.plan };
+
+export const glyph = (kind) => svg("path", shape(kind));
 
 export class Timeline {
   constructor(figure, details, tip) {
@@ -115,7 +119,7 @@ export class Timeline {
       const until = isOpen(finding) ? "and is open" : `until ${format.time(finding.ended)}`;
       return [
         { at: finding.at, kind: "finding", text: `${finding.syndrome}: ${culprit(finding)}, ${until}` },
-        { at: finding.at, kind: "finding", text: String(finding.evidence ?? "") },
+        { at: finding.at, kind: "finding", text: finding.evidence },
       ];
     };
     return this.touchable(svg("rect", { tabindex: 0, role: "button" }), `f${id}`, lines);
@@ -138,10 +142,9 @@ export class Timeline {
       set(group, {
         transform: `translate(${x.toFixed(1)} ${y})`,
         class: `mark${this.pinned?.key === group.dataset.key ? " pinned" : ""}`,
-        "aria-label": events.map((event) => `${format.time(event.at)} ${event.text}`).join("; "),
+        "aria-label": events.map((event) => `${format.time(event.at)} ${format.short(event.text, 120)}`).join("; "),
       });
-      const shape = group.querySelector(".glyph");
-      set(shape, { class: `glyph glyph-${worst.kind}`, d: GLYPHS[worst.kind] ?? GLYPHS.plan });
+      set(group.querySelector(".glyph"), shape(worst.kind));
       write(group.querySelector("text"), events.length > 1 ? String(events.length) : "");
     });
   }
@@ -155,7 +158,7 @@ export class Timeline {
   /** Pointer and focus tell, a click keeps it in the box below. */
   touchable(element, key, lines) {
     const rows = () => lines().slice(-6).map((event) => [format.time(event.at), format.short(event.text, 90)]);
-    this.tip.attach(element, () => (lines().length ? { title: lines().length > 1 ? "What happened" : lines()[0].kind, rows: rows() } : null));
+    this.tip.attach(element, () => (lines().length ? { title: lines().length > 1 ? "What happened" : format.short(lines()[0].kind, 40), rows: rows() } : null));
     const pin = () => {
       this.pinned = this.pinned?.key === key ? null : { key, lines: lines() };
       this.draw();
@@ -172,14 +175,14 @@ export class Timeline {
   tell() {
     if (this.pinned) {
       const lines = this.pinned.lines.map((event) =>
-        html("p", {}, html("time", {}, format.time(event.at)), " ", String(event.text ?? "")),
+        html("p", {}, html("time", {}, format.time(event.at)), " ", format.short(event.text, 400)),
       );
       if (this.told !== this.pinned) this.details.replaceChildren(...lines);
       this.told = this.pinned;
       return;
     }
     const earlier = this.snapshot.events.filter((event) => event.at < this.snapshot.at - WINDOW).length;
-    const more = earlier ? ` ${earlier} earlier events are in the list.` : "";
+    const more = earlier ? ` ${earlier} earlier ${earlier === 1 ? "event is" : "events are"} in the list.` : "";
     if (this.told) this.details.replaceChildren();
     this.told = null;
     write(this.details, `Select a mark to keep what it tells here.${more}`);

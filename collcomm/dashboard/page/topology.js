@@ -4,14 +4,15 @@ import { ramp, scale, siteColour } from "./colours.js";
 import { keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
 import { arc, chord, round } from "./layout.js";
-import { nameOf } from "./model.js";
+import { linksBetween, nameOf, STATES } from "./model.js";
 
 const WIDTH = 720;
 const HEIGHT = 560;
 const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 };
-const RADIUS = 190;
+const RADIUS = { few: 205, many: 172 }; // names of many stand upright on the circle, and need the room
 const MOST_CHORDS = 20; // nodes, up to which all their links are drawn; of more, those of the one that is looked at
 const NODE = { few: 17, many: 9 };
+const NAMES = { sites: 37, alone: 10 }; // from a node to its name, with and without the names of sites between
 const CHEVRON = "M-4.5 -5L4.5 0L-4.5 5L-2 0Z";
 
 export class Topology {
@@ -28,6 +29,7 @@ export class Topology {
     figure.append(this.svg);
     this.legend = figure.querySelector(".legend");
     this.note = figure.querySelector(".note");
+    this.empty = figure.querySelector(".empty");
   }
 
   render(snapshot, model, selected) {
@@ -51,7 +53,7 @@ export class Topology {
       hosts,
       (host) => `${host.name} ${host.from}`,
       () => svg("path", { class: "host" }),
-      (path, host) => set(path, { d: arc(RADIUS, host.from, host.to + 0.0001, CENTRE), "stroke-width": this.size() * 2 + 8 }),
+      (path, host) => set(path, { d: arc(this.radius(), host.from, host.to + 0.0001, CENTRE), "stroke-width": this.size() * 2 + 8 }),
     );
     keyed(
       this.layers.sites,
@@ -60,78 +62,110 @@ export class Topology {
       () => svg("path", { class: "site" }),
       (path, site) => {
         path.style.stroke = siteColour(this.model.sites.indexOf(site.name));
-        set(path, { d: arc(RADIUS + this.size() + 9, site.from - half, site.to + half, CENTRE) });
+        set(path, { d: arc(this.radius() + this.size() + 9, site.from - half, site.to + half, CENTRE) });
       },
     );
     keyed(
       this.layers.titles,
       known,
       (site) => `${site.name} ${site.from}`,
-      () => svg("text", { class: "site-title" }),
-      (text, site) => {
-        const angle = (site.from + site.to) / 2;
-        const under = Math.sin(angle) > 0;
-        const turn = (angle * 180) / Math.PI + (under ? -90 : 90);
-        const far = RADIUS + this.size() + (under ? 26 : 17);
-        set(text, {
-          transform: `translate(${round(CENTRE.x + far * Math.cos(angle))} ${round(CENTRE.y + far * Math.sin(angle))}) rotate(${round(turn)})`,
-        });
+      (site) => this.makeTitle(site),
+      (group, site) => {
+        const under = Math.sin((site.from + site.to) / 2) > 0; // so that nobody has to read upside down
+        const radius = this.radius() + this.size() + (under ? 29 : 18);
+        const room = Math.PI / 3; // for the name, where its members stand close together
+        const middle = (site.from + site.to) / 2;
+        const span = Math.max(half + (site.to - site.from) / 2, room);
+        const [path, text] = group.children;
+        set(path, { d: arc(radius, middle - span, middle + span, CENTRE, under) });
         text.style.fill = siteColour(this.model.sites.indexOf(site.name));
-        write(text, format.short(site.name, 20));
+        write(text.firstChild, format.short(site.name, 20));
       },
     );
   }
 
+  makeTitle(site) {
+    const id = `site-path-${(this.paths = (this.paths ?? 0) + 1)}`;
+    const along = svg("textPath", { href: `#${id}`, startOffset: "50%" });
+    return svg("g", { "data-site": site.name }, svg("path", { id, fill: "none" }), svg("text", { class: "site-title" }, along));
+  }
+
   size() {
-    return this.few ? NODE.few : NODE.many;
+    const touching = (this.radius() * this.place.step) / 2;
+    return round(Math.min(this.few ? NODE.few : NODE.many, touching * 0.94));
+  }
+
+  radius() {
+    return this.few ? RADIUS.few : RADIUS.many;
+  }
+
+  drawLinks() {
+    const looked = this.looked ?? this.selectedNode();
+    const touches = (pair) => pair.a.key === looked || pair.b.key === looked;
+    this.pairs = new Map([...this.nodePairs(), ...(this.few ? [] : this.sitePairs())].map((pair) => [pair.key, pair]));
+    const shown = [...this.pairs.values()].filter((pair) => this.few || pair.sites || pair.onRing || pair.finding || touches(pair));
+    shown.sort((x, y) => Number(Boolean(x.finding)) - Number(Boolean(y.finding)) || (x.bandwidth ?? 0) - (y.bandwidth ?? 0));
+    const curve = (pair) => chord(pair.a, pair.b, this.radius(), CENTRE).path;
+    keyed(this.layers.links, shown, (pair) => pair.key, () => svg("path"), (path, pair) => {
+      const share = this.scale && pair.bandwidth ? this.scale.share(pair.bandwidth) : null;
+      const kind = ["link", pair.finding && "sick", pair.onRing && "on-ring", looked && !touches(pair) && "faint"];
+      const [thin, wider] = pair.sites ? [2, 7] : this.few ? [1, 4] : [0.8, 2.2];
+      path.style.stroke = pair.finding || share === null ? "" : ramp(0.3 + 0.7 * (1 - share));
+      set(path, {
+        d: curve(pair),
+        class: kind.filter(Boolean).join(" "),
+        "stroke-width": share === null ? 1 : round(thin + wider * (1 - share)),
+      });
+    });
+    this.drawRing(looked);
+    keyed(this.layers.hits, shown, (pair) => pair.key, (pair) => this.hit(pair.key), (path, pair) => set(path, { d: curve(pair) }));
   }
 
   /** One line for both directions, as wide as the slower of them. */
-  drawLinks() {
+  nodePairs() {
     const { links, ring, nodes } = this.model;
     const index = new Map(nodes.map((node, number) => [node.key, number]));
     const pairs = new Map();
     for (const link of [...links.values(), ...ring.values()]) {
       const [a, b] = index.get(link.from.key) < index.get(link.to.key) ? [link.from, link.to] : [link.to, link.from];
       const key = `${a.key}>${b.key}`;
-      if (pairs.has(key)) continue;
-      const [there, back] = [links.get(key) ?? null, links.get(`${b.key}>${a.key}`) ?? null];
-      const onRing = ring.has(key) || ring.has(`${b.key}>${a.key}`);
-      const finding = there?.finding ?? back?.finding ?? null;
-      const slowest = [there?.bandwidth, back?.bandwidth].filter((value) => typeof value === "number");
-      pairs.set(key, { key, a, b, there, back, onRing, finding, bandwidth: slowest.length ? Math.min(...slowest) : null });
+      if (!pairs.has(key)) pairs.set(key, this.pair(key, a, b, links, ring));
     }
-    const looked = this.looked ?? this.selectedNode();
-    const touches = (pair) => pair.a.key === looked || pair.b.key === looked;
-    const shown = [...pairs.values()].filter((pair) => this.few || pair.onRing || pair.finding || touches(pair));
-    shown.sort((x, y) => Number(Boolean(x.finding)) - Number(Boolean(y.finding)) || (x.bandwidth ?? 0) - (y.bandwidth ?? 0));
-    this.pairs = pairs;
-    const curve = (pair) => chord(pair.a, pair.b, RADIUS, CENTRE);
-    keyed(
-      this.layers.links,
-      shown,
-      (pair) => pair.key,
-      () => svg("path", { class: "link" }),
-      (path, pair) => {
-        const share = this.scale && pair.bandwidth ? this.scale.share(pair.bandwidth) : null;
-        path.style.stroke = pair.finding || share === null ? "" : ramp(0.15 + 0.85 * (1 - share));
-        const kind = ["link", pair.finding && "sick", pair.onRing && "on-ring", looked && !touches(pair) && "faint"];
-        set(path, {
-          d: curve(pair).path,
-          class: kind.filter(Boolean).join(" "),
-          "stroke-width": share === null ? 1 : round((this.few ? 1 : 0.8) + (this.few ? 4 : 2.2) * (1 - share)),
-        });
-      },
+    return pairs.values();
+  }
+
+  /** Among many nodes: what lies between their sites, as the median of what was measured. */
+  sitePairs() {
+    const between = linksBetween(this.model.links.values(), (node) => node.site);
+    const ends = this.place.sites.filter((site) => site.name !== null).map((site) => {
+      const angle = (site.from + site.to) / 2;
+      return { key: String(site.name), label: String(site.name), x: Math.cos(angle) * 0.86, y: Math.sin(angle) * 0.86 };
+    });
+    const pairs = [];
+    ends.forEach((a, number) =>
+      ends.slice(number + 1).forEach((b) => {
+        const pair = this.pair(`${a.key}>${b.key}`, a, b, between, new Map());
+        if (pair.bandwidth !== null) pairs.push({ ...pair, key: `sites ${pair.key}`, sites: true, finding: null });
+      }),
     );
-    this.drawRing(looked);
-    keyed(this.layers.hits, shown, (pair) => pair.key, (pair) => this.hit(pair.key), (path, pair) => set(path, { d: curve(pair).path }));
+    return pairs;
+  }
+
+  pair(key, a, b, links, ring) {
+    const back = `${b.key}>${a.key}`;
+    const both = [links.get(key) ?? null, links.get(back) ?? null];
+    const known = both.map((link) => link?.bandwidth).filter((value) => typeof value === "number");
+    const bandwidth = known.length ? Math.min(...known) : null;
+    const finding = both[0]?.finding ?? both[1]?.finding ?? null;
+    return { key, a, b, there: both[0], back: both[1], onRing: ring.has(key) || ring.has(back), finding, bandwidth };
   }
 
   drawRing(looked) {
-    const steps = this.snapshot.planned || this.model.nodes.length > 1 ? [...this.model.ring.values()] : [];
+    const steps = [...this.model.ring.values()];
     const key = (step) => `${step.from.key}>${step.to.key}`;
     const faint = (step) => looked && step.from.key !== looked && step.to.key !== looked;
-    const curve = (step) => chord(step.from, step.to, RADIUS, CENTRE);
+    const back = (step) => this.model.ring.has(`${step.to.key}>${step.from.key}`); // a ring of two goes there and back
+    const curve = (step) => chord(step.from, step.to, this.radius(), CENTRE, back(step) ? 0.08 : 0);
     keyed(this.layers.halo, steps, key, () => svg("path"), (path, step) =>
       set(path, { d: curve(step).path, class: faint(step) ? "faint" : null, "stroke-width": this.few ? 11 : 6 }),
     );
@@ -157,15 +191,16 @@ export class Topology {
     keyed(this.layers.nodes, this.place.sorted, (node) => node.key, (node) => this.makeNode(node.key), (group, node) => {
       const blamed = node.members.find((member) => sick.has(member.id));
       const states = new Set(node.members.map((member) => member.state));
-      const state = states.has("silent") ? "silent" : states.size === 1 ? [...states][0] : "mixed";
-      const kind = ["node", `state-${state ?? "unknown"}`, blamed && "sick", node.key === selected && "selected"];
-      const [x, y] = [round(CENTRE.x + RADIUS * node.x), round(CENTRE.y + RADIUS * node.y)];
+      const state = states.has("silent") ? "silent" : states.size === 1 ? format.short([...states][0] ?? "unknown", 20) : "mixed";
+      const kind = ["node", `state-${STATES.includes(state) ? state : "unknown"}`, blamed && "sick", node.key === selected && "selected", !this.few && "small"];
+      const [x, y] = [round(CENTRE.x + this.radius() * node.x), round(CENTRE.y + this.radius() * node.y)];
       set(group, { class: kind.filter(Boolean).join(" "), "aria-label": this.label(node, blamed, state) });
       const [circle, rank, badge, name] = group.children;
       set(circle, { cx: x, cy: y, r: this.size() });
-      set(rank, { x, y, "font-size": this.few ? 13 : 8.5 });
+      set(rank, { x, y });
+      rank.style.fontSize = `${this.few ? 13 : round(this.size() * 1.05)}px`;
       write(rank, node.members.length === 1 ? String(node.members[0].rank) : `${node.members.length}`);
-      set(badge, { transform: `translate(${round(x + this.size() * 0.75)} ${round(y - this.size() * 0.75)})` });
+      set(badge, { transform: `translate(${round(x + this.size() * 0.75)} ${round(y - this.size() * 0.75)}) scale(${this.few ? 1 : 0.6})` });
       this.placeName(name, node);
     });
   }
@@ -198,12 +233,13 @@ export class Topology {
   }
 
   placeName(text, node) {
-    const far = RADIUS + this.size() + (this.model.sites.length ? 32 : 10);
+    const far = this.radius() + this.size() + (this.model.sites.length ? NAMES.sites : NAMES.alone);
     const [x, y] = [CENTRE.x + far * node.x, CENTRE.y + far * node.y];
     const left = node.x < -0.001;
+    text.style.fontSize = this.few ? "13px" : "9.5px";
     if (this.few) {
       const middle = Math.abs(node.x) < 0.2;
-      set(text, { x: round(x), y: round(y), transform: null, "text-anchor": middle ? "middle" : left ? "end" : "start", "font-size": 13 });
+      set(text, { x: round(x), y: round(y), transform: null, "text-anchor": middle ? "middle" : left ? "end" : "start" });
       write(text, format.short(node.label, 15));
     } else {
       const turn = (node.angle * 180) / Math.PI + (left ? 180 : 0);
@@ -212,7 +248,6 @@ export class Topology {
         y: 0,
         transform: `translate(${round(x)} ${round(y)}) rotate(${round(turn)})`,
         "text-anchor": left ? "end" : "start",
-        "font-size": 9.5,
       });
       write(text, format.short(node.label, 12));
     }
@@ -223,14 +258,15 @@ export class Topology {
   }
 
   label(node, blamed, state) {
-    const who = node.members.length === 1 ? `${node.label}, rank ${node.members[0].rank}` : `${node.label}, ${node.members.length} members`;
-    return `${who}, ${state ?? "state unknown"}${blamed ? `, ${this.model.sick.members.get(blamed.id).syndrome}` : ""}`;
+    const who = node.members.length === 1 ? `${format.short(node.label, 40)}, rank ${node.members[0].rank}` : `${format.short(node.label, 40)}, ${node.members.length} members`;
+    return `${who}, ${state}${blamed ? `, ${this.model.sick.members.get(blamed.id).syndrome}` : ""}`;
   }
 
   describe() {
     const { kind, nodes } = this.model;
     const of = { host: "a node is a host", site: "a node is a site", block: "a node is a block of ranks" }[kind];
-    const more = this.few ? null : "links of a member: point at it";
+    this.empty.hidden = nodes.length > 0;
+    const more = this.few ? null : "point at a member for its links; lines within are medians between sites";
     write(this.note, [of && `${this.snapshot.members.length} members: ${of}`, more].filter(Boolean).join("; "));
     const scaled = nodes.length > 1 ? this.scale : null;
     this.legend.hidden = scaled === null;
@@ -239,7 +275,7 @@ export class Topology {
     write(thin, format.rate(scaled.low));
     write(wide, format.rate(scaled.high));
     this.legend.querySelectorAll(".wedge stop").forEach((stop, number) => {
-      stop.style.stopColor = ramp(0.15 + 0.85 * number);
+      stop.style.stopColor = ramp(0.3 + 0.7 * number);
     });
   }
 
@@ -255,25 +291,25 @@ export class Topology {
     }
     const measured = pair.there ?? pair.back;
     if (measured?.rows.length) rows.push(["measured", `${format.ago(measured.age)}, ${measured.streams ?? format.UNKNOWN} streams`]);
-    const title = pair.onRing ? "A link of the ring" : "A link";
-    return { title, rows, note: pair.finding ? `${pair.finding.syndrome}: ${pair.finding.evidence}` : "" };
+    const title = pair.sites ? "Between two sites, median" : pair.onRing ? "A link of the ring" : "A link";
+    return { title, rows, note: pair.finding ? format.short(`${pair.finding.syndrome}: ${pair.finding.evidence}`, 400) : "" };
   }
 
   tellNode(key) {
     const node = this.model.nodes.find((found) => found.key === key);
     if (!node) return null;
     const blamed = node.members.map((member) => this.model.sick.members.get(member.id)).find(Boolean);
-    const note = blamed ? `${blamed.syndrome}: ${blamed.evidence}` : "";
+    const note = blamed ? format.short(`${blamed.syndrome}: ${blamed.evidence}`, 400) : "";
     if (node.members.length > 1) {
       const names = node.members.slice(0, 8).map((member) => format.short(member.name, 20)).join(", ");
-      return { title: format.short(node.label, 40), rows: [["members", String(node.members.length)], ["site", node.site ?? format.UNKNOWN]], note: note || names };
+      return { title: format.short(node.label, 40), rows: [["members", String(node.members.length)], ["site", format.short(node.site ?? format.UNKNOWN, 40)]], note: note || names };
     }
     const [member] = node.members;
     const waiting = (member.operation?.waiting_on ?? []).map((id) => format.short(nameOf(this.snapshot, id), 20));
     const rows = [
       ["rank", String(member.rank)],
-      ["host", `${member.host ?? format.UNKNOWN}${member.site ? `, ${member.site}` : ""}`],
-      ["state", member.state ?? format.UNKNOWN],
+      ["host", format.short(`${member.host ?? format.UNKNOWN}${member.site ? `, ${member.site}` : ""}`, 60)],
+      ["state", format.short(member.state ?? format.UNKNOWN, 20)],
       ["sends", format.rate(member.sent)],
       ["receives", format.rate(member.received)],
     ];
