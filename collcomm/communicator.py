@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,17 @@ class Communicator(Participant):
             self._group.show(self._session.wait_admission(self._group.view, deadline))
         self._session.steps += 1
         return self._group.view
+
+    def dump(self, directory: str | PathLike[str]) -> Path:
+        """Write what this peer remembers of its operations into a file in ``directory``, which is made if need be, for
+        `collcomm report` and `collcomm trace`. Raises ValueError where nothing is recorded (MPI, COLLCOMM_RECORD=0), OSError
+        when it cannot be written, as the log says."""
+        if self._session.dump is None:
+            raise ValueError("nothing is recorded here: not under MPI, and not with COLLCOMM_RECORD=0")
+        path = self._session.dump(fspath(directory))
+        if path is None:
+            raise OSError(f"no dump was written to {directory}; the log says why")
+        return path
 
     def explain(self, kind: str, nbytes: int) -> Explanation:
         """What the next collective ``kind`` of ``nbytes`` (of the whole vector, or of all blocks together) goes by, what that

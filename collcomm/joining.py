@@ -66,7 +66,9 @@ def join(
     COLLCOMM_TRANSPORTS, COLLCOMM_SITE, COLLCOMM_REACHABLE. COLLCOMM_SOURCES lists local addresses, of several cards, from which
     a link's connections come in turn.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`). Operations are
-    recorded (`collcomm.health`), and the coordinator is told about once a second how this peer is; not with COLLCOMM_RECORD=0.
+    recorded (`collcomm.health`), and the coordinator is told about once a second how this peer is; not with
+    COLLCOMM_RECORD=0. COLLCOMM_DUMP_DIR names a directory for the records of a peer in which an operation fails, or that gets
+    SIGUSR1; see also ``dump`` of the communicator.
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.
@@ -149,7 +151,7 @@ def join(
         }
         agent = Agent(ZmqLines(coordinator, credentials), request, session)
         if os.environ.get("COLLCOMM_RECORD", "1") != "0":
-            agent.report = recorded(session)
+            agent.report = recorded(session, group, name)
         session.enter(agent, deadline)
         return Communicator(session, session.world(), name, op_timeout)
     except BaseException:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from .engine import Group, Session
+from .health.dump import Header, Peer
 from .health.observation import OpenOperation
 from .health.observer import Observer, Sent, Standing
+from .health.recorder import FlightRecorder
 from .health.records import Recorder
 from .health.wire import message_of
 from .transports.base import COLLECTIVES
 
 
-def recorded(session: Session) -> Callable[[], dict[str, Any]]:
-    """From now on the operations of ``session`` are recorded. Returns what makes a message of how this peer is."""
+def recorded(session: Session, group: str, name: str) -> Callable[[], dict[str, Any]]:
+    """From now on the operations of ``session``, this peer ``name`` of ``group``, are recorded, and written down when it fails or
+    is told to (`health.recorder`). Returns what makes a message of how this peer is."""
     recorder = session.recorder = Recorder()
+    describe = partial(_header, session, group, name)
+    session.dump = lambda directory: FlightRecorder(recorder, directory, describe).dump("asked for")
+    flight = FlightRecorder.from_environment(recorder, describe)
+    if flight is not None:
+        recorder.on_failure = flight.dump
+        session.at_close.append(flight.close)
     observer = Observer(
         recorder,
         lambda: (session.member, session.view.epoch),
@@ -23,7 +33,28 @@ def recorded(session: Session) -> Callable[[], dict[str, Any]]:
         lambda: _sent(session),
         session.clock.monotonic,
     )
-    return lambda: message_of(observer.observe())
+
+    def tell() -> dict[str, Any]:
+        observation = observer.observe()
+        if flight is not None:
+            flight.observed(observation)
+        return message_of(observation)
+
+    return tell
+
+
+def _header(session: Session, group: str, name: str) -> Header:
+    view, standings = session.view, list(_standings(session))
+    return Header(
+        group,
+        session.member,
+        name,
+        view.rank_of(session.member) or 0,
+        view.epoch,
+        tuple(Peer(one.id, one.name, one.host) for one in view.members),
+        entered={one.gid: one.entered for one in standings},
+        open=tuple(one.open for one in standings if one.open is not None),
+    )
 
 
 def _standings(session: Session) -> Iterator[Standing]:

@@ -80,6 +80,8 @@ class Calls:
             result = self._carry_out(operation, seq, deadline)
         except BaseException as error:
             self._record(operation, seq, began, self._clock.monotonic(), type(error).__name__)
+            if self.recorder is not None:
+                self.recorder.failed(type(error).__name__)
             if isinstance(error, DeviceFailed):
                 self._abandon(f"{request.call.text}: {error}")
             raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import CollcommError
@@ -22,6 +23,8 @@ class SharedFate(Generic[G]):
         self.failure: CollcommError | None = None
         self.events: EventLog | None = None
         self.recorder: Recorder | None = None
+        self.dump: Callable[[str], Path | None] | None = None  # writes the records into a directory
+        self.at_close: list[Callable[[], None]] = []  # what ends with this peer's membership
         self.steps = 0  # calls of step() that have returned
         self._lock = threading.RLock()
 

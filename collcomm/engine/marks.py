@@ -42,6 +42,9 @@ class Recorder(Protocol):
         nbytes: int,
     ) -> None: ...
 
+    def failed(self, outcome: str) -> None:
+        """An operation has ended with that error. Off the hot path: it may take its time."""
+
 
 class Marks:
     """Of one communicator, set anew by each attempt. ``request``: of the call under way, or of the last, which came at

@@ -256,6 +256,8 @@ class Session(SharedFate[Group]):
             group.close()
         if self.events is not None:
             self.events.close()
+        for close in self.at_close:
+            close()
 
     def probe_links(self) -> None:
         """Measure the links of groups that span hosts, from the next view on."""

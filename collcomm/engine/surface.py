@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..clock import Clock
@@ -104,5 +105,8 @@ class AnySession(Protocol):
     def tell_corruption(
         self, epoch: int, gid: int, seq: int, members: Sequence[int], confidence: float, text: str
     ) -> None: ...
+
+    @property
+    def dump(self) -> Callable[[str], Path | None] | None: ...
 
     def close(self) -> None: ...

@@ -10,7 +10,7 @@ record that is one whole ring younger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -58,13 +58,14 @@ class TransferRecord(NamedTuple):
 
 
 class Recorder:
-    """``capacity`` operations and ``transfers`` transfers are kept."""
+    """``capacity`` operations and ``transfers`` transfers are kept. ``on_failure(outcome)``: hears of operations that failed."""
 
     def __init__(self, capacity: int = OPERATIONS, transfers: int = TRANSFERS):
         if capacity < 1 or transfers < 1:
             raise ValueError(f"a recorder keeps one record or more of each kind, not {capacity} and {transfers}")
         self._operations: list[tuple[Any, ...] | None] = [None] * capacity
         self._transfers: list[tuple[Any, ...] | None] = [None] * transfers
+        self.on_failure: Callable[[str], object] | None = None
         self._next_operation = count().__next__
         self._next_transfer = count().__next__
         self._capacity = capacity
@@ -108,6 +109,10 @@ class Recorder:
         self._transfers[number % self._transfer_capacity] = (
             gid, epoch, seq, member, stream, incoming, ready, first, done, nbytes, number,
         )  # fmt: skip
+
+    def failed(self, outcome: str) -> None:
+        if self.on_failure is not None:
+            self.on_failure(outcome)
 
     def operations(self) -> list[OperationRecord]:
         """Those that are kept, oldest first."""

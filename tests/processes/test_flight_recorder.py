@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import collcomm
@@ -20,6 +21,7 @@ from collcomm.health.clocks import clocks_of
 from collcomm.health.dump import Dump
 from collcomm.health.dumpfiles import SUFFIX, find_dumps, newest, read_dump
 from collcomm.health.recorder import DIRECTORY_VARIABLE
+from tests.support.peers import run_peers
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 60.0
@@ -124,17 +126,40 @@ def _tools_read_them(dumps: Path, folder: Path, capsys: pytest.CaptureFixture[st
     assert "all_reduce" in (folder / "report.html").read_text()
 
 
-def test_survivors_dump_when_a_peer_dies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with working(tmp_path) as peers:
-        peers.processes["lab-1"].kill()
-        said = {name: one.communicate(timeout=WAIT_SECONDS)[0] for name, one in peers.processes.items()}
-    assert "the user's handler has heard 0 signals" in said["lab-0"], said
-    dumps = peers.made()
-    assert sorted(dump.header.name for dump in dumps) == ["lab-0", "lab-2"]
+def test_whoever_fails_writes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / "dumps"))
+
+    def body(comm: collcomm.Communicator) -> None:
+        comm.all_reduce(np.ones(10))
+        with pytest.raises(collcomm.CollectiveMismatch):
+            comm.all_reduce(np.ones(10 + comm.rank))
+
+    run_peers(2, body)
+    dumps = [read_dump(path) for path in find_dumps([tmp_path / "dumps"])]
+    assert {dump.header.rank for dump in dumps} == {0, 1}
     for dump in dumps:
-        assert dump.reason == "PeerLost"
-        assert dump.operations[-1].outcome == "PeerLost"
-        assert not any(one.outcome for one in dump.operations[:-1])
-    assert main(["report", str(peers.dumps), "-o", str(tmp_path / "report.html")]) == 0
-    assert "PeerLost" in (tmp_path / "report.html").read_text()
-    assert "2 peers of group 'default'" in capsys.readouterr().out
+        assert dump.reason == "CollectiveMismatch" and dump.operations[-1].outcome == "CollectiveMismatch"
+    assert main(["report", str(tmp_path / "dumps"), "-o", str(tmp_path / "report.html")]) == 0
+    assert "CollectiveMismatch" in (tmp_path / "report.html").read_text()
+
+
+def test_on_request(tmp_path: Path) -> None:
+    def body(comm: collcomm.Communicator) -> Path:
+        for _ in range(3):
+            comm.all_reduce(np.ones(10))
+        return comm.dump(tmp_path / "here")
+
+    dumps = [read_dump(path) for path in run_peers(2, body)]
+    assert {dump.header.rank for dump in dumps} == {0, 1}
+    assert all(sum(one.kind == "all_reduce" for one in dump.operations) >= 3 for dump in dumps)
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    def body(comm: collcomm.Communicator) -> str:
+        with pytest.raises(OSError, match="no dump was written"):
+            comm.dump(tmp_path / "file")
+        return str(comm.all_reduce(np.ones(1))[0])
+
+    assert run_peers(2, body) == ["2.0", "2.0"]

@@ -16,10 +16,6 @@ from types import FrameType
 import numpy as np
 
 import collcomm
-from collcomm.health.dump import Header, Peer
-from collcomm.health.recorder import FlightRecorder
-from collcomm.health.records import Recorder
-from collcomm.observing import _standings
 
 WARM = 40
 heard: list[int] = []
@@ -29,37 +25,17 @@ def users_handler(number: int, frame: FrameType | None) -> None:
     heard.append(number)
 
 
-def header_of(comm: collcomm.Communicator, name: str) -> Header:
-    session = comm._session
-    view, standings = session.view, list(_standings(session))
-    return Header(
-        "default",
-        session.member,
-        name,
-        view.rank_of(session.member) or 0,
-        view.epoch,
-        tuple(Peer(one.id, one.name, one.host) for one in view.members),
-        entered={one.gid: one.entered for one in standings},
-        open=tuple(one.open for one in standings if one.open is not None),
-    )
-
-
 def main(coordinator: str, name: str, size: int) -> None:
     signal.signal(signal.SIGUSR1, users_handler)
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     comm = collcomm.join(coordinator, name=name, min_size=size, timeout=30.0, on_failure="raise", op_timeout=30.0)
-    recorder = comm._session.recorder
-    assert isinstance(recorder, Recorder)
-    flight = FlightRecorder.from_environment(recorder, lambda: header_of(comm, name))
-    assert flight is not None
     try:
         reduce_on(comm, ended)
-    except collcomm.CollcommError as error:
-        flight.dump(type(error).__name__)
+    except collcomm.CollcommError:
+        pass  # it is written down
     finally:
         comm.leave()
-        flight.close()
     print(f"{socket.gethostname()}: the user's handler has heard {len(heard)} signals", flush=True)
 
 
