@@ -86,8 +86,8 @@ class Hangs:
             return self._absent(now, gid, seq, what, absent, fresh, ages)
         if set(waiting) != set(fresh) or len(fresh) < len(ids):
             return None  # somebody has it behind him, or says nothing
-        stuck = min(one.silent + now - fresh[member].at for member, one in waiting.items() if one.waiting_on)
-        if not any(one.waiting_on for one in waiting.values()) or stuck <= SILENT_SECONDS:
+        still = [one.silent + now - fresh[member].at for member, one in waiting.items() if one.waiting_on]
+        if not still or min(still) <= SILENT_SECONDS:
             return None
         culprit, evidence = _edge(waiting, fresh)
         if culprit is None:

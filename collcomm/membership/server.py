@@ -15,7 +15,7 @@ import signal
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import zmq
@@ -249,7 +249,8 @@ class Coordinator:
             self._carry_out(self._machine.tick(now, name))
         if self._attendant is not None and now >= self._attend_at:
             self._attend_at = now + ATTEND_SECONDS
-            self._attend(now, self._attendant)
+            with _excused("the health of groups was not looked at"):
+                self._attend(now, self._attendant)
         return min(self._machine.tick_seconds, IDLE_SECONDS if self._machine.leads else STANDBY_SECONDS)
 
     def _attend(self, now: float, attendant: Attendant) -> None:
@@ -318,7 +319,8 @@ class Coordinator:
                 _note(effect)
             elif isinstance(effect, Heard):
                 if self._attendant is not None:
-                    self._attendant.heard(time.monotonic(), effect.group, effect.member, effect.message)
+                    with _excused("what a member told of its health was not heard"):
+                        self._attendant.heard(time.monotonic(), effect.group, effect.member, effect.message)
             elif isinstance(effect, Remember):
                 if not self._save(effect):
                     return  # nobody hears of what was not written down
@@ -365,6 +367,15 @@ class Coordinator:
             log.error("the record of group %r is unreadable and not used: %s", group, error)
             return None
         return message if message is not None and message["t"] == "record" else None
+
+
+@contextlib.contextmanager
+def _excused(what: str) -> Iterator[None]:
+    """Whoever watches over health is no reason for a coordinator to end."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s", what)
 
 
 def _note(effect: Note) -> None:

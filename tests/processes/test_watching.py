@@ -9,7 +9,8 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -296,3 +297,16 @@ def test_bounds_are_those_of_the_schema() -> None:
     from collcomm.membership.chronicle import MOST_EVENTS
 
     assert (MOST_EVENTS, showing.SCHEMA) == (schema.MOST_EVENTS, schema.VERSION)
+
+
+def test_whoever_watches_is_no_reason_to_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Telling):
+        def tick(self, now: float, group: str, view: Any, links: Any) -> Sequence[Any]:
+            raise ZeroDivisionError
+
+    broken = Broken(dict)
+    with Coordinator("127.0.0.1:0", attendant=broken) as coordinator, Watch(coordinator.address) as watch:
+        with caplog.at_level(logging.CRITICAL), agents(coordinator.address, "a") as (a,):
+            a.wait_admitted(soon())
+            time.sleep(0.6)  # it has looked by then
+            assert watch.snapshot()["group"] == "run"

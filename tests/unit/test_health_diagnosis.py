@@ -68,6 +68,14 @@ def test_two_members_that_wait_for_each_other() -> None:
     assert only(world) == (Syndrome.COMMUNICATION_HANG, Culprit(LINK, (3, 4)))
 
 
+def test_a_long_operation_in_which_nobody_says_for_whom_it_waits_has_no_culprit() -> None:
+    world = warmed(2)
+    began, seq = world.now, world.seq + 1
+    while world.now - began < 20:
+        world.second(lambda member: (seq, world.now - began, 0.0, ()))
+    assert not world.found, world.found
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["ring", "direct"])
 def test_a_link_at_a_tenth(seed: int, kind: str) -> None:
