@@ -87,7 +87,7 @@ def _members(snapshot: Piece, by_waits: bool, most: int) -> Sheet:
     members = pieces(snapshot, "members")
     names = {member.get("id"): _text(member, "name") for member in members if _hashable(member.get("id"))}
     waited = Counter(other for member in members for other in _waiting_on(member))
-    sick = {m for finding in open_findings(snapshot) for m in finding.get("members") or () if _hashable(m)}
+    sick = {m for finding in open_findings(snapshot) for m in _listed(finding, "members") if _hashable(m)}
     order = sorted(members, key=lambda member: _float(member, "rank") or 0)
     if by_waits:
         order.sort(key=lambda member: -waited.get(_id(member), 0))
@@ -220,3 +220,9 @@ def _waiting_on(member: Piece) -> list[Any]:
     operation = member.get("operation")
     others = operation.get("waiting_on") if isinstance(operation, Mapping) else None
     return [other for other in others if _hashable(other)] if isinstance(others, list) else []
+
+
+def _listed(piece: Piece, name: str) -> list[Any]:
+    """What stands there, if it is a list."""
+    found = piece.get(name)
+    return found if isinstance(found, list) else []

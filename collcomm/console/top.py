@@ -20,6 +20,7 @@ DESCRIPTION = """
 What 'collcomm status' shows, once a second: members for whom most others wait come first. q or ctrl-C ends it. When the
 coordinator is gone that is said, and it goes on when one is back.
 """
+LOOK_SECONDS = 0.25  # between two looks for a signal
 ASK_SECONDS = 2.0  # a coordinator that has not answered by then is said to be away
 LINES_AROUND = 22  # of a screen, that are not rows of the members' table
 
@@ -80,23 +81,20 @@ def run(options: argparse.Namespace) -> int:
         raise CollcommError(f"collcomm top needs {error.name}: pip install 'collcomm[cli]'") from None
     if not sys.stdout.isatty():
         raise CollcommError("collcomm top needs a terminal; 'collcomm status' prints the same once, also as --json")
-    signal.signal(signal.SIGTERM, _interrupt)
+    told: list[int] = []  # signals: exceptions out of a handler may get lost in others' callbacks
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: told.append(number))
     console = Console()
     with watch_of(options) as watch, Keyboard() as keyboard:
         feed = Feed(watch, coordinator_of(options), options.group)
-        try:
-            with Live(drawn(feed.page), console=console, screen=True, auto_refresh=False, transient=True) as live:
-                while True:
+        with Live(drawn(feed.page), console=console, screen=True, auto_refresh=False, transient=True) as live:
+            due = 0.0
+            while not told:
+                if time.monotonic() >= due:
                     live.update(drawn(feed.page, feed.notice), refresh=True)
-                    began = time.monotonic()
+                    due = time.monotonic() + options.interval
                     feed.refresh(min(ASK_SECONDS, max(1.0, options.interval)), console.size.height - LINES_AROUND)
                     live.update(drawn(feed.page, feed.notice), refresh=True)
-                    left = options.interval - (time.monotonic() - began)
-                    if keyboard.pressed(max(0.05, left)) in ("q", "Q", "\x03"):
-                        return 0
-        except KeyboardInterrupt:
-            return 0
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+                if keyboard.pressed(min(LOOK_SECONDS, max(0.05, due - time.monotonic()))) in ("q", "Q", "\x03"):
+                    break
+    return 0

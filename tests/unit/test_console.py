@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from collcomm.console import reach, units
@@ -132,6 +132,7 @@ OPERATION = st.dictionaries(st.sampled_from([*operation()]), ANYTHING)
     st.lists(MEMBER | st.fixed_dictionaries({"id": ANYTHING, "operation": OPERATION}), max_size=4),
     st.lists(st.dictionaries(st.sampled_from([*FINDING]), ANYTHING), max_size=3),
 )
+@example({}, [], [{"id": None, "members": 1}])
 def test_no_snapshot_breaks_a_page(rest: dict[str, Any], members: list[Any], findings: list[Any]) -> None:
     for snapshot in (rest, {**rest, "members": members, "findings": findings, "events": findings}):
         text = plain(page_of(snapshot, by_waits=True))
