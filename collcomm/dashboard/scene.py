@@ -62,23 +62,23 @@ class Scene:
         for _ in range(members):
             self._admit(None)
         if members:
-            self._view(f"{members} members begin")
+            self._view()
 
     # ---- what happens ------------------------------------------------------------------------------------------
 
     def join(self, name: str | None = None) -> int:
         """Returns the newcomer's id."""
         member = self._admit(name)
-        self._tell("joined", f"{member.name} is admitted", member)
-        self._view(f"{member.name} joined")
+        self._view(f"; new: {member.name}")
+        self._tell("joined", "joined", member)
         return member.id
 
     def part(self, member: int, kind: str = "died", cause: str = "its connections broke") -> None:
         """``kind``: "died", "left" or "evicted"."""
         gone = self.member(member)
         self.members.remove(gone)
-        self._tell(kind, f"{gone.name} {'was evicted' if kind == 'evicted' else kind}: {cause}", gone)
-        self._view(f"{gone.name} {kind}")
+        self._tell(kind, "left" if kind == "left" else cause, gone)
+        self._view()
 
     def find(
         self,
@@ -96,7 +96,9 @@ class Scene:
         names = [self.member(member).name for member in members]
         number = len(self.findings)
         self.findings.append({"id": number, **found.row(), "names": names, "action": action, "ended": None})
-        self._tell("finding", f"{syndrome.value}: {kind.value} {' to '.join(names)}", self.member(members[0]))
+        self._tell(
+            "finding", f"{syndrome.value}: {kind.value} {' to '.join(names)}; {evidence}", self.member(members[0])
+        )
         if action is not None:
             self._tell("action", action, self.member(members[0]))
         return number
@@ -227,10 +229,10 @@ class Scene:
         self.members.sort(key=lambda found: (str(found.site), found.host, found.id))
         return member
 
-    def _view(self, text: str) -> None:
+    def _view(self, new: str = "") -> None:
         self.epoch += 1
         self.since = self.at
-        self._tell("view", f"view {self.epoch}: {text}", None)
+        self._tell("view", f"{len(self.members)} members{new}", None)
 
     def _tell(self, kind: str, text: str, member: SceneMember | None) -> None:
         who = {"member": None, "name": None} if member is None else {"member": member.id, "name": member.name}

@@ -224,7 +224,7 @@ def test_a_pointer_on_links_cells_and_marks_is_told_more(browser: Browser) -> No
         browser.value(
             "document.querySelector('.mark .glyph-joined').parentElement.dispatchEvent(new MouseEvent('click'))"
         )
-        assert "latecomer is admitted" in text(browser, "#details")
+        assert "latecomer joined" in text(browser, "#details")
         clean(browser, dashboard)
 
 
@@ -309,6 +309,32 @@ def test_figures_are_readable(browser: Browser) -> None:
             assert browser.value(f"import('/format.js').then((format) => format.{call})") == wanted, call
 
 
+def test_what_stays_the_same_stays_in_place(browser: Browser) -> None:
+    """Its times are worked out anew for each snapshot, and differ in the last digits."""
+    stage = staged(3)
+    with stage as scene:
+        scene.join()
+    number = 0
+
+    def snapshot(group: str | None) -> dict[str, Any] | None:
+        nonlocal number
+        number += 1
+        shown = stage.snapshot(group)
+        assert shown is not None
+        events = [{**event, "at": event["at"] + number * 1e-6} for event in shown["events"]]
+        return {**shown, "at": shown["at"] + number * 1e-3, "events": events}
+
+    with Dashboard("0", snapshot, stage.groups) as dashboard:
+        opened(browser, dashboard)
+        kept = "[...document.querySelectorAll('.mark, #events li, .node, tbody tr')]"
+        browser.value(
+            f"{kept}.forEach((element) => {{ element.known = true; }}), window.before = document.body.dataset.at"
+        )
+        browser.until("document.body.dataset.at !== before")
+        assert browser.value(f"{kept}.length") > 12 and browser.value(f"{kept}.every((element) => element.known)")
+        clean(browser, dashboard)
+
+
 # ---- sizes ------------------------------------------------------------------------------------------------------
 
 
@@ -342,6 +368,22 @@ def test_what_a_snapshot_lacks_is_said_and_missed_by_nobody(browser: Browser) ->
         assert not browser.value("document.querySelector('#matrix .empty').hidden")
         opened(browser, dashboard, "#nothing")
         browser.until(f"{NODES} === 2 && {ROWS} === 2")
+        clean(browser, dashboard)
+
+
+@pytest.mark.parametrize(("members", "sites"), [(3, 3), (5, 2), (8, 2), (9, 2), (10, 3), (20, 4)])
+def test_names_of_sites_stand_beside_those_of_members(browser: Browser, members: int, sites: int) -> None:
+    with staged(members, sites=sites).dashboard() as dashboard:
+        opened(browser, dashboard)
+        touching = browser.value(
+            "(() => { const names = [...document.querySelectorAll('.node .name')].map((name) => [name, name.getBBox()]);"
+            "return [...document.querySelectorAll('.site-title')].flatMap((title) =>"
+            "[...Array(title.getNumberOfChars()).keys()].map((at) => title.getExtentOfChar(at)).flatMap((a) =>"
+            "names.filter(([, b]) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height)"
+            ".map(([name]) => `${title.textContent} ${name.textContent}`))); })()"
+        )
+        assert browser.value("document.querySelectorAll('.site-title').length") == sites
+        assert touching == []
         clean(browser, dashboard)
 
 

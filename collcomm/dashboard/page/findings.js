@@ -2,12 +2,13 @@
 
 import { html, keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
-import { culprit, isOpen } from "./model.js";
+import { culprit, isOpen, moment, sentence } from "./model.js";
 import { glyph } from "./timeline.js";
 
 const MOST_FINDINGS = 50;
 const MOST_EVENTS = 200;
 const MOST_TEXT = 400; // letters
+const SHOWN_TEXT = 80;
 
 export class Findings {
   constructor(panel, select) {
@@ -60,7 +61,7 @@ export class Events {
     this.empty.hidden = newest.length > 0;
     const seen = new Map(); // several may come in one instant, and even say the same
     const rows = newest.map((event) => {
-      const text = `${event.at} ${event.kind} ${event.text}`;
+      const text = `${moment(event)} ${event.kind} ${sentence(event)}`;
       seen.set(text, (seen.get(text) ?? 0) + 1);
       return { event, key: `${text} ${seen.get(text)}` };
     });
@@ -69,7 +70,8 @@ export class Events {
 
   make(event) {
     const sign = svg("svg", { viewBox: "-8 -8 16 16", width: 14, height: 14, "aria-hidden": "true" }, glyph(event.kind));
-    const text = html("span", { class: "text" }, format.short(event.text, MOST_TEXT));
+    const said = format.short(sentence(event), MOST_TEXT);
+    const text = html("span", { class: "text", title: said.length > SHOWN_TEXT ? said : null }, said); // two lines of it are shown
     return html("li", {}, html("time", {}, format.time(event.at)), sign, html("span", { class: "kind" }, format.short(event.kind, 12)), text);
   }
 }

@@ -28,7 +28,7 @@ export function placed(nodes, order, nodeOf) {
     node.y = Math.sin(node.angle);
     travelled += gaps[index];
   });
-  return { sorted, sites: arcs(sorted, "site"), hosts: arcs(sorted, "host").filter((arc) => arc.count > 1), step: (2 * Math.PI) / whole };
+  return { sorted, sites: arcs(sorted, "site"), hosts: hosts.size > 1 ? arcs(sorted, "host").filter((arc) => arc.count > 1) : [], step: (2 * Math.PI) / whole };
 }
 
 function gap(one, two) {
@@ -42,10 +42,18 @@ function arcs(sorted, key) {
     const last = found[found.length - 1];
     if (last && last.name === node[key]) {
       last.to = node.angle;
+      last.angles.push(node.angle);
       last.count += 1;
-    } else found.push({ name: node[key], from: node.angle, to: node.angle, count: 1 });
+    } else found.push({ name: node[key], from: node.angle, to: node.angle, count: 1, angles: [node.angle] });
   }
+  for (const arc of found) arc.title = between(arc.angles);
   return found;
+}
+
+/** Where the name of an arc stands: between the two nodes in its middle, out of the way of their own names. */
+function between(angles) {
+  const after = Math.ceil(angles.length / 2);
+  return angles.length === 1 ? angles[0] : (angles[after - 1] + angles[after]) / 2;
 }
 
 /** A curve between two places on the circle that bends towards its centre, the more the farther they are apart. */

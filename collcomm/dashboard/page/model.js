@@ -11,7 +11,7 @@ const list = (value) => (Array.isArray(value) ? value : []);
 
 /** A snapshot in which everything is there that the page reads, whatever a coordinator of another version left out. */
 export function complete(snapshot) {
-  const members = list(snapshot.members);
+  const members = list(snapshot.members).map((member) => ({ ...member, site: member.site || null })); // "": not told
   const order = list(snapshot.plan?.order);
   return {
     ...snapshot,
@@ -39,6 +39,20 @@ export function culprit(finding) {
   if (finding.culprit === "sender") return `what ${names[0]} sends`;
   if (finding.culprit === "receiver") return `what ${names[0]} receives`;
   return names.join(", ");
+}
+
+/** For keys: a coordinator works times out anew for each snapshot, and they differ in the last digits. */
+export const moment = (event) => Math.round(event.at * 10);
+
+const ABOUT_ONE = { joined: "joined", left: "left", died: "died", evicted: "was evicted", rejected: "was not let in" };
+
+/** An event in words. Of who comes and goes, a coordinator tells the name apart from the cause. */
+export function sentence(event) {
+  const text = String(event.text ?? "");
+  if (!Object.hasOwn(ABOUT_ONE, event.kind) || !event.name) return text;
+  const told = `${short(event.name, 40)} ${ABOUT_ONE[event.kind]}`;
+  const cause = text.startsWith(`${event.kind}: `) ? text.slice(event.kind.length + 2) : text;
+  return cause === "" || cause === event.kind ? told : `${told}: ${cause}`;
 }
 
 /** Ids of members, and "from>to" of links, that open findings blame. */

@@ -2,7 +2,7 @@
 
 import { html, keyed, set, svg, write } from "./elements.js";
 import * as format from "./format.js";
-import { culprit, isOpen } from "./model.js";
+import { culprit, isOpen, moment, sentence } from "./model.js";
 import { LEFT, RIGHT, TimeScale, WINDOW } from "./timescale.js";
 
 const LANE = 30;
@@ -133,7 +133,7 @@ export class Timeline {
         if (!lane.kinds.includes(event.kind) || event.at < this.scale.from) continue;
         const x = this.scale.x(event.at);
         if (last && x - last.x < CLUSTER) last.events.push(event);
-        else clusters.push((last = { key: `${lane.name}${event.at}`, x, y: lane.top + lane.height / 2, events: [event] }));
+        else clusters.push((last = { key: `${lane.name}${moment(event)}`, x, y: lane.top + lane.height / 2, events: [event] }));
       }
     }
     this.clusters = new Map(clusters.map((cluster) => [cluster.key, cluster]));
@@ -142,7 +142,7 @@ export class Timeline {
       set(group, {
         transform: `translate(${x.toFixed(1)} ${y})`,
         class: `mark${this.pinned?.key === group.dataset.key ? " pinned" : ""}`,
-        "aria-label": events.map((event) => `${format.time(event.at)} ${format.short(event.text, 120)}`).join("; "),
+        "aria-label": events.map((event) => `${format.time(event.at)} ${format.short(sentence(event), 120)}`).join("; "),
       });
       set(group.querySelector(".glyph"), shape(worst.kind));
       write(group.querySelector("text"), events.length > 1 ? String(events.length) : "");
@@ -157,7 +157,7 @@ export class Timeline {
 
   /** Pointer and focus tell, a click keeps it in the box below. */
   touchable(element, key, lines) {
-    const rows = () => lines().slice(-6).map((event) => [format.time(event.at), format.short(event.text, 90)]);
+    const rows = () => lines().slice(-6).map((event) => [format.time(event.at), format.short(sentence(event), 90)]);
     this.tip.attach(element, () => (lines().length ? { title: lines().length > 1 ? "What happened" : format.short(lines()[0].kind, 40), rows: rows() } : null));
     const pin = () => {
       this.pinned = this.pinned?.key === key ? null : { key, lines: lines() };
@@ -175,7 +175,7 @@ export class Timeline {
   tell() {
     if (this.pinned) {
       const lines = this.pinned.lines.map((event) =>
-        html("p", {}, html("time", {}, format.time(event.at)), " ", format.short(event.text, 400)),
+        html("p", {}, html("time", {}, format.time(event.at)), " ", format.short(sentence(event), 400)),
       );
       if (this.told !== this.pinned) this.details.replaceChildren(...lines);
       this.told = this.pinned;

@@ -12,7 +12,8 @@ const CENTRE = { x: WIDTH / 2, y: HEIGHT / 2 };
 const RADIUS = { few: 205, many: 172 }; // names of many stand upright on the circle, and need the room
 const MOST_CHORDS = 20; // nodes, up to which all their links are drawn; of more, those of the one that is looked at
 const NODE = { few: 17, many: 9 };
-const NAMES = { sites: 37, alone: 10 }; // from a node to its name, with and without the names of sites between
+// from a node to its name: with and without names of sites between; more, right under one
+const NAMES = { sites: 37, alone: 10, under: 15 };
 const CHEVRON = "M-4.5 -5L4.5 0L-4.5 5L-2 0Z";
 
 export class Topology {
@@ -71,10 +72,10 @@ export class Topology {
       (site) => `${site.name} ${site.from}`,
       (site) => this.makeTitle(site),
       (group, site) => {
-        const under = Math.sin((site.from + site.to) / 2) > 0; // so that nobody has to read upside down
+        const middle = site.title;
+        const under = Math.sin(middle) > 0; // so that nobody has to read upside down
         const radius = this.radius() + this.size() + (under ? 29 : 18);
         const room = Math.PI / 3; // for the name, where its members stand close together
-        const middle = (site.from + site.to) / 2;
         const span = Math.max(half + (site.to - site.from) / 2, room);
         const [path, text] = group.children;
         set(path, { d: arc(radius, middle - span, middle + span, CENTRE, under) });
@@ -234,7 +235,8 @@ export class Topology {
 
   placeName(text, node) {
     const far = this.radius() + this.size() + (this.model.sites.length ? NAMES.sites : NAMES.alone);
-    const [x, y] = [CENTRE.x + far * node.x, CENTRE.y + far * node.y];
+    const under = this.place.sites.some((site) => site.name !== null && site.title === node.angle) ? NAMES.under : 0;
+    const [x, y] = [CENTRE.x + (far + under) * node.x, CENTRE.y + (far + under) * node.y];
     const left = node.x < -0.001;
     text.style.fontSize = this.few ? "13px" : "9.5px";
     if (this.few) {
