@@ -174,7 +174,7 @@ def _slowest(common: Mapping[Key, Sequence[_Part]]) -> list[Slow]:
 def _costs(dumps: Sequence[Dump], clocks: Sequence[PeerClock]) -> dict[Cell, float]:
     """C4's matrix (Dong et al. 2024): from when both ends were ready to the last byte, by bytes. Where only one end has a
     record of it, from the first byte there to the last. Of several messages of one operation over the same stream, the first
-    sent is the first received."""
+    sent is the first received. What took less than clocks are exact to tells nothing."""
     ready: dict[tuple[int, ...], deque[float]] = defaultdict(deque)
     for dump, clock in zip(dumps, clocks, strict=True):
         for one in dump.transfers:
@@ -194,8 +194,10 @@ def _costs(dumps: Sequence[Dump], clocks: Sequence[PeerClock]) -> dict[Cell, flo
             if one.nbytes < LEAST_BYTES:
                 continue
             ready_here = one.first if begin is None else one.ready
-            seconds[cell] += max(0.0, clock.time(one.done) - max(clock.time(ready_here), begin or 0.0))
-            nbytes[cell] += one.nbytes
+            took = clock.time(one.done) - max(clock.time(ready_here), begin or 0.0)
+            if took > 0.0:
+                seconds[cell] += took
+                nbytes[cell] += one.nbytes
     return {cell: seconds[cell] / nbytes[cell] for cell in sorted(nbytes)}
 
 

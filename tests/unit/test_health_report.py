@@ -119,6 +119,15 @@ def test_messages_of_one_operation_over_one_stream_are_told_apart() -> None:
     assert review([sent, received]).costs == {(1, 2): pytest.approx(0.004 / 16384, rel=1e-3)}
 
 
+def test_what_took_no_time_by_inexact_clocks_is_left_out() -> None:
+    first, second = Flight(n=2, count=20).dumps()
+    early = [one._replace(ready=one.ready + 9.0) if one.seq % 2 else one for one in first.transfers if not one.incoming]
+    costs = review([replace(first, transfers=early), second]).costs
+    assert costs[1, 2] == pytest.approx((0.001 + TOOK * 0.1) / first.operations[0].nbytes, rel=1e-2)
+    always = [one._replace(ready=one.ready + 9.0) for one in first.transfers if not one.incoming]
+    assert (1, 2) not in review([replace(first, transfers=always), second]).costs
+
+
 def test_the_slowest_operation_and_who_came_last() -> None:
     flight = Flight(n=2, late={2: 0.01})
     first, second = flight.dumps()
