@@ -67,8 +67,8 @@ def join(
     a link's connections come in turn.
     COLLCOMM_EVENTS names a file to which this peer appends what happens to it (`collcomm.engine.events`). Operations are
     recorded (`collcomm.health`), and the coordinator is told about once a second how this peer is; not with
-    COLLCOMM_RECORD=0. COLLCOMM_DUMP_DIR names a directory for the records of a peer in which an operation fails, or that gets
-    SIGUSR1; see also ``dump`` of the communicator.
+    COLLCOMM_RECORD=0. COLLCOMM_DUMP_DIR names a directory for the records of a peer in which an operation fails, whose
+    membership ends with an error, or that gets SIGUSR1; see also ``dump`` of the communicator.
 
     :param name: how errors and logs call this peer; unique in the group; made up from host and chance if not given.
     :param min_size: the group's first view forms when so many wait; later joiners wait for the members' next ``step()``.

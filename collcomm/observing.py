@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from .engine import Group, Session
+from .errors import CollcommError, CommunicatorClosed
 from .health.dump import Header, Peer
 from .health.observation import OpenOperation
 from .health.observer import Observer, Sent, Standing
@@ -21,10 +22,12 @@ def recorded(session: Session, group: str, name: str) -> Callable[[], dict[str, 
     is told to (`health.recorder`). Returns what makes a message of how this peer is."""
     recorder = session.recorder = Recorder()
     describe = partial(_header, session, group, name)
-    session.dump = lambda directory: FlightRecorder(recorder, directory, describe).dump("asked for")
     flight = FlightRecorder.from_environment(recorder, describe)
+    kept = None if flight is None else flight.observations
+    session.dump = lambda directory: FlightRecorder(recorder, directory, describe, observations=kept).dump("asked for")
     if flight is not None:
-        recorder.on_failure = flight.dump
+        recorder.on_failure = partial(_failed, flight)
+        session.at_failure.append(partial(_ended, flight))
         session.at_close.append(flight.close)
     observer = Observer(
         recorder,
@@ -41,6 +44,18 @@ def recorded(session: Session, group: str, name: str) -> Callable[[], dict[str, 
         return message_of(observation)
 
     return tell
+
+
+def _failed(flight: FlightRecorder, outcome: str) -> None:
+    """An operation has; what was under way when this peer itself closed or left is none."""
+    if outcome != CommunicatorClosed.__name__:
+        flight.dump(outcome)
+
+
+def _ended(flight: FlightRecorder, error: CollcommError) -> None:
+    """The membership has, perhaps while this peer was in no operation: who is set aside hears of it that way."""
+    if not isinstance(error, CommunicatorClosed):
+        flight.ask(type(error).__name__)
 
 
 def _header(session: Session, group: str, name: str) -> Header:

@@ -20,11 +20,12 @@ from ..health.review import Review
 from . import units
 
 INK, PAPER, GRID = "#22303c", "#ffffff", "#e3e8ed"
-HUES = ["#2f6fde", "#2a9d8f", "#8e5bd0", "#d98e04", "#4f7f3a", "#c65f8f", "#5c6f82"]
+HUES = ["#2f6fde", "#2a9d8f", "#8e5bd0", "#7a5c3e", "#4f7f3a", "#c65f8f", "#5c6f82"]
 TROUBLE, OPEN = "#d62839", "#f2a541"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#eaf2fb", "#f2c14e", "#e4572e", "#7d1128"])
 MOST_NAMED = 32  # members whose names or figures fit
 MOST_CLASSES = 12
+MOST_MARKED = 10  # times the least: over a wider range of colours only powers of ten are marked
 SHORTEST = 1e-7  # seconds; what took no time at all is drawn as that
 
 Draw = Callable[[Axes, Review], None]
@@ -76,6 +77,7 @@ def draw_costs(axes: Axes, review: Review) -> None:
     shown = [cost for row in table for cost in row if cost == cost]
     low, high = min(shown), max(shown)
     norm = LogNorm(low / 1.01, max(high, 4 * low))  # what is nearly equal looks so
+    wide = high > MOST_MARKED * low
     image = axes.imshow(table, cmap=HEAT, norm=norm)
     axes.grid(visible=False)
     names = [_name(review, member) for member in members]
@@ -92,7 +94,7 @@ def draw_costs(axes: Axes, review: Review) -> None:
     axes.set_ylabel("from")
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, label="ns per byte")
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    bar.ax.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
+    bar.ax.yaxis.set_minor_formatter(lambda value, _: "" if wide else f"{value:.3g}")
     bar.ax.tick_params(which="both", labelsize=8)
 
 

@@ -24,7 +24,8 @@ p.about { color: #5c6f82; margin-top: 0; } p.none { color: #5c6f82; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem; }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e3e8ed; vertical-align: top; }
 th { font-weight: 600; color: #5c6f82; white-space: nowrap; } td.number { text-align: right; }
-td { max-width: 26rem; overflow-wrap: break-word; } td.bad { color: #b0202e; font-weight: 600; }
+td { max-width: 26rem; overflow-wrap: break-word; }
+td:nth-child(-n+2) { white-space: nowrap; } td.bad { color: #b0202e; font-weight: 600; }
 .finding { border-left: 4px solid #d62839; background: #fdf1f2; padding: .5rem 1rem; margin: .5rem 0; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; } .panels figure { margin: 0; flex: 1 1 30rem; }
 img { max-width: 100%; height: auto; } figcaption { color: #5c6f82; font-size: .87rem; }

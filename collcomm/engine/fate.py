@@ -24,6 +24,7 @@ class SharedFate(Generic[G]):
         self.events: EventLog | None = None
         self.recorder: Recorder | None = None
         self.dump: Callable[[str], Path | None] | None = None  # writes the records into a directory
+        self.at_failure: list[Callable[[CollcommError], None]] = []  # hear why it ended; they must not wait
         self.at_close: list[Callable[[], None]] = []  # what ends with this peer's membership
         self.steps = 0  # calls of step() that have returned
         self._lock = threading.RLock()
@@ -35,6 +36,8 @@ class SharedFate(Generic[G]):
                 self.failure = error
                 if self.events is not None:
                     self.events.ended(error)
+                for tell in self.at_failure:
+                    tell(error)
             for group in self.groups.values():
                 group.progress.fail(self.failure)
 

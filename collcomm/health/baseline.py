@@ -5,6 +5,7 @@ Median and median absolute deviation (MAD) bear up to half of the window being w
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from statistics import median
 
@@ -18,13 +19,17 @@ class Baseline:
 
     def __init__(self, skip: int = 0, window: int = WINDOW):
         self._values: deque[float] = deque(maxlen=window)
+        self._ordered: list[float] = []  # the same: medians are asked for at every operation
         self._skip = skip
 
     def learn(self, value: float) -> None:
         if self._skip:
             self._skip -= 1
-        else:
-            self._values.append(value)
+            return
+        if len(self._values) == self._values.maxlen:
+            self._ordered.remove(self._values[0])
+        self._values.append(value)
+        insort(self._ordered, value)
 
     @property
     def warm(self) -> bool:
@@ -33,7 +38,10 @@ class Baseline:
     @property
     def median(self) -> float:
         """0.0 before there is anything."""
-        return median(self._values) if self._values else 0.0
+        ordered, half = self._ordered, len(self._ordered) // 2
+        if len(ordered) % 2:
+            return ordered[half]
+        return (ordered[half - 1] + ordered[half]) / 2 if ordered else 0.0
 
     @property
     def spread(self) -> float:
@@ -44,7 +52,7 @@ class Baseline:
     @property
     def highest(self) -> float:
         """The highest value but a few: the 95th percentile."""
-        ordered = sorted(self._values)
+        ordered = self._ordered
         return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
 
 

@@ -1,4 +1,5 @@
-"""The flight recorder: it writes down what a peer remembers when it fails, when a signal asks for it, or when its user does.
+"""The flight recorder: it writes down what a peer remembers when an operation of it fails, when its membership ends otherwise
+than by its own will, when a signal asks for it, or when its user does.
 
 Training is never disturbed by it: whatever goes wrong while a dump is written is logged and goes no further.
 """
@@ -38,7 +39,8 @@ _numbers = itertools.count(1)  # of the dumps of this process
 class FlightRecorder:
     """Writes dumps of ``recorder`` into ``directory``, which is made when it is needed. ``describe()`` tells who this peer is and
     where it stands; it is called by whoever asks for a dump, and must not wait for anything that a hanging operation holds.
-    ``keep``: of its dumps the oldest are removed. ``pause``: seconds between two dumps for the same reason."""
+    ``keep``: of its dumps the oldest are removed. ``pause``: seconds between two dumps for the same reason. ``observations``:
+    what this peer has told of itself, oldest first; dumps have it as it is then."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class FlightRecorder:
         describe: Callable[[], Header],
         keep: int = KEPT,
         pause: float = PAUSE_SECONDS,
+        observations: deque[Observation] | None = None,
     ):
         if keep < 1:
             raise ValueError(f"a flight recorder keeps one dump or more, not {keep}")
@@ -54,7 +57,7 @@ class FlightRecorder:
         self._recorder = recorder
         self._describe = describe
         self._keep, self._pause = keep, pause
-        self._observations: deque[Observation] = deque(maxlen=MOST_OBSERVATIONS)
+        self.observations = deque[Observation](maxlen=MOST_OBSERVATIONS) if observations is None else observations
         self._lock = threading.RLock()  # a handler of the user's may ask for a dump in the middle of one
         self._written: deque[Path] = deque()
         self._last: dict[str, float] = {}  # by reason
@@ -64,17 +67,18 @@ class FlightRecorder:
 
     @classmethod
     def from_environment(cls, recorder: Recorder, describe: Callable[[], Header]) -> FlightRecorder | None:
-        """One that writes into COLLCOMM_DUMP_DIR and listens to SIGUSR1; None where the variable is not set."""
+        """One that writes into COLLCOMM_DUMP_DIR, may be asked, and listens to SIGUSR1; None where the variable is not set."""
         directory = os.environ.get(DIRECTORY_VARIABLE)
         if not directory:
             return None
         flight = cls(recorder, directory, describe)
+        flight.start()
         flight.listen()
         return flight
 
     def observed(self, observation: Observation) -> None:
         """What this peer has told of itself: dumps have the last ten minutes of that."""
-        self._observations.append(observation)
+        self.observations.append(observation)
 
     def dump(self, reason: str) -> Path | None:
         """Write a dump, and return its file. None, with the reason in the log, where that fails; None, too, when there was one
@@ -85,13 +89,23 @@ class FlightRecorder:
                 return None
             self._note(reason, now)
             try:
-                return self._write(reason, now)
+                return self._write(reason)
             except OSError as error:
                 why = error.strerror or str(error)
                 log.error("no dump (%s) in %s: %s; make room, or choose another directory", reason, self.directory, why)
             except Exception:
                 log.exception("no dump (%s) in %s", reason, self.directory)
             return None
+
+    def start(self) -> None:
+        """From now on `ask` is heard."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="collcomm-flight", daemon=True)
+            self._thread.start()
+
+    def ask(self, reason: str) -> None:
+        """Have a dump written by a thread of its own. Does not wait, takes no lock, and raises nothing."""
+        self._asked.put(reason)
 
     def listen(self, number: int = signal.SIGUSR1) -> bool:
         """Dump when this signal comes, beside what the user's handler does. To be called in the main thread; returns whether
@@ -102,8 +116,7 @@ class FlightRecorder:
         if not listen(number, self._signalled):
             self._signal = 0
             return False
-        self._thread = threading.Thread(target=self._serve, name="collcomm-flight", daemon=True)
-        self._thread.start()
+        self.start()
         return True
 
     def close(self) -> None:
@@ -118,7 +131,7 @@ class FlightRecorder:
 
     def _signalled(self) -> None:
         """Runs inside of a signal handler: this queue may be written to there, whatever was interrupted."""
-        self._asked.put(f"signal {self._signal}")
+        self.ask(f"signal {self._signal}")
 
     def _serve(self) -> None:
         while (reason := self._asked.get()) is not None:
@@ -130,20 +143,21 @@ class FlightRecorder:
         if len(self._last) > MOST_REASONS:
             del self._last[next(iter(self._last))]
 
-    def _write(self, reason: str, now: float) -> Path:
+    def _write(self, reason: str) -> Path:
         header = self._describe()
+        monotonic, wall = time.monotonic(), time.time()
         dump = Dump(
             header,
-            now,
-            time.time(),
+            monotonic,
+            wall,
             reason,
             __version__,
             platform.python_version(),
             socket.gethostname(),
             os.getpid(),
-            self._recorder.operations(),
-            self._recorder.transfers(),
-            list(self._observations),
+            [one for one in self._recorder.operations() if one.exit <= monotonic],  # others go on meanwhile
+            [one for one in self._recorder.transfers() if one.done <= monotonic],
+            [one for one in list(self.observations) if one.at <= monotonic],
         )
         self.directory.mkdir(parents=True, exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(dump.wall))

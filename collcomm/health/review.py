@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -173,25 +173,31 @@ def _slowest(common: Mapping[Key, Sequence[_Part]]) -> list[Slow]:
 
 def _costs(dumps: Sequence[Dump], clocks: Sequence[PeerClock]) -> dict[Cell, float]:
     """C4's matrix (Dong et al. 2024): from when both ends were ready to the last byte, by bytes. Where only one end has a
-    record of it, from the first byte there to the last."""
-    ready: dict[tuple[int, ...], float] = {}
+    record of it, from the first byte there to the last. Of several messages of one operation over the same stream, the first
+    sent is the first received. What took less than clocks are exact to tells nothing."""
+    ready: dict[tuple[int, ...], deque[float]] = defaultdict(deque)
     for dump, clock in zip(dumps, clocks, strict=True):
         for one in dump.transfers:
             if not one.incoming:
-                ready[_message(one, dump.header.member, one.member)] = clock.time(one.ready)
+                ready[_message(one, dump.header.member, one.member)].append(clock.time(one.ready))
     here = {dump.header.member for dump in dumps}
     seconds: dict[Cell, float] = defaultdict(float)
     nbytes: dict[Cell, int] = defaultdict(int)
     for dump, clock in zip(dumps, clocks, strict=True):
         member = dump.header.member
         for one in dump.transfers:
-            if one.nbytes < LEAST_BYTES or (not one.incoming and one.member in here):
+            if not one.incoming and one.member in here:
                 continue  # the receiver tells
             cell = (one.member, member) if one.incoming else (member, one.member)
-            begin = ready.get(_message(one, *cell)) if one.incoming else None
+            sent = ready.get(_message(one, *cell)) if one.incoming else None
+            begin = sent.popleft() if sent else None
+            if one.nbytes < LEAST_BYTES:
+                continue
             ready_here = one.first if begin is None else one.ready
-            seconds[cell] += max(0.0, clock.time(one.done) - max(clock.time(ready_here), begin or 0.0))
-            nbytes[cell] += one.nbytes
+            took = clock.time(one.done) - max(clock.time(ready_here), begin or 0.0)
+            if took > 0.0:
+                seconds[cell] += took
+                nbytes[cell] += one.nbytes
     return {cell: seconds[cell] / nbytes[cell] for cell in sorted(nbytes)}
 
 

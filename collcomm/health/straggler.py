@@ -54,11 +54,13 @@ class Stragglers:
             deviates = (
                 usual.warm
                 and beyond[member] == ordered[-1]
-                and beyond[member] > SPREADS * usual.spread
                 and beyond[member] > max(LEAST_SECONDS, SHARE * length.median)
                 and beyond[member] > ADVANCE * max(0.0, ordered[-2])
+                and beyond[member] > SPREADS * usual.spread
             )
-            rule = self._late.setdefault((member, operation), Sustained(LEAST, OF, FEW))
+            rule = self._late.get((member, operation))
+            if rule is None:
+                rule = self._late[member, operation] = Sustained(LEAST, OF, FEW)
             if deviates:
                 self._worst[member] = seconds, usual.median
             if rule.look(deviates):
@@ -91,7 +93,10 @@ class Stragglers:
         self._worst = {member: one for member, one in self._worst.items() if member in ids}
 
     def _baseline(self, member: int, operation: Class) -> Baseline:
-        return self._usual.setdefault((member, operation), Baseline(SKIP))
+        found = self._usual.get((member, operation))
+        if found is None:
+            found = self._usual[member, operation] = Baseline(SKIP)
+        return found
 
 
 def _ms(seconds: float) -> str:

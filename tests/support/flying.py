@@ -1,6 +1,7 @@
 """A peer with a flight recorder, as a program: it reduces until its standard input is closed or an operation fails.
 
-Arguments: the coordinator, the peer's name, how many there are. It makes the file that FLYING_READY names when it is under way.
+Arguments: the coordinator, the peer's name, how many there are. It makes the file that FLYING_READY names when it is under way;
+with FLYING_IDLES it calls nothing more then.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def reduce_on(comm: collcomm.Communicator, ended: threading.Event) -> None:
             return
         if turns == WARM:
             Path(os.environ["FLYING_READY"]).touch()
+            if "FLYING_IDLES" in os.environ:
+                ended.wait()
 
 
 if __name__ == "__main__":

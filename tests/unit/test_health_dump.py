@@ -341,6 +341,14 @@ def test_a_handler_that_was_set_later_stays(recorder: Recorder, tmp_path: Path) 
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
+def test_who_is_asked_writes_before_it_closes(recorder: Recorder, tmp_path: Path) -> None:
+    maker = flight(recorder, tmp_path)
+    maker.start()
+    maker.ask("ViewChanged")
+    maker.close()
+    assert [read_dump(path).reason for path in find_dumps([tmp_path])] == ["ViewChanged"]
+
+
 def test_outside_of_the_main_thread_no_signal_is_heard(
     recorder: Recorder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

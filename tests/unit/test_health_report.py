@@ -15,6 +15,7 @@ from collcomm.console.report import page
 from collcomm.health.dump import Dump
 from collcomm.health.dumpfiles import SUFFIX, write_dump
 from collcomm.health.observation import OpenOperation
+from collcomm.health.records import TransferRecord
 from collcomm.health.replay import diagnose
 from collcomm.health.review import review, size_class
 from tests.support.flights import TOOK, Flight
@@ -99,6 +100,32 @@ def test_what_a_byte_takes_by_link() -> None:
     alone = review([flight.dump(2)]).costs
     assert alone.keys() == {(1, 2), (2, 3)}
     assert alone[2, 3] == pytest.approx(TOOK * 0.1 * 8.0 / flight.nbytes, rel=1e-2)
+
+
+def test_messages_of_one_operation_over_one_stream_are_told_apart() -> None:
+    """Each took 2 ms from when both ends were ready: the first sent is the first received."""
+    first, second = Flight(n=2, count=1).dumps()
+    ready = first.transfers[0].ready
+    parts = [
+        (ready + 0.01 * number, ready + 0.01 * number + 0.002, nbytes) for number, nbytes in enumerate((8192, 64, 8192))
+    ]
+    shift = Flight().boots.get(2, 2000.0) - Flight().boots.get(1, 1000.0)
+
+    def moved(member: int, incoming: bool, by: float) -> list[TransferRecord]:
+        return [TransferRecord(0, 3, 0, member, 0, incoming, a + by, b + by, b + by, size) for a, b, size in parts]
+
+    sent = replace(first, transfers=moved(2, False, 0.0))
+    received = replace(second, transfers=moved(1, True, shift))
+    assert review([sent, received]).costs == {(1, 2): pytest.approx(0.004 / 16384, rel=1e-3)}
+
+
+def test_what_took_no_time_by_inexact_clocks_is_left_out() -> None:
+    first, second = Flight(n=2, count=20).dumps()
+    early = [one._replace(ready=one.ready + 9.0) if one.seq % 2 else one for one in first.transfers if not one.incoming]
+    costs = review([replace(first, transfers=early), second]).costs
+    assert costs[1, 2] == pytest.approx((0.001 + TOOK * 0.1) / first.operations[0].nbytes, rel=1e-2)
+    always = [one._replace(ready=one.ready + 9.0) for one in first.transfers if not one.incoming]
+    assert (1, 2) not in review([replace(first, transfers=always), second]).costs
 
 
 def test_the_slowest_operation_and_who_came_last() -> None:
