@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,10 +20,14 @@ from typing import Any
 
 import collcomm
 
+from ..errors import CollcommError
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 END_SECONDS = 10.0
 START_SECONDS = 30.0
+FREE_PORTS = (10_000, 32_768)
+FREE_PORT_TRIES = 100
 BENCH_PEER = ("-m", "collcomm.bench.peer")
 
 
@@ -38,11 +43,22 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on at this moment, and that no outgoing connection is given before it is used.
+
+    The kernel takes ports of outgoing connections from its ephemeral range (32768 and up where nobody changed it); a
+    port from there can be gone a moment later. So this one lies below, and is drawn by chance: two who ask at the same
+    time hardly ever get the same.
+    """
+    for _ in range(FREE_PORT_TRIES):
+        port = random.SystemRandom().randrange(*FREE_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise CollcommError(f"none of {FREE_PORT_TRIES} ports tried below {FREE_PORTS[1]} of {host} is free")
 
 
 class Peers:

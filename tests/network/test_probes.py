@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 SECONDS = 60.0
+LEAST = 0.4  # of a link's rate: whoever has no processor while a train of probes passes measures that, too
+MOST = 1.3
 
 
 @pytest.mark.parametrize("rate", [2.5e6, 12.5e6, 125e6], ids=["20 Mbit/s", "100 Mbit/s", "1 Gbit/s"])
@@ -20,7 +22,7 @@ def test_bandwidth_is_that_of_the_link(make_hosts: Callable[..., Any], rate: flo
         rows = {(source, target): bandwidth for source, target, _, bandwidth, _ in event["rows"]}
         assert len(rows) == 2, "both directions, at both ends"
         for bandwidth in rows.values():
-            assert 0.7 * rate <= bandwidth <= 1.3 * rate, f"{bandwidth / rate:.0%} of the link"
+            assert LEAST * rate <= bandwidth <= MOST * rate, f"{bandwidth / rate:.0%} of the link"
     hosts.peers.wait(SECONDS)
 
 
@@ -40,7 +42,7 @@ def test_all_pairs_of_a_small_group_are_probed_within_seconds_and_nothing_is_lef
         (source, target) for source in ids for target in ids if source != target
     }
     everything = [row[3] for event in told.values() for row in event["rows"]]
-    assert 0.7 * 125e6 <= median(everything) <= 1.3 * 125e6
+    assert LEAST * 125e6 <= median(everything) <= MOST * 125e6
     hosts.peers.wait(SECONDS)
 
 

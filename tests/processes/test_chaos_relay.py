@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import collcomm
+from collcomm.bench.launch import free_port
 from collcomm.chaos.relay import Relay
 
 pytestmark = pytest.mark.usefixtures("over_tcp")
@@ -175,9 +176,7 @@ def _through(relay: Relay, n: int, body: Callable[[collcomm.Communicator], None]
 
         def peer(name: str) -> None:
             try:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", 0))
-                    port = probe.getsockname()[1]
+                port = free_port()
                 shown = relay.open(name, ("127.0.0.1", port), data=True)
                 control = relay.open(name, ("127.0.0.1", coordinator.port), data=False)
                 with collcomm.join(

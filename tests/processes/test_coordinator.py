@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from collcomm.bench.launch import free_port
 from collcomm.errors import CollcommError
 from collcomm.membership import Agent, Coordinator, Welcome, ZmqLines
 from collcomm.types import Booth, Call, GroupReport, Outcome, View, Way
@@ -345,9 +346,7 @@ def coordinator_process(port: int) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,6 +16,7 @@ import msgpack
 import pytest
 import zmq
 
+from collcomm.bench.launch import free_port
 from collcomm.errors import CoordinatorUnavailable, JoinRejected
 from collcomm.membership import Coordinator, GroupMachine
 from collcomm.membership import coordinator as coordinator_module
@@ -42,9 +43,7 @@ def coordinator() -> Iterator[Coordinator]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 # ---- strangers at the coordinator's port --------------------------------------------------------------------------

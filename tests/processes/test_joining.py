@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import collcomm
+from collcomm.bench.launch import free_port
 from tests.support.peers import run_peers_at
 
 
@@ -165,9 +166,7 @@ def test_newcomers_are_admitted_at_step() -> None:
 
 
 def test_advertise_names_host_and_port() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.2")
     with collcomm.Coordinator("127.0.0.1:0") as coordinator:
         with collcomm.join(coordinator.address, advertise=f"127.0.0.2:{port}", timeout=10) as comm:
             assert (comm.view[0].host, comm.view[0].port) == ("127.0.0.2", port)

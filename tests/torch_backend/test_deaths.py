@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-from tests.torch_backend.clients.launch import ROOT, free_port, ranks_environment
+from collcomm.bench.launch import free_port
+from tests.torch_backend.clients.launch import ROOT, ranks_environment
 
 SIZE = 3
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from collcomm.transports.base import LinkBroken
 from collcomm.transports.frames import MAX_STREAMS
 from collcomm.transports.link import SocketLink
 
+from collcomm.bench.launch import free_port
 from tests.support.striped import Rank, one_way, together
 from tests.unit.test_door import in_time, keys_of, row
 from tests.unit.test_striping import data, empty
@@ -89,9 +89,7 @@ def test_a_link_is_widened_by_who_made_it_and_within_bounds(pair: Any) -> None:
 
 def test_connections_come_from_where_they_are_to(pair: Any) -> None:
     first, second, near, _ = pair
-    with socket.socket() as free:
-        free.bind(("127.0.0.3", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.3")
     second.widen(0, 0, row(first, 1), 4, [("127.0.0.2", 0), ("127.0.0.3", port)])
     names = [stream.socket.getsockname() for stream in near.streams]
     assert [name[0] for name in names[1:]] == ["127.0.0.2", "127.0.0.3", "127.0.0.2"]

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from collcomm.bench.launch import free_port
 from tests.torch_backend.clients.names import BACKEND, FOLDER
 
 ROOT = Path(__file__).parents[3]
@@ -82,13 +82,6 @@ def ranks_environment(rank: int, size: int, port: int) -> dict[str, str]:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
     return address | {name: str(value) for name, value in ranks.items()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run_bounded(

@@ -7,7 +7,6 @@ import gc
 import io
 import itertools
 import pickle
-import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 
+from collcomm.bench.launch import free_port
 from tests.torch_backend.clients.place import PATIENCE, Place, join
 
 HOST = "127.0.0.1"
@@ -48,9 +48,7 @@ def _leave(place: Place) -> None:
 def _common_port(place: Place, name: str) -> int:
     store = _meeting(place, name)
     if place.rank == 0:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            store.set("port", str(probe.getsockname()[1]))
+        store.set("port", str(free_port(HOST)))
     return int(store.get("port"))
 
 
