@@ -139,7 +139,8 @@ class Link(Protocol):
 
 
 LinkKey = tuple[int, int, int]  # communicator, purpose, member
-COLLECTIVES, MESSAGES, PROBES = 0, 1, 4  # purposes of a link, as in a greeting
+COLLECTIVES, MESSAGES, PROBES, GLANCES = 0, 1, 4, 5  # purposes of a link, as in a greeting
+MEASURING = (PROBES, GLANCES)  # what these links move is nobody's traffic
 
 
 class DropsLinks:

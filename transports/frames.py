@@ -27,7 +27,7 @@ MAX_FRAME_BYTES = 1 << 24  # no frame is longer; a longer one is rubbish, not da
 
 NONCE_BYTES = 16
 MAX_STREAMS = 64  # of a link
-MAX_PURPOSE = 4  # of a link: collectives, point to point, windows in host memory and on devices, probes
+MAX_PURPOSE = 5  # of a link: collectives, point to point, windows in host memory and on devices, probes, glances
 GREETING = struct.Struct(f"<4sHBBIIIIBB2xQI{NONCE_BYTES}s")
 GREETING_MAGIC = b"CCL\x01"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from .base import MESSAGES, PROBES, LinkKey
+from .base import MEASURING, MESSAGES, LinkKey
 from .frames import Greeting
 from .link import SocketLink
 from .stream import SocketStream
@@ -90,14 +90,14 @@ class OpenLinks(Mapping[LinkKey, SocketLink]):
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far, headers included, over all links but those that probe."""
         with self._changed:
-            moved = [link.traffic() for key, link in self._links.items() if key[1] != PROBES]
+            moved = [link.traffic() for key, link in self._links.items() if key[1] not in MEASURING]
             return (
                 self._gone[0] + sum(sent for sent, _ in moved),
                 self._gone[1] + sum(received for _, received in moved),
             )
 
     def _retire(self, link: SocketLink) -> None:
-        if link.key[1] != PROBES:
+        if link.key[1] not in MEASURING:
             sent, received = link.traffic()
             self._gone = (self._gone[0] + sent, self._gone[1] + received)
         link.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import UnsupportedTransport
 from ..types import Booth, Member, Way, WayKind
-from .base import COLLECTIVES, PROBES, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
+from .base import COLLECTIVES, MEASURING, DropsLinks, LinkBroken, LinkKey, TransportClosed, Window
 from .connector import Connector, Place
 from .dialling import CONNECT_SECONDS, Route, Source, await_socket, source_of
 from .door import Door, Line
@@ -365,7 +365,7 @@ class SocketTransport(DropsLinks):
                 return
         self._note_streams(greeting.purpose, greeting.streams)
         link = self._links.assemble(key, greeting, stream)
-        if link is None or greeting.purpose != PROBES:
+        if link is None or greeting.purpose not in MEASURING:
             return
         if self.on_probe is None:
             self.drop_link(*key, link.streams[0])

@@ -2,210 +2,138 @@
 
 from __future__ import annotations
 
-import json
-import os
-import queue
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 from ..laboratory import Laboratory, asymmetric_ring
-from .launch import Peers, child_environment, die_with_parent
 from .report import print_table
+from .sickward import HOSTS, RATE, Row, Ward
 
-PORT = 48148
-HOSTS = 8
-RATE = 12.5e6  # bytes/s of each link
-NBYTES = 512 << 10
-COMPUTE_SECONDS = 0.01
+NBYTES = 1 << 20
+SMALL_NBYTES = 128 << 10  # where operations are counted
 WARM_SECONDS = 25.0
 FIND_SECONDS = 30.0
+MORE_SECONDS = 3.0  # for what else is said of a fault
 REST_SECONDS = 12.0  # after a fault, for findings to end
-CPU = Path("/sys/fs/cgroup/cpu")
-Row = dict[str, Any]
+CLEAN_ROUNDS = 1000
+CHANGED_ROUNDS = 200  # after a join, and after a leave
+MOST_SECONDS = 900.0  # for so many rounds
 
 
-class Ward:
-    """A group of `HOSTS` peers in a laboratory, and its coordinator. ``members``: ids by host."""
+class Fault(NamedTuple):
+    """How to make it, and what is to be said: ``hosts`` in the order in which they are to be named, if that is ``ordered``."""
 
-    def __init__(self, lab: Laboratory, orders: str):
-        self.lab = lab
-        self.orders = Path(orders)
-        self.address = f"{lab.hub_address}:{PORT}"
-        self.heard: queue.Queue[Row] = queue.Queue()
-        command = [*lab.enter(None), sys.executable, "-m", "collcomm.bench.sickpeer", self.address]
-        self._coordinator = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=child_environment()
-        )
-        threading.Thread(target=self._read, daemon=True).start()
-        self.wait(lambda event: event["event"] == "listens", 30.0)
-        self.peers = Peers(lab.enter)
-        self.peers.__enter__()
-        case = {"case": "sick_peer", "address": self.address, "n": HOSTS, "orders": orders}
-        case |= {"nbytes": NBYTES, "compute": COMPUTE_SECONDS}
-        for index in range(HOSTS):
-            self.peers.start(index, {**case, "index": index})
-        self.members: dict[int, int] = {}
-        for event in self.peers.events(90.0):
-            if event["event"] == "joined":
-                self.members[event["peer"]] = event["member"]
-            if len(self.members) == HOSTS:
-                break
-
-    def _read(self) -> None:
-        assert self._coordinator.stdout is not None
-        for line in self._coordinator.stdout:
-            if line.startswith("{"):
-                self.heard.put(json.loads(line))
-
-    def wait(self, accept: Callable[[Row], bool], seconds: float) -> Row | None:
-        """The next line of the coordinator that is accepted; None when none comes in time."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                event = self.heard.get(timeout=left)
-            except queue.Empty:
-                break
-            if accept(event):
-                return event
-        return None
-
-    def rest(self, seconds: float) -> list[Row]:
-        """All findings within that time."""
-        found, deadline = [], time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                event = self.heard.get(timeout=left)
-            except queue.Empty:
-                break
-            if event["event"] == "finding":
-                found.append(event)
-        return found
-
-    def close(self) -> None:
-        (self.orders / "end").touch()
-        time.sleep(2.0)
-        self.peers.__exit__(None, None, None)
-        self._coordinator.terminate()
-        self._coordinator.wait(10.0)
-
-    # -- faults -------------------------------------------------------------------------------------------------------
-
-    def rate(self, source: int, target: int, rate: float) -> None:
-        """Of the link from one host to another."""
-        number = 16 + [other for other in range(HOSTS) if other != source].index(target)
-        shape = ["rate", f"{rate * 8:.0f}bit", "burst", "64k", "cburst", "64k"]
-        self.lab.run(
-            source, "tc", "class", "change", "dev", "eth0", "parent", "1:", "classid", f"1:{number:x}", "htb", *shape
-        )
-
-    @contextmanager
-    def slowed(self, pairs: list[tuple[int, int]]) -> Iterator[None]:
-        for pair in pairs:
-            self.rate(*pair, RATE / 10)
-        try:
-            yield
-        finally:
-            for pair in pairs:
-                self.rate(*pair, RATE)
-
-    @contextmanager
-    def stalled(self, host: int) -> Iterator[None]:
-        order = self.orders / f"stall-{host}"
-        order.touch()
-        try:
-            yield
-        finally:
-            order.unlink()
-
-    @contextmanager
-    def starved(self, host: int) -> Iterator[None]:
-        """A tenth of a processor."""
-        group = CPU / f"collcomm{os.getpid()}"
-        group.mkdir()
-        try:
-            (group / "cpu.cfs_period_us").write_text("20000")
-            (group / "cpu.cfs_quota_us").write_text("2000")
-            pid = self.peers.processes[host].pid
-            for task in os.listdir(f"/proc/{pid}/task"):
-                (group / "tasks").write_text(task)
-            try:
-                yield
-            finally:
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    (CPU / "tasks").write_text(task)
-        finally:
-            group.rmdir()
-
-    @contextmanager
-    def cut(self, pair: tuple[int, int]) -> Iterator[None]:
-        self.lab.cut(*pair)
-        try:
-            yield
-        finally:
-            self.lab.mend(pair[0])
-
-    @contextmanager
-    def flapping(self, pair: tuple[int, int]) -> Iterator[None]:
-        """Two seconds without, three with."""
-        stop = threading.Event()
-
-        def flap() -> None:
-            while not stop.is_set():
-                self.lab.cut(*pair)
-                stop.wait(2.0)
-                self.lab.mend(pair[0])
-                stop.wait(3.0)
-
-        thread = threading.Thread(target=flap, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join(10.0)
+    make: AbstractContextManager[None]
+    syndrome: str
+    culprit: str
+    hosts: list[int]
+    ordered: bool = True
 
 
-def faults(ward: Ward, chance: random.Random) -> dict[str, tuple[Any, str, str, list[int], bool]]:
-    """By name: how to make it, and syndrome, culprit and hosts that are to be named; whether their order counts."""
+def faults(ward: Ward, chance: random.Random) -> dict[str, Fault]:
+    """By name, each somewhere."""
     host = chance.randrange(HOSTS)
-    source, target = chance.sample(range(HOSTS), 2)
-    others = [one for one in range(HOSTS) if one != host]
+    source, target = chance.choice(ward.carrying())
+    pair, others = [source, target], [one for one in range(HOSTS) if one != host]
     return {
-        "stopped before launch": (ward.stalled(host), "non-communication hang", "rank", [host], True),
-        "blackholed link": (ward.cut((source, target)), "communication hang", "link", [source, target], False),
-        "link at a tenth": (ward.slowed([(source, target)]), "communication slow", "link", [source, target], True),
-        "slow egress": (ward.slowed([(host, o) for o in others]), "communication slow", "sender", [host], True),
-        "slow ingress": (ward.slowed([(o, host) for o in others]), "communication slow", "receiver", [host], True),
-        "starved of processor": (ward.starved(host), "non-communication slow", "rank", [host], True),
-        "flapping link": (ward.flapping((source, target)), "communication hang", "link", [source, target], False),
+        "stopped before launch": Fault(ward.ordered(f"stall-{host}"), "non-communication hang", "rank", [host]),
+        "blackholed link": Fault(ward.cut((source, target)), "communication hang", "link", pair, False),
+        "link at a tenth": Fault(ward.slowed([(source, target)]), "communication slow", "link", pair),
+        "slow egress": Fault(ward.slowed([(host, o) for o in others]), "communication slow", "sender", [host]),
+        "slow ingress": Fault(ward.slowed([(o, host) for o in others]), "communication slow", "receiver", [host]),
+        "starved of processor": Fault(ward.starved(host), "non-communication slow", "rank", [host]),
+        "flapping link": Fault(ward.flapping((source, target)), "communication hang", "link", pair, False),
+        "bit flip": Fault(ward.ordered(f"flip-{host}"), "corruption", "rank", [host]),
     }
 
 
 def bench_health(rounds: int = 3, only: tuple[str, ...] = (), seed: int = 1) -> list[Row]:
-    """Each fault so many times in a row, in one running group; first a minute without any."""
+    """A thousand operations without a fault, a join and a leave, and as many with uneven work; then each fault so many times in
+    a row, in one running group. ``only``: names of faults, and nothing else."""
     chance = random.Random(seed)
     rates = [[RATE] * HOSTS for _ in range(HOSTS)]
     rows: list[Row] = []
-    with asymmetric_ring(rates) as lab, tempfile.TemporaryDirectory() as orders:
-        ward = Ward(lab, orders)
-        try:
-            ward.rest(WARM_SECONDS)
-            clean = ward.rest(30.0)
-            rows.append({"fault": "none", "runs": 1, "false": len(clean), "said": [one["evidence"] for one in clean]})
-            for name in only or tuple(faults(ward, chance)):
-                rows.append(_repeat(ward, name, rounds, chance))
-        finally:
-            ward.close()
+    with asymmetric_ring(rates) as lab:
+        if not only:
+            rows += [*_clean(lab), _uneven(lab)]
+        rows += _sick(lab, rounds, only, chance)
     return rows
+
+
+def _clean(lab: Laboratory) -> list[Row]:
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, SMALL_NBYTES) as ward:
+        clean = _said("none", ward, CLEAN_ROUNDS)
+        ward.join([HOSTS])
+        joined = _said("none, after a join", ward, CHANGED_ROUNDS)
+        ward.leave(HOSTS)
+        return [clean, joined, _said("none, after a leave", ward, CHANGED_ROUNDS)]
+
+
+def _uneven(lab: Laboratory) -> Row:
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, SMALL_NBYTES, uneven=True) as ward:
+        return _said("none, uneven work", ward, CLEAN_ROUNDS)
+
+
+def _said(name: str, ward: Ward, rounds: int) -> Row:
+    """All findings within so many rounds. Raises TimeoutError when these take too long."""
+    until, deadline = ward.round + rounds, time.monotonic() + MOST_SECONDS
+    found: list[Row] = []
+    while ward.round < until:
+        found += ward.rest(1.0)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name}: {rounds} rounds have taken more than {MOST_SECONDS:.0f} s")
+    said = [f"{one['syndrome']}: {one['culprit']} {one['members']}, {one['evidence']}" for one in found]
+    return {"fault": name, "runs": rounds, "false": len(found), "said": said}
+
+
+def _sick(lab: Laboratory, rounds: int, only: tuple[str, ...], chance: random.Random) -> list[Row]:
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES) as ward:
+        ward.rest(WARM_SECONDS)
+        return [_repeat(ward, name, rounds, chance) for name in only or tuple(faults(ward, chance))]
+
+
+def _repeat(ward: Ward, name: str, rounds: int, chance: random.Random) -> Row:
+    """``seconds``, ``operations``: from the fault to what is said first. ``more``: findings besides that, of the same faults."""
+    exact, more = 0, 0
+    seconds: list[float] = []
+    operations: list[int] = []
+    wrong: list[Any] = []
+    for _ in range(rounds):
+        fault = faults(ward, chance)[name]
+        members = [ward.members[host] for host in fault.hosts]
+        ward.rest(0.1)
+        began, round_ = time.monotonic(), ward.round
+        with fault.make:
+            found = ward.wait(lambda event: event["event"] == "finding", FIND_SECONDS)
+            if found is not None and _is(found, fault, members):
+                exact += 1
+                seconds.append(found["at"] - began)
+                operations.append(ward.round - round_)
+            else:
+                said = None if found is None else (found["syndrome"], found["culprit"], found["members"])
+                wrong.append(f"{said} for {members}")
+            more += len(ward.rest(MORE_SECONDS))
+        more += len(ward.rest(REST_SECONDS))
+    return {
+        "fault": name,
+        "runs": rounds,
+        "exact": exact,
+        "seconds": statistics.median(seconds) if seconds else None,
+        "longest": max(seconds, default=None),
+        "operations": max(operations, default=None),
+        "more": more,
+        "wrong": wrong,
+    }
+
+
+def _is(found: Row, fault: Fault, members: list[int]) -> bool:
+    said = found["members"]
+    right = said == members if fault.ordered else sorted(said) == sorted(members)
+    return right and (found["syndrome"], found["culprit"]) == (fault.syndrome, fault.culprit)
 
 
 def run_health(rounds: int) -> list[Row]:
@@ -217,40 +145,11 @@ def run_health(rounds: int) -> list[Row]:
             "exact": str(row.get("exact", "")),
             "found after": "" if row.get("seconds") is None else f"{row['seconds']:.1f} s",
             "at most": "" if row.get("longest") is None else f"{row['longest']:.1f} s",
+            "operations": "" if row.get("operations") is None else str(row["operations"]),
+            "also said": str(row.get("more", row.get("false", ""))),
             "else": "; ".join(map(str, row.get("wrong") or row.get("said") or [])),
         }
         for row in rows
     ]
     print_table("collcomm bench health", cells)
     return rows
-
-
-def _repeat(ward: Ward, name: str, rounds: int, chance: random.Random) -> Row:
-    exact, seconds, wrong = 0, [], []
-    for _ in range(rounds):
-        make, syndrome, kind, hosts, ordered = faults(ward, chance)[name]
-        wanted = [ward.members[host] for host in hosts]
-        ward.rest(0.1)
-        began = time.monotonic()
-        with make:
-            found = ward.wait(lambda event: event["event"] == "finding", FIND_SECONDS)
-        if found is not None and _is(found, syndrome, kind, wanted, ordered):
-            exact += 1
-            seconds.append(found["at"] - began)
-        else:
-            wrong.append(None if found is None else (found["syndrome"], found["culprit"], found["members"], wanted))
-        ward.rest(REST_SECONDS)
-    median = statistics.median(seconds) if seconds else None
-    return {
-        "fault": name,
-        "runs": rounds,
-        "exact": exact,
-        "seconds": median,
-        "longest": max(seconds, default=None),
-        "wrong": wrong,
-    }
-
-
-def _is(found: Row, syndrome: str, kind: str, wanted: list[int], ordered: bool) -> bool:
-    members = found["members"] if ordered else sorted(found["members"])
-    return (found["syndrome"], found["culprit"], members) == (syndrome, kind, wanted if ordered else sorted(wanted))

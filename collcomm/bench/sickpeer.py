@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -15,52 +16,94 @@ from typing import Any
 import numpy as np
 
 import collcomm
+from collcomm.checking import CheckedCommunicator
 
 JOIN_SECONDS = 60.0
 LOOK_SECONDS = 0.05
+TELL_SECONDS = 0.2
+CHECKED_BYTES = 64 << 10
+TRAFFIC_SECONDS = 2.0
+
+
+class Flipping:
+    """``comm``, but that one bit of what this peer contributes flips when the file ``order`` appears."""
+
+    def __init__(self, comm: Any, order: str):
+        self._comm = comm
+        self._order = order
+        self._done = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def all_reduce(self, x: Any, **options: Any) -> Any:
+        ordered = os.path.exists(self._order)
+        if ordered and not self._done:
+            x = x.copy()
+            x.view(np.uint32)[x.size // 2] ^= 1 << 22
+        self._done = ordered
+        return self._comm.all_reduce(x, **options)
 
 
 def sick_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
-    """Reduces ``nbytes`` and then computes for ``compute`` seconds, until the file "end" is there; each member asks the others in
-    every tenth round. While the file "stall-INDEX" is there, peer ``index`` calls nothing; "work-INDEX" makes its work take
-    as many times as long as stands in the name of no other."""
+    """Computes for ``compute`` seconds of processor time and reduces ``nbytes``, until the file "end" is there, which members
+    tell each other in every round; in every tenth some of what is reduced is checked. While "stall-INDEX" is there, peer
+    ``index`` calls nothing; for "flip-INDEX" see `Flipping`; with "leave-INDEX" it leaves. ``uneven``: it computes up to
+    three times as long, by its index, and for twice that now and then."""
     comm = collcomm.join(case["address"], name=f"host-{case['index']}", min_size=case["n"], timeout=JOIN_SECONDS)
     emit(event="joined", member=comm.view.ids[comm.rank])
     orders, index = case["orders"], case["index"]
-    stall, end = os.path.join(orders, f"stall-{index}"), os.path.join(orders, "end")
+    stall, end, leave, flip = (
+        os.path.join(orders, name) for name in (f"stall-{index}", "end", f"leave-{index}", f"flip-{index}")
+    )
+    checked = CheckedCommunicator(Flipping(comm, flip), "sum", 1, "report", None)  # type: ignore[arg-type]
+    chance = random.Random(index)
     x = np.ones(case["nbytes"] // 4, np.float32)
     out = np.empty_like(x)
-    rounds, told = 0, time.monotonic()
+    few = np.arange(CHECKED_BYTES // 4, dtype=np.float32)
+    round_, told = 0, time.monotonic()
     work = np.ones(1 << 16)
     while True:
-        rounds += 1
-        if rounds % 10 == 0:
-            if comm.all_reduce(np.array([os.path.exists(end)], np.uint8), op="max")[0]:
-                break
-            comm.step()
+        ended, agreed = comm.all_reduce(np.array([os.path.exists(end), round_ + 1]), op="max")
+        round_, tenth = int(agreed), agreed % 10 == 0  # a newcomer counts as the others do
+        if ended:
+            break
+        if tenth:
+            checked.all_reduce(few)
         while os.path.exists(stall):
             time.sleep(LOOK_SECONDS)
-        until = time.thread_time() + case["compute"]
+        compute = case["compute"]
+        if case["uneven"]:
+            compute *= (1 + index % 3) * (2 if chance.random() < 0.1 else 1)
+        until = time.thread_time() + compute
         while time.thread_time() < until:  # processor time: a peer that gets little of it takes long
             work = np.sqrt(work + 1.0)
         comm.all_reduce(x, out=out)
-        if time.monotonic() - told > 1.0:
+        if tenth:
+            if os.path.exists(leave):
+                break
+            comm.step()
+        if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
-            emit(event="round", round=rounds, at=told)
-    emit(event="ended", rounds=rounds)
+            emit(event="round", round=round_, at=told)
+    emit(event="ended", rounds=round_)
     comm.leave()
 
 
 def watch(address: str) -> None:
-    """A coordinator that prints each finding, and the end of each, as a line of JSON."""
+    """A coordinator that prints each finding, the end of each, and who sends how much to whom, as lines of JSON."""
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     seen: set[int] = set()
     over: set[int] = set()
+    traffic_at = 0.0
     with collcomm.Coordinator(address, insecure=True) as coordinator:
         print(json.dumps({"event": "listens"}), flush=True)
         while not stopped.wait(0.1):
             shown = coordinator.show("default")
+            if shown and shown["at"] - traffic_at >= TRAFFIC_SECONDS:
+                traffic_at = shown["at"]
+                print(json.dumps({"event": "traffic", "rows": shown["traffic"]}), flush=True)
             for row in shown["findings"] if shown else ():
                 if row["id"] not in seen:
                     seen.add(row["id"])

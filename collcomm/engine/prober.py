@@ -23,8 +23,6 @@ from ..planner.estimate import (
     NEAR_GAIN,
     NEAR_STREAMS,
     STREAMS,
-    RateEstimate,
-    believed,
     fewest_streams,
     pause_after,
     train_budget,
@@ -33,16 +31,16 @@ from ..planner.estimate import (
 from ..planner.meter import TrafficMeter
 from ..planner.survey import REFRESH_SECONDS, Pair, dialled_by, pair, plausible, survey, to_refresh
 from ..transports import SocketTransport
-from ..transports.base import COLLECTIVES, PROBES, LinkBroken
-from ..transports.probe import Asker, Estimates, Measurement, Surroundings, Train, answer
+from ..transports.base import COLLECTIVES, GLANCES, PROBES, LinkBroken
+from ..transports.probe import Asker, Measurement, Surroundings, Train, answer
 from ..transports.sockets import SocketLink
 from ..types import LinkRow, Member, View
+from .asking import ESTIMATES, ask, hang_up
+from .glances import Glances
 
 log = logging.getLogger("collcomm.prober")
-PROBE_GID = 0
 TICK_SECONDS = 1.0  # between two looks at what the traffic tells and what is to be measured again
 BUSY_SECONDS = 1.0  # after an operation began
-MEET_SECONDS = 15.0  # for a link to be made
 ANSWER_SECONDS = 60.0  # until the other end has time: it may be in a slow probe, or wait for somebody who is
 MOST_REST_SECONDS = 10.0  # the other end waits meanwhile
 RETRY_SECONDS = 15.0  # times the number of failures
@@ -53,7 +51,6 @@ AWAIT_QUIET_SECONDS = 1.0  # for a moment without traffic before a train ...
 QUIET_SECONDS = 0.003  # ... which lasts so long
 MOST_WAITING = 64  # links on which somebody wants to be answered
 END_SECONDS = 5.0
-ESTIMATES = Estimates(RateEstimate, believed)
 
 
 class _Closed(Exception):
@@ -82,7 +79,6 @@ class Prober:
         self._view = View(-1, ())
         self._began = 0.0
         self._to_ask: deque[int] = deque()
-        self._to_look: deque[int] = deque()
         self._to_answer: deque[SocketLink] = deque()
         self._to_plan = False
         self._rows: dict[tuple[int, int], LinkRow] = {}  # by source and target
@@ -92,7 +88,8 @@ class Prober:
         self._seen_activity, self._active_at = activity(), -BUSY_SECONDS
         self._meter = TrafficMeter()
         self._delivered: dict[int, tuple[int, float]] = {}  # bytes and seconds by stream, at the last look
-        self._around = Surroundings(self._check, self._busy, lambda: sum(transport.traffic()))
+        self._around = Surroundings(self._check, self._busy, self._moved)
+        self._glances = Glances(transport, self._busy, self._moved, self._known_of, self._tell)
         transport.on_probe = self._accept
 
     # -- from other threads; none of these waits ---------------------------------------------------------------------
@@ -101,6 +98,7 @@ class Prober:
         """A new view, in which this peer is ``member``."""
         with self._changed:
             self._member, self._view = member, view
+            self._glances.adopt(member, view)
             for known in (self._measured_at, self._rows, self._contended):
                 for met in [met for met in known if view.rank_of(met[0]) is None or view.rank_of(met[1]) is None]:
                     del known[met]
@@ -122,10 +120,7 @@ class Prober:
 
     def look_at(self, members: Sequence[int]) -> None:
         """Links with these are to be measured at once, and shortly, although they are in use: somebody is suspected."""
-        with self._changed:
-            known = {other for other in members if self._view.rank_of(other) is not None}
-            self._to_look = deque(dict.fromkeys([*self._to_look, *sorted(known)]))
-            self._changed.notify_all()
+        self._glances.look_at(members)
 
     def rows(self) -> list[LinkRow]:
         """What this end has measured of links to present members."""
@@ -133,7 +128,8 @@ class Prober:
             return list(self._rows.values())
 
     def close(self) -> None:
-        """End the thread; what it is in the middle of breaks off."""
+        """End the threads; what they are in the middle of breaks off."""
+        self._glances.close()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -143,7 +139,19 @@ class Prober:
         if thread is not None and thread is not threading.current_thread():
             thread.join(END_SECONDS)
 
+    def _moved(self) -> int:
+        return sum(self._transport.traffic())
+
+    def _tell(self, rows: Sequence[LinkRow]) -> None:
+        self.report(rows)
+
+    def _known_of(self, member: int) -> Sequence[LinkRow]:
+        return [row for row in self.rows() if member in (row.source, row.target)]
+
     def _accept(self, link: SocketLink) -> None:
+        if link.key[1] == GLANCES:
+            self._glances.accept(link)
+            return
         with self._changed:
             welcome = not self._closed and len(self._to_answer) < MOST_WAITING
             if welcome:
@@ -151,7 +159,7 @@ class Prober:
                 self._start()
                 self._changed.notify_all()
         if not welcome:
-            self._hang_up(link)
+            hang_up(self._transport, link)
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
@@ -168,21 +176,17 @@ class Prober:
             if self._to_plan:
                 self._plan()
             with self._changed:
-                if not (self._to_answer or self._to_look or self._to_ask or self._to_plan or self._closed):
+                if not (self._to_answer or self._to_ask or self._to_plan or self._closed):
                     self.survey_seconds = self.survey_seconds or time.monotonic() - self._began
                     self._changed.wait(TICK_SECONDS)
                 if self._closed:
                     return
                 link = self._to_answer.popleft() if self._to_answer else None
-                shortly = link is None and bool(self._to_look)
-                waiting = self._to_look if shortly else self._to_ask
-                other = waiting.popleft() if link is None and waiting else None
+                other = self._to_ask.popleft() if link is None and self._to_ask else None
                 member = None if other is None else self._find(other)
             try:
                 if link is not None:
                     self._answer(link)
-                elif member is not None and shortly:
-                    self._look(member)
                 elif member is not None:
                     self._ask(member)
                 if time.monotonic() - looked > TICK_SECONDS:
@@ -246,7 +250,7 @@ class Prober:
         except LinkBroken as broken:
             log.debug("a probe by member %d came to nothing: %s", link.member, broken.text)
         finally:
-            self._hang_up(link)
+            hang_up(self._transport, link)
 
     def _ask(self, member: Member) -> None:
         try:
@@ -263,49 +267,8 @@ class Prober:
                 self._failures[member.id] = count, time.monotonic() + count * RETRY_SECONDS
             log.debug("could not probe the link to %s: %s", member, error)
 
-    def _look(self, member: Member) -> None:
-        """One train each way over as many connections as usual; no rest in between."""
-        if not self._transport.makes_link(member.id):
-            return
-        streams = max((row.streams for row in self.rows() if member.id in (row.source, row.target)), default=1)
-        try:
-            asker = self._over(member, streams, lambda asker: self._measure_shortly(asker, streams))
-        except (LinkBroken, CollcommError) as error:
-            log.debug("could not look at the link to %s: %s", member, error)
-            return
-        _, out, back = asker.measured.by_streams[-1]
-        latency = asker.measured.latency
-        rows = [
-            LinkRow(self._member, member.id, latency, out, streams),
-            LinkRow(member.id, self._member, latency, back, streams),
-        ]
-        self.report([row for row in rows if plausible(row)])
-
-    def _measure_shortly(self, asker: Asker, streams: int) -> None:
-        budget = train_budget(asker.measured.latency, busy=True)
-        train = Train(budget.least, budget.enough, budget.most, budget.nbytes, budget.in_flight)
-        asker.send(streams, train)
-        asker.receive(streams, train)
-
     def _over(self, member: Member, streams: int, measure: Callable[[Asker], None]) -> Asker:
-        """One that has done ``measure`` on a link of its own. Raises LinkBroken, CollcommError."""
-        deadline = time.monotonic() + MEET_SECONDS
-
-        def check() -> None:
-            self._check()
-            if time.monotonic() > deadline:
-                raise LinkBroken(member.id, "unacked", "no link to probe was made in time")
-
-        link = self._transport.link(PROBE_GID, PROBES, member, check, streams)
-        try:
-            asker = Asker(link, ESTIMATES, self._around)
-            asker.begin(ANSWER_SECONDS)
-            asker.ping()
-            measure(asker)
-            asker.end()
-            return asker
-        finally:
-            self._hang_up(link)
+        return ask(self._transport, PROBES, member, streams, self._around, ANSWER_SECONDS, measure)
 
     def _measure_near(self, asker: Asker) -> None:
         if asker.measured.latency >= LONG_SECONDS:
@@ -357,10 +320,6 @@ class Prober:
             self._check()
             before = moved
             time.sleep(QUIET_SECONDS)
-
-    def _hang_up(self, link: SocketLink) -> None:
-        self._transport.drop_link(*link.key, link.streams[0])
-        link.close()
 
     def _note(self, other: int, measured: Measurement) -> None:
         """A link that operations have used meanwhile is at least that good, which is better than not to know it; it is measured

@@ -90,7 +90,7 @@ class GroupHealth:
         measures: list[Measure] = []
         for finding in self._diagnosis.tick(now):
             measures += self._open(now, finding)
-        over = {finding.key for finding in self._diagnosis.ended(now)}
+        over = {finding.key for finding in self._diagnosis.take_ended()}
         for case in self.cases:
             if case.ended is None and case.finding.key in over:
                 case.ended = now

@@ -1,83 +1,146 @@
-"""What is usual: the median of a window and the spread about it, robust against a few values that are anything.
-
-Median and median absolute deviation (MAD) bear up to half of the window being wrong; a mean and a variance bear none.
-"""
+"""What is usual, by median and MAD, and whether it has been departed from for good."""
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
-from statistics import median
 
-WINDOW = 64  # values that are remembered
-WARM = 8  # values before anything can be called unusual
-SIGMA = 1.4826  # of a normal distribution, in MADs
+MAD_TO_SPREAD = 1.4826  # of a bell shape: median absolute deviation to standard deviation
+RENEW = 8  # values between two looks at a long history: a median moves little by them
+
+
+def median(values: list[float]) -> float:
+    """Of at least one; of two middle ones the mean."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 class Baseline:
-    """Feed it with `learn`; while something is found to be wrong, do not. ``skip``: values at the beginning that do not count."""
+    """The median of the last ``history`` values and their spread. Up to half of them may be outliers. The first ``warmup`` do not
+    count, and there is nothing usual before ``least`` have come. The spread is at least ``floor`` of the median, so that what
+    happened to be very even for a while does not make sick what is a little less so."""
 
-    def __init__(self, skip: int = 0, window: int = WINDOW):
-        self._values: deque[float] = deque(maxlen=window)
-        self._ordered: list[float] = []  # the same: medians are asked for at every operation
-        self._skip = skip
+    __slots__ = ("_floor", "_fresh", "_least", "_skip", "_values", "median", "ready", "spread")
 
-    def learn(self, value: float) -> None:
-        if self._skip:
+    def __init__(self, history: int, least: int, warmup: int, floor: float = 0.05):
+        self._values: deque[float] = deque(maxlen=history)
+        self._least = least
+        self._skip = warmup
+        self._floor = floor
+        self._fresh = 0
+        self.median = 0.0
+        self.spread = 0.0
+        self.ready = False
+
+    def skip(self, count: int) -> None:
+        """The next ``count`` values do not count."""
+        self._skip = max(self._skip, count)
+
+    def add(self, value: float) -> None:
+        if self._skip > 0:
             self._skip -= 1
             return
-        if len(self._values) == self._values.maxlen:
-            self._ordered.remove(self._values[0])
         self._values.append(value)
-        insort(self._ordered, value)
+        self._fresh += 1
+        if len(self._values) < self._least:
+            return
+        if not self.ready or self._fresh >= RENEW or len(self._values) < 2 * self._least:
+            self._renew()
+
+    def _renew(self) -> None:
+        values = list(self._values)
+        self.median = median(values)
+        deviation = median([abs(value - self.median) for value in values])
+        self.spread = max(MAD_TO_SPREAD * deviation, self._floor * abs(self.median))
+        self._fresh = 0
+        self.ready = True
+
+    def beyond(self, value: float, deviations: float) -> bool:
+        """Whether ``value`` is above what is usual by more than so many spreads."""
+        return self.ready and value > self.median + deviations * self.spread
+
+
+class Watch:
+    """One quantity of one member or link. ``departed`` once ``sustained`` of the last ``window`` values deviated and these weigh
+    ``weight`` in all (seconds that they took, or operations that they are of), until no more than ``window - sustained`` do: a
+    single value, or a burst of them, is no news.
+
+    A value becomes part of what is usual only when the window has moved past it, and not at all while half of the window
+    deviates. So what is usual never learns from the fault that is being judged by it."""
+
+    __slots__ = (
+        "_deviating",
+        "_least_weight",
+        "_recent",
+        "_sustained",
+        "_weight",
+        "_window",
+        "at",
+        "departed",
+        "since",
+        "usual",
+    )
+
+    def __init__(self, usual: Baseline, window: int, sustained: int, weight: float = 0.0):
+        self.usual = usual
+        self.departed = False
+        self.since = (0, 0)  # the operation of the first of the deviating values
+        self.at = 0.0  # when the last value came
+        self._recent: deque[tuple[float, bool, float]] = deque()
+        self._window = window
+        self._sustained = sustained
+        self._least_weight = weight
+        self._deviating = 0
+        self._weight = 0.0  # of those that deviate
+
+    def add(
+        self, at: float, value: float, deviates: bool, weight: float = 0.0, since: tuple[int, int] = (0, 0)
+    ) -> None:
+        self.at = at
+        if not self.usual.ready:
+            self.usual.add(value)
+            return
+        if deviates and not self._deviating:
+            self.since = since
+        self._recent.append((value, deviates, weight))
+        self._deviating += deviates
+        if deviates:
+            self._weight += weight
+        if len(self._recent) > self._window:
+            self._leave(*self._recent.popleft())
+        if self.departed:
+            self.departed = self._deviating > self._window - self._sustained
+        else:
+            self.departed = self._deviating >= self._sustained and self._weight >= self._least_weight
+
+    def _leave(self, value: float, deviated: bool, weight: float) -> None:
+        self._deviating -= deviated
+        if deviated:
+            self._weight = self._weight - weight if self._deviating else 0.0
+        if 2 * self._deviating < self._window and not self.departed:
+            self.usual.add(value)
+
+    @property
+    def deviating(self) -> int:
+        """How many of the last values did."""
+        return self._deviating
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether at least the last two deviated, and weigh enough."""
+        return self._deviating >= 2 and self._recent[-2][1] and self.warm and self._weight >= self._least_weight
+
+    @property
+    def looked_at(self) -> int:
+        return len(self._recent)
 
     @property
     def warm(self) -> bool:
-        return len(self._values) >= WARM
+        """Whether the last value deviated."""
+        return bool(self._recent) and self._recent[-1][1]
 
     @property
-    def median(self) -> float:
-        """0.0 before there is anything."""
-        ordered, half = self._ordered, len(self._ordered) // 2
-        if len(ordered) % 2:
-            return ordered[half]
-        return (ordered[half - 1] + ordered[half]) / 2 if ordered else 0.0
-
-    @property
-    def spread(self) -> float:
-        """As a standard deviation."""
-        usual = self.median
-        return SIGMA * median(abs(value - usual) for value in self._values) if self._values else 0.0
-
-    @property
-    def highest(self) -> float:
-        """The highest value but a few: the 95th percentile."""
-        ordered = self._ordered
-        return ordered[int(0.95 * (len(ordered) - 1))] if ordered else 0.0
-
-
-class Sustained:
-    """Whether something has held in ``least`` of the last ``of`` looks, and then whether it is over: it has held in at most
-    ``few`` of them since. Single outliers never pass, however large."""
-
-    def __init__(self, least: int, of: int, few: int = 1):
-        if not 0 <= few < least <= of:
-            raise ValueError(f"few < least <= of must hold, not {few}, {least}, {of}")
-        self._looks: deque[bool] = deque(maxlen=of)
-        self._least, self._few = least, few
-        self.holds = False
-
-    def look(self, deviates: bool) -> bool:
-        """Returns whether that has changed `holds`."""
-        before = self.holds
-        self._looks.append(deviates)
-        count = sum(self._looks)
-        if not before and count >= self._least:
-            self.holds = True
-        elif before and len(self._looks) == self._looks.maxlen and count <= self._few:
-            self.holds = False
-        return self.holds != before
-
-    def forget(self) -> None:
-        self._looks.clear()
-        self.holds = False
+    def present(self) -> float:
+        """The median of the deviating ones among the last values, or of all when none does."""
+        values = [value for value, deviates, _ in self._recent if deviates] or [value for value, _, _ in self._recent]
+        return median(values) if values else self.usual.median

@@ -1,141 +1,170 @@
-"""From what all members tell to who, or which link, is sick. A pure state machine: the coordinator drives it as observations
-come, and offline those that flight recorders have kept are fed to it in the same way.
+"""From what all members tell of themselves to which of them, or which link, is sick: the diagnosis of C4D (Dong et al., 2024).
 
-    event                                   what follows
-    --------------------------------------  ------------------------------------------------------------------------
-    observe(observation)                    baselines of what is usual; hot cells; late members
-    accused(reporter, member, evidence)     a broken link, if both are still members a moment later
-    measured(rows)                          tells a slow link from a slow sender or receiver
-    view_changed(epoch, ids, gone)          those who are gone are forgotten; what was under way begins anew
-    tick(now)                               new findings; each is told once, until it has ended
-    ended(now)                              findings that hold no longer
+A pure state machine: observations, accusations, view changes and probes come in with their times, findings come out of `tick`.
+The coordinator feeds it live; offline it is fed with the observations that a dump yields, and finds the members by itself.
 
-The rules, and why each cannot accuse who is healthy, stand with them: `hang`, `straggler`, `slowlinks`, `flapping`. Joins, leaves
-and deaths are never findings: they are the membership's.
+    input                                       kept by      judged by       finding
+    open operations, `entered`                  Company      hang            non-communication hang: a rank
+    open operations, unacknowledged bytes,      Company,     hang            communication hang: a link, sender, receiver or rank
+        accusations                             Breaks
+    breaks of one link within a minute, or one  Breaks       breaks          communication hang: a link that comes and goes, or
+    without an answer                                                        is cut; a rank that lost several
+    seconds per byte of each flow, probes       Flows,       slowflows       communication slow: a link, sender, receiver or rank
+                                                Probes
+    samples: who took the least, who waited     Gathering    stragglers      non-communication slow: a rank
+    seconds for which receivers took nothing    Flows        stragglers      non-communication slow: a rank
+
+Why a healthy member is not accused:
+
+1. *A hang* needs half of those who have called the operation to say, of their own clocks, that they have been in it for
+   T_hang, so nobody is accused on the word of one. Who has not called it is believed only as of an observation made after
+   T_hang, or after it has missed an observation while this side listened; in between nothing is said. Who has not called it
+   because it is in another operation waits like everybody else, and is passed over, as is who completes others meanwhile.
+   Ages begin anew in each view, so a view change is no hang. T_hang is ten times what the class usually takes including its
+   jitter, at least `hang_least`; where no operation of the class was seen, `hang_unknown`. Where most are missing, nobody is
+   singled out before three times as long, and then with little confidence.
+2. *A link* is accused of a hang when all have called the operation, none has seen a byte move for T_hang (told by each, later
+   than the last byte that anybody saw), and it is among the links with the best evidence at hand. Data that the receiver does
+   not take is unacknowledged as well: such flows stand behind a fault, not at it, and are left out.
+3. *Seconds per byte* are compared with the same flow under the same kind of work, so a link that is always slow is healthy;
+   and with what all others fare at the moment, so load, a change of size or a slow network that all share is nobody's fault. A
+   value counts only when the operations that it comes from were slow, by the median of them. A finding needs three of four such
+   values, or two with a factor of four in a row, of at least three operations: one transfer that takes ten times as long, and
+   through several observations, is over with its operation. One slow flow that is alone in its row or column is not blamed on
+   its end until probes of that end say so. What flows to or from a member that comes late is left out: the time in which that
+   takes nothing is counted as held, but not to the last bit.
+4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by six spreads and 15% of the time
+   between two operations, and at least half as late as the last. What is usual is a median: half of what it learns may be
+   wrong. It learns from a value only 12 operations later, and not while half of these deviate. If late arrivals are
+   independent of each other and one operation in 20 has one (heavy tails), the chance that 10 of 12 have is 6 x 10^-12. What
+   is not independent are bursts: these have to last for half a second of operations. Work that always was uneven is usual;
+   another size, another kind or another view begins anew; when more than a third come late at once, the work has changed, and
+   nobody is sick. Lateness is relative to half of the others, so that one that comes early accuses nobody.
+5. *The toll*, for members that are late to one operation of each step, is the same by spans of some seconds: five of six, each
+   without the operation to which the member was late the most.
+6. *Idle time*, and receivers that *hold* senders up, accuse only when nothing hangs, no flow is slow and nobody comes late, and
+   operations take much longer than usual: for idle time 10 of 12 of them, with one member alone that is busy, and two more
+   seconds in which flows could say that it is a link; for holding, at five of six observations of most flows to the member,
+   which itself is not held up by another.
+
+What these rules cannot tell: a member that is slow from the first operations of a view on is usual to them; one that is given
+more work than others, with nothing else changed, comes late, and is said to; a single slow flow to a member with no other traffic
+and without probes is said to be the link, with half of the confidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Iterable
 
 from ..types import LinkRow
+from .breaks import Breaks
+from .company import Company
 from .finding import Finding, Syndrome
-from .flapping import BrokenLinks
-from .hang import HangLimits, Hangs
-from .observation import Observation, Sample
+from .flows import Flows
+from .gathering import Gathering, class_of
+from .hang import Hangs
+from .intake import believable
+from .ledger import Ledger
+from .limits import Limits
+from .observation import Observation
 from .pace import Pace
-from .slowlinks import SlowLinks
-from .straggler import Stragglers
+from .probes import Probes
+from .slowflows import SlowFlows
+from .stragglers import Stragglers
 
-MOST_OPERATIONS = 1024  # of which not all members have told yet
+EVIDENCE = ("closed", "unacked")
 
 
 class Diagnosis:
-    """Feed it with one group's events, in order."""
+    """All times are seconds on the clock of whoever diagnoses. Nothing that a member tells makes a method raise."""
 
-    def __init__(self, limits: HangLimits | None = None):
-        self._ids: tuple[int, ...] = ()
-        self._epoch = -1
-        self._last: dict[int, Observation] = {}
-        self._took: dict[tuple[int, int, int], dict[int, float]] = {}  # by operation and member
-        self._stragglers = Stragglers()
-        self._links = SlowLinks()
-        self._hangs = Hangs(limits)
-        self._broken = BrokenLinks()
-        self._pace = Pace()
-        self._late: list[int] = []
-        self._open: dict[tuple[object, ...], Finding] = {}
-        self._over: list[Finding] = []
-
-    # -- events -----------------------------------------------------------------------------------------------------
-
-    def view_changed(self, now: float, epoch: int, ids: Sequence[int], gone: Sequence[int] = ()) -> None:
-        self._epoch, self._ids = epoch, tuple(ids)
-        self._last = {member: one for member, one in self._last.items() if member in self._ids}
-        self._took.clear()
-        self._pace.view_changed()
-        self._stragglers.keep_only(self._ids)
-        self._links.keep_only(self._ids)
-        self._broken.view_changed(now, self._ids)
-        self._over += [one for one in self._open.values() if not self._holds_beyond_views(one)]
-        self._open = {key: one for key, one in self._open.items() if self._holds_beyond_views(one)}
-
-    def observe(self, observation: Observation) -> None:
-        """Raises nothing, whatever is in it; what is of another view is passed over."""
-        if observation.epoch != self._epoch or observation.member not in self._ids:
-            return
-        before = self._last.get(observation.member)
-        if before is not None and observation.at < before.at:
-            return
-        self._last[observation.member] = observation
-        self._links.observe(observation)
-        for sample in observation.samples:
-            if sample.epoch == self._epoch and 0.0 <= sample.took < float("inf"):
-                self._note(observation.member, sample)
-
-    def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
-        """``reporter`` says that its link to ``member`` is broken."""
-        if reporter in self._ids and member in self._ids and reporter != member:
-            self._broken.accused(now, reporter, member, evidence)
-
-    def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
-        here = set(self._ids)
-        self._links.measured(now, [row for row in rows if here.issuperset((row.source, row.target))])
-
-    # -- what follows -------------------------------------------------------------------------------------------------
-
-    def tick(self, now: float) -> list[Finding]:
-        """What has been found since the last call, and is not known yet."""
-        late, self._late = self._late, []
-        slow = set(self._stragglers.slow)
-        found = [self._stragglers.find(now, member) for member in late if member in slow]
-        self._end_late(set(late) - slow)
-        hangs = list(self._hangs.find(now, self._ids, self._last))
-        self._end_hangs({one.key for one in hangs})
-        suffers = self._pace.suffers(now)
-        found += [*(self._links.find(now) if suffers else ()), *hangs, *self._broken.find(now)]
-        over = set(self._links.over())
-        self._close(lambda one: one.culprit in over)
-        mended = {frozenset(pair) for pair in self._broken.over(now)}
-        self._close(lambda one: frozenset(one.culprit.members) in mended)
-        news = [one for one in found if one.key not in self._open]
-        self._open.update({one.key: one for one in news})
-        return news
-
-    def ended(self, now: float) -> list[Finding]:
-        """Those that hold no longer, since the last call."""
-        over, self._over = self._over, []
-        return over
+    def __init__(self, limits: Limits | None = None):
+        self.parameters = limits = limits or Limits()
+        self._company = Company(limits)
+        self._breaks = Breaks(limits)
+        self._flows = Flows(limits, self._company, self._breaks)
+        self._pace = Pace(limits, self._company)
+        self._gathering = Gathering()
+        self._probes = Probes(limits)
+        self._hangs = Hangs(limits, self._company, self._pace, self._flows, self._breaks)
+        self._slow = SlowFlows(limits, self._company, self._flows, self._probes)
+        self._stragglers = Stragglers(limits, self._company, self._pace, self._flows)
+        self._ledger = Ledger(limits.recovery)
 
     @property
-    def wanted(self) -> Sequence[tuple[int, int]]:
-        """Links, by source and target, that should be measured now, to tell what a suspicion is about."""
-        return self._links.wanted
+    def wanted(self) -> list[tuple[int, int]]:
+        """Links (source, target) to probe now: their bandwidth, told to `measured`, tells a slow link from a slow end of it."""
+        return list(dict.fromkeys(self._slow.wanted))
 
-    def _note(self, member: int, sample: Sample) -> None:
-        operation = sample.gid, sample.epoch, sample.seq
-        took = self._took.setdefault(operation, {})
-        took[member] = sample.took
-        if len(took) < len(self._ids):
-            while len(self._took) > MOST_OPERATIONS:
-                del self._took[next(iter(self._took))]
+    @property
+    def holding(self) -> list[Finding]:
+        """What has been found and is not over, oldest first."""
+        return self._ledger.holding
+
+    def hang_after(self, gid: int, kind: str, nbytes: int) -> float:
+        """T_hang: seconds after which such an operation counts as hung, by what was seen so far."""
+        return self._pace.hang_after(class_of(gid, kind, nbytes))
+
+    def observe(self, observation: Observation) -> None:
+        """What a member tells of itself; ``observation.at``: when it came. What cannot be true, is old, or of nobody in the
+        present view, is passed over."""
+        believed = believable(observation)
+        if believed is None or not self._company.admits(believed):
             return
-        del self._took[operation]
-        longest = max(took.values())
-        self._hangs.learn(sample.kind, sample.nbytes, longest)
-        self._pace.note(self._last[member].at, (sample.kind, sample.nbytes.bit_length()), longest)
-        self._late += self._stragglers.observe((sample.kind, sample.nbytes.bit_length()), took)
+        self._company.hear(believed.at)
+        if self._company.tell(believed):
+            self._view_changed()
+        work = self._pace.told(believed)
+        completed = self._company.completed.get(believed.member, 0)
+        self._flows.told(believed, work, completed, self._pace.is_slow(believed, work))
+        expected = {gid: self._company.of(gid) for gid in {sample.gid for sample in believed.samples}}
+        for operation in self._gathering.add(believed, expected):
+            slow = self._pace.add(believed.at, operation)
+            self._stragglers.add(believed.at, operation, slow)
 
-    def _end_late(self, members: set[int]) -> None:
-        self._close(lambda one: one.syndrome is Syndrome.NON_COMMUNICATION_SLOW and one.culprit.members[0] in members)
+    def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
+        """``reporter`` says that its link to ``member`` is broken: "closed", or something is "unacked" for too long."""
+        ids = self._company.ids
+        if math.isfinite(now) and reporter in ids and member in ids and reporter != member and evidence in EVIDENCE:
+            self._company.hear(now)
+            self._breaks.accused(now, reporter, member, evidence)
 
-    def _end_hangs(self, holding: set[tuple[object, ...]]) -> None:
-        hangs = (Syndrome.NON_COMMUNICATION_HANG, Syndrome.COMMUNICATION_HANG)
-        self._close(lambda one: one.syndrome in hangs and one.since is not None and one.key not in holding)
+    def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
+        """Results of active probes, of these or other links."""
+        ids = self._company.ids
+        self._probes.measured(now, [row for row in rows if row.source in ids and row.target in ids])
 
-    def _close(self, is_over: Callable[[Finding], bool]) -> None:
-        over = [key for key, one in self._open.items() if is_over(one)]
-        self._over += [self._open.pop(key) for key in over]
+    def view_changed(self, now: float, epoch: int, ids: Iterable[int], gone: Iterable[int] = ()) -> None:
+        """From now on ``ids`` are the members, without those that are ``gone``. Observations of other epochs are passed over."""
+        self._company.hear(now)
+        self._company.view(now, epoch, set(ids) - set(gone))
+        self._view_changed()
 
-    def _holds_beyond_views(self, finding: Finding) -> bool:
-        return self._broken.knows(finding) and set(finding.culprit.members) <= set(self._ids)
+    def _view_changed(self) -> None:
+        ids = self._company.ids
+        self._gathering.clear()
+        self._pace.view_changed()
+        self._stragglers.view_changed()
+        self._flows.view_changed()
+        self._slow.view_changed()
+        self._breaks.keep(ids)
+        self._probes.keep(ids)
+        self._ledger.drop(ids)
+
+    def tick(self, now: float) -> list[Finding]:
+        """What is newly found. To be called some times a second, and after observations."""
+        if not math.isfinite(now):
+            return []
+        self._company.tick(now)
+        late = self._stragglers.late(now)
+        hangs = self._hangs.claims(now)
+        claims = [*hangs, *self._breaks.claims(now, self._flows.carrying), *self._slow.claims(now, late)]
+        claims += self._stragglers.claims(now, bool(hangs or late or self._flows.warm(now)))
+        self._ledger.withdraw((Syndrome.COMMUNICATION_SLOW, culprit) for culprit in self._slow.withdrawn)
+        return self._ledger.update(now, claims)
+
+    def take_ended(self) -> list[Finding]:
+        """What holds no longer, since this was asked last: the deviation is gone, its member is, or better evidence says
+        something else. Each as it was said first."""
+        return self._ledger.take_ended()

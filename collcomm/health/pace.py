@@ -1,46 +1,150 @@
-"""Whether operations take longer than they usually do: a slow link that holds nothing up is no finding."""
+"""How long operations usually take, class by class: from it follows when one of them hangs, and when it was slow."""
 
 from __future__ import annotations
 
-from collections import deque
-from statistics import median
+from collections import Counter
 
-from .baseline import Baseline
+from .baseline import Baseline, Watch, median
+from .company import Company
+from .gathering import Class, Gathered, class_of
+from .keeping import Keeping
+from .limits import Limits
+from .observation import Observation, Sample
 
-FACTOR = 1.4
-RECENT = 8  # operations of a class
-SKIP = 5
-LASTS_SECONDS = 5.0  # after a class has been slow: it may be called seldom
-MOST_CLASSES = 4096
+MOST_CLASSES = 256
+HANG_LEAST_SEEN = 5  # operations from which a time limit can be derived
+
+
+class _Lasting:
+    """``seen`` takes whatever comes, since a limit for hangs has to follow; ``watch`` does not learn from what is slow."""
+
+    __slots__ = ("period", "seen", "watch")
+
+    def __init__(self, limits: Limits):
+        self.seen = Baseline(limits.history, HANG_LEAST_SEEN, limits.warmup)
+        usual = Baseline(limits.history, limits.least, limits.warmup)
+        self.watch = Watch(usual, limits.window, limits.sustained, limits.sustained_seconds)
+        self.period = 0.0
 
 
 class Pace:
-    """Feed it with how long each operation took at the member that was in it longest."""
+    def __init__(self, limits: Limits, company: Company):
+        self._limits = limits
+        self._company = company
+        self._classes: Keeping[Class, _Lasting] = Keeping(lambda: _Lasting(limits), MOST_CLASSES)
+        self._periods: Keeping[tuple[Class, int], Watch] = Keeping(self._flow_watch, 16 * MOST_CLASSES)
+        self._typical: Keeping[tuple[Class, int], Watch] = Keeping(self._flow_watch, 16 * MOST_CLASSES)
 
-    def __init__(self) -> None:
-        self._usual: dict[tuple[str, int], Baseline] = {}
-        self._recent: dict[tuple[str, int], deque[float]] = {}
-        self._slow_at = float("-inf")
-
-    def note(self, now: float, operation: tuple[str, int], took: float) -> None:
-        if operation not in self._usual and len(self._usual) >= MOST_CLASSES:
-            self._usual.clear()
-            self._recent.clear()
-        usual = self._usual.setdefault(operation, Baseline(SKIP))
-        recent = self._recent.setdefault(operation, deque(maxlen=RECENT))
-        recent.append(took)
-        slow = usual.warm and len(recent) == RECENT and median(recent) > FACTOR * usual.median
-        if slow:
-            self._slow_at = now
-        if not (usual.warm and took > FACTOR * usual.median):
-            usual.learn(took)
-
-    def suffers(self, now: float) -> bool:
-        """Whether operations of any class are slow, or were just now."""
-        return now - self._slow_at < LASTS_SECONDS
+    def _flow_watch(self) -> Watch:
+        limits = self._limits
+        return Watch(
+            Baseline(limits.history, limits.flow_least, limits.flow_warmup), limits.flow_window, limits.flow_sustained
+        )
 
     def view_changed(self) -> None:
-        """Other members, other times."""
-        self._usual.clear()
-        self._recent.clear()
-        self._slow_at = float("-inf")
+        """With other members, or without some, operations take another time: how long is found out anew. Until then the old
+        limits for hangs serve."""
+        for _, lasting in self._classes.items():
+            lasting.seen.skip(self._limits.warmup)
+            lasting.watch = Watch(
+                Baseline(self._limits.history, self._limits.least, self._limits.warmup),
+                self._limits.window,
+                self._limits.sustained,
+                self._limits.sustained_seconds,
+            )
+        self._periods.clear()
+        self._typical.clear()
+
+    def told(self, observation: Observation) -> Class | None:
+        """Note how often operations of each class come, and how long one of them takes this member. Returns the class that most
+        of the bytes are of, if any."""
+        if not observation.samples:
+            return None
+        counts: Counter[Class] = Counter()
+        volume: Counter[Class] = Counter()
+        for sample in observation.samples:
+            cls = _class(sample)
+            counts[cls] += 1
+            volume[cls] += sample.nbytes
+        period = self._company.period.get(observation.member, 0.0)
+        total = len(observation.samples)
+        for cls, count in counts.items():
+            self._classes.of(cls).period = period * total / count
+        main = max(volume, key=lambda cls: (volume[cls], counts[cls], cls))
+        if period > 0.0:
+            watch = self._periods.of((main, observation.member))
+            slow = watch.usual.ready and period > self._limits.slowed * watch.usual.median
+            watch.add(observation.at, period, slow)
+        typical = median([sample.took for sample in observation.samples if _class(sample) == main])
+        watch = self._typical.of((main, observation.member))
+        watch.add(observation.at, typical, watch.usual.ready and typical > self._limits.slowed * watch.usual.median)
+        return main
+
+    def is_slow(self, observation: Observation, work: Class | None) -> bool:
+        """Whether most operations that ``observation`` tells of took much longer than they usually take that member, or, where it
+        tells of none, the one that it is in."""
+        if work is not None:
+            watch = self._typical.get((work, observation.member))
+            return watch is not None and watch.warm
+        for operation in observation.open:
+            cls = class_of(operation.gid, operation.kind, operation.nbytes)
+            watch = self._typical.get((cls, observation.member))
+            if watch is not None and watch.usual.ready:
+                return operation.age > self._limits.slowed * watch.usual.median
+        return False
+
+    def add(self, at: float, operation: Gathered) -> bool:
+        """One more has ended. True when it took much longer than usual."""
+        lasting = self._classes.of(operation.cls)
+        took = operation.took
+        usual = lasting.watch.usual
+        slow = usual.beyond(took, self._limits.deviations) and took > self._limits.slowed * usual.median
+        lasting.seen.add(took)
+        lasting.watch.add(at, took, slow, took, (operation.gid, operation.seq))
+        return slow
+
+    def is_longer(self, operation: Gathered) -> bool:
+        """Whether it took longer than usual, be it that others do by chance."""
+        lasting = self._classes.get(operation.cls)
+        usual = None if lasting is None else lasting.watch.usual
+        return usual is not None and usual.ready and operation.took > self._limits.slowed * usual.median
+
+    def hang_after(self, cls: Class) -> float:
+        """T_hang: seconds after which an operation of ``cls`` counts as hung. Ten times as long as they usually take with
+        their jitter, within the limits; where they usually take long, three times."""
+        lasting = self._classes.get(cls)
+        if lasting is None or not lasting.seen.ready:
+            return self._limits.hang_unknown
+        usual = lasting.seen.median + self._limits.deviations * lasting.seen.spread
+        return max(self._limits.hang_least, min(self._limits.hang_most, 10.0 * usual), 3.0 * usual)
+
+    def is_known(self, cls: Class) -> bool:
+        lasting = self._classes.get(cls)
+        return lasting is not None and lasting.seen.ready
+
+    def period(self, cls: Class) -> float:
+        """Seconds from one operation of ``cls`` to the next; at least what one takes."""
+        lasting = self._classes.get(cls)
+        return 0.0 if lasting is None else max(lasting.period, lasting.watch.usual.median)
+
+    def usual(self, cls: Class) -> float:
+        """Seconds from one operation of ``cls`` to the next when all is well; 0.0 when unknown."""
+        lasting = self._classes.get(cls)
+        if lasting is None:
+            return 0.0
+        periods = [watch.usual.median for (of, _), watch in self._periods.items() if of == cls and watch.usual.ready]
+        period = median(periods) if periods else 0.0
+        return max(period, lasting.watch.usual.median)
+
+    def slowed_for_good(self, now: float) -> bool:
+        """Whether operations come less often than usual, and have for several observations, as half of the members say."""
+        recent = self._recent(now)
+        return bool(recent) and 2 * sum(watch.departed for watch in recent) >= len(recent)
+
+    def _recent(self, now: float) -> list[Watch]:
+        horizon = now - 3.0 * self._limits.interval
+        return [watch for _, watch in self._periods.items() if watch.at > horizon]
+
+
+def _class(sample: Sample) -> Class:
+    return class_of(sample.gid, sample.kind, sample.nbytes)

@@ -14,6 +14,7 @@ from .policy import EVERYBODY, Avoid, Evict, Policy
 from .wire import corruption_of, observation_of
 
 Measurement = tuple[LinkRow, float]
+ASK_SECONDS = 3.0  # until the same link is asked for again
 
 
 class HealthService:
@@ -56,6 +57,7 @@ class _Ward:
         self.health = GroupHealth(policy)
         self._view = View(-1, ())
         self._measured_at: dict[tuple[int, int], float] = {}
+        self._asked_at: dict[tuple[int, int], float] = {}  # pairs of members, lately
         self._avoided: dict[int, Avoid] = {}  # by case
         self._corrupt: dict[object, Finding] = {}  # since the last tick
 
@@ -67,6 +69,8 @@ class _Ward:
     def tick(self, now: float, view: View, links: Iterable[Measurement]) -> list[Order]:
         if view.epoch != self._view.epoch:
             self._view = view
+            here = set(view.ids)
+            self._measured_at = {link: at for link, at in self._measured_at.items() if here.issuperset(link)}
             self.health.view_changed(now, view)
         rows = list(links)
         self.health.measured(now, self._fresh(now, rows))
@@ -92,20 +96,28 @@ class _Ward:
         if over or any(isinstance(measure, Avoid) for measure in measures):
             self._avoided = {number: one for number, one in self._avoided.items() if number in held}
             orders.append(Doubt(self._factors()))
-        if self.health.wanted:
-            orders.append(Measure(sorted({(min(pair), max(pair)) for pair in self.health.wanted})))
+        wanted = self._not_asked_lately(now)
+        if wanted:
+            orders.append(Measure(wanted))
         return orders
+
+    def _not_asked_lately(self, now: float) -> list[tuple[int, int]]:
+        """Pairs whose links the diagnosis wants measured; what was asked for takes a moment."""
+        pairs = {(min(pair), max(pair)) for pair in self.health.wanted}
+        self._asked_at = {pair: at for pair, at in self._asked_at.items() if now - at < ASK_SECONDS}
+        news = sorted(pairs - self._asked_at.keys())
+        self._asked_at.update(dict.fromkeys(news, now))
+        return news
 
     def _fresh(self, now: float, links: Sequence[Measurement]) -> list[LinkRow]:
         """Those that were measured since the last look."""
         fresh, known = [], self._measured_at
-        self._measured_at = {}
         for row, age in links:
             link, at = (row.source, row.target), now - age
             before = known.get(link)
             if before is None or at > before + 1e-3:
                 fresh.append(row)
-            self._measured_at[link] = at if before is None else max(at, before)
+            known[link] = at if before is None else max(at, before)
         return fresh
 
     def _said(self, open_before: set[int]) -> list[Say]:

@@ -106,7 +106,7 @@ class World:
         self.found += [(self.now, one) for one in self.diagnosis.tick(self.now)]
         if self.diagnosis.wanted:
             self.diagnosis.measured(self.now, [self.row(*pair) for pair in self.diagnosis.wanted])
-        self.ended += self.diagnosis.ended(self.now)
+        self.ended += self.diagnosis.take_ended()
 
     def operation(self, samples: dict[int, list[Sample]], moved: dict[tuple[int, int], float]) -> None:
         self.seq += 1

@@ -1,0 +1,158 @@
+"""Active probes that tell a slow link from a slow sender or receiver where traffic cannot: on a ring, each sends to one other."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from ..types import LinkRow
+from .baseline import median
+from .culprits import Edge
+from .finding import Culprit, CulpritKind
+from .keeping import Keeping
+from .limits import Limits
+
+MOST_BANDWIDTH = 1e12  # bytes per second; no link is faster
+MOST_ROWS = 65536
+SPANS, SPAN_SECONDS = 8, 15.0  # of what was measured of a link, that are remembered
+TURNED = 2.0  # times as slow, and the other direction of a link is the slow one
+WITNESSES = 2  # other members that each end of a link is probed with
+
+
+class _Row:
+    """``bandwidth`` as measured last, and what it was before: by spans of some seconds, since while a fault lasts it is measured
+    again and again."""
+
+    def __init__(self) -> None:
+        self.at = -math.inf
+        self.bandwidth = 0.0
+        self._spans: deque[tuple[float, float]] = deque(maxlen=SPANS)  # when each began, and the best of it
+
+    def measured(self, now: float, bandwidth: float) -> None:
+        self.at, self.bandwidth = now, bandwidth
+        if self._spans and now - self._spans[-1][0] < SPAN_SECONDS:
+            began, best = self._spans.pop()
+            self._spans.append((began, max(best, bandwidth)))
+        else:
+            self._spans.append((now, bandwidth))
+
+    def before(self, since: float) -> float | None:
+        """The best of all spans that were over by then: the others may be of this fault, and some of them of earlier ones."""
+        return max((best for began, best in self._spans if began + SPAN_SECONDS <= since), default=None)
+
+
+class Question(NamedTuple):
+    """Which links to measure, to learn what is to blame. ``out``, ``into``: those that leave, or come to, who is suspected;
+    ``pair``: both directions of one link of which the wrong one may be suspected; ``otherwise``: the answer when neither all of
+    ``out`` alone nor all of ``into`` alone are slow. ``factor``: how many times as slow the suspected flow is."""
+
+    out: tuple[Edge, ...] = ()
+    into: tuple[Edge, ...] = ()
+    pair: tuple[Edge, ...] = ()
+    otherwise: Culprit = Culprit(CulpritKind.LINK, ())
+    factor: float = 1.0
+
+    @property
+    def asked(self) -> tuple[Edge, ...]:
+        return self.out + self.into + self.pair
+
+
+class Decision(NamedTuple):
+    kind: CulpritKind
+    members: tuple[int, ...]
+    text: str
+
+
+class Probes:
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._rows: Keeping[Edge, _Row] = Keeping(_Row, MOST_ROWS)
+
+    def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
+        """``rows`` from probes that have just been made. What cannot be is passed over."""
+        for row in rows:
+            if row.source == row.target or not 0.0 < row.bandwidth <= MOST_BANDWIDTH:
+                continue
+            self._rows.of((row.source, row.target)).measured(now, row.bandwidth)
+
+    def keep(self, ids: Collection[int]) -> None:
+        for edge in [edge for edge, _ in self._rows.items() if not set(edge) <= set(ids)]:
+            self._rows.pop(edge)
+
+    def about_link(
+        self,
+        edge: Edge,
+        unsure: Collection[CulpritKind],
+        both_ways: bool,
+        ids: Collection[int],
+        sick: Collection[int],
+        factor: float,
+    ) -> Question:
+        """``unsure``: what ``edge`` may be as well. ``both_ways``: both of its directions look slow."""
+        source, target = edge
+        healthy = sorted(set(ids) - set(edge) - set(sick)) or sorted(set(ids) - set(edge))
+        out = healthy[:WITNESSES] if CulpritKind.SENDER in unsure else ()
+        into = healthy[-WITNESSES:] if CulpritKind.RECEIVER in unsure else ()
+        return Question(
+            tuple((source, witness) for witness in out),
+            tuple((witness, target) for witness in into),
+            (edge, (target, source)) if both_ways else (),
+            Culprit(CulpritKind.LINK, edge),
+            factor,
+        )
+
+    def about_member(self, member: int, ids: Collection[int], factor: float) -> Question:
+        """What it sends is slow, and what it receives as well: either may be so only because acknowledgements are late."""
+        others = sorted(set(ids) - {member})
+        witnesses = others[:1] + others[-1:] if len(others) > 1 else others
+        return Question(
+            tuple((member, witness) for witness in witnesses),
+            tuple((witness, member) for witness in witnesses),
+            (),
+            Culprit(CulpritKind.RANK, (member,)),
+            factor,
+        )
+
+    def missing(self, question: Question, since: float) -> list[Edge]:
+        """What has not been measured since then."""
+        return [edge for edge in question.asked if self._fresh(edge, since) is None]
+
+    def _fresh(self, edge: Edge, since: float) -> float | None:
+        row = self._rows.get(edge)
+        return row.bandwidth if row is not None and row.at >= since else None
+
+    def decide(self, question: Question, since: float, usual: float) -> Decision:
+        """When nothing is `missing`. ``usual``: bytes per second that the suspected flow used to carry."""
+        suspect = question.otherwise.members
+        times = {edge: self._times_slower(edge, since, usual, suspect) for edge in question.asked}
+        # halfway, by ratio, between well and as slow as the flow
+        line = max(self._limits.probe_slow, math.sqrt(question.factor))
+        out = [times[edge] >= line for edge in question.out]
+        into = [times[edge] >= line for edge in question.into]
+        text = "probes: " + ", ".join(f"{one} to {other} {1 / slower:.0%}" for (one, other), slower in times.items())
+        text += " of what is expected"
+        if out and all(out) and not (into and all(into)):
+            return Decision(CulpritKind.SENDER, suspect[:1], text)
+        if into and all(into) and not (out and all(out)):
+            return Decision(CulpritKind.RECEIVER, suspect[-1:], text)
+        members = suspect
+        if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
+            members = suspect[::-1]
+        return Decision(question.otherwise.kind, members, text)
+
+    def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
+        """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""
+        row = self._rows.get(edge)
+        assert row is not None
+        before = row.before(since)
+        if before is not None:
+            return max(1e-3, before / row.bandwidth)
+        others = [
+            each.bandwidth
+            for other, each in self._rows.items()
+            if not set(other) & set(suspect) and each.bandwidth > 0.0
+        ]
+        expected = median(others) if others else usual
+        return max(1e-3, expected / row.bandwidth)

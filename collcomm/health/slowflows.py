@@ -1,0 +1,178 @@
+"""Slow communication: which flows are slow, and whether that is a link's fault, a sender's or a receiver's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .company import Company
+from .culprits import Edge, Suspect, suspects
+from .finding import Culprit, CulpritKind, Finding, Syndrome
+from .flows import Flows
+from .limits import Limits
+from .probes import Decision, Probes, Question
+
+GUESS = 0.5  # how sure the best guess is
+ALIKE = 3.0  # flows that are slow for one reason are so by about the same factor
+MOST_WANTED = 16  # probes at once
+
+
+class _Doubt:
+    """A suspicion that traffic alone cannot settle. ``said``: what was guessed when patience ended."""
+
+    def __init__(self, since: float):
+        self.since = since
+        self.decision: Decision | None = None
+        self.said: Culprit | None = None
+
+
+class SlowFlows:
+    """``withdrawn``: culprits named before that better evidence has replaced."""
+
+    def __init__(self, limits: Limits, company: Company, flows: Flows, probes: Probes):
+        self._limits = limits
+        self._company = company
+        self._flows = flows
+        self._probes = probes
+        self._doubts: dict[tuple[int, ...], _Doubt] = {}  # by the members of a suspect
+        self._named: dict[Culprit, tuple[frozenset[Edge], Finding]] = {}
+        self.wanted: list[Edge] = []
+        self.withdrawn: set[Culprit] = set()
+
+    def view_changed(self) -> None:
+        ids = self._company.ids
+        self._doubts = {members: doubt for members, doubt in self._doubts.items() if set(members) <= ids}
+        self._named = {culprit: named for culprit, named in self._named.items() if set(culprit.members) <= ids}
+        self.wanted = []
+
+    def claims(self, now: float, excused: Collection[int]) -> list[Finding]:
+        """``excused``: members that come late; what flows to or from them waits for that."""
+        self.wanted, self.withdrawn = [], set()
+        sick = {edge for edge in self._flows.slow(now) if not set(edge) & set(excused)}
+        judged = self._flows.judged(now)
+        slow = sick & judged  # of the others, nothing is known since they were avoided
+        warm = {edge for edge in self._flows.warm(now) if not set(edge) & set(excused)}
+        self._forget(slow | warm)
+        self._named = {culprit: named for culprit, named in self._named.items() if named[0] & sick}
+        if slow:
+            worst = max(self._flows.factor(edge) for edge in slow)
+            hot = slow | {edge for edge in warm if self._flows.factor(edge) * ALIKE >= worst}
+            for suspect in suspects(hot, judged, self._limits.row_share, firm=slow, order=self._flows.factor):
+                if suspect.edges & slow and not self._may_spread(now, suspect, hot):
+                    self._consider(now, suspect, hot)
+        else:
+            self._look_ahead(now, {edge for edge in warm if self._flows.factor(edge) >= self._limits.flow_plain})
+        return [finding for _, finding in self._named.values()]
+
+    def _forget(self, hot: Collection[Edge]) -> None:
+        """Doubts about what is not slow any more."""
+        about = {member for edge in hot for member in edge}
+        self._doubts = {
+            members: doubt
+            for members, doubt in self._doubts.items()
+            if (members in hot if len(members) == 2 else members[0] in about)
+        }
+
+    def _look_ahead(self, now: float, plain: set[Edge]) -> None:
+        """One value, but a plain one: by the time that a second has come, probes may have told whose fault it is."""
+        judged = self._flows.judged(now) | plain
+        for suspect in suspects(plain, judged, self._limits.row_share, firm=plain, order=self._flows.factor):
+            question = self._question(suspect, plain)
+            doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
+            if question.asked:
+                self._want(self._probes.missing(question, self._fresh_since(now, doubt)))
+
+    def _may_spread(self, now: float, suspect: Suspect, hot: set[Edge]) -> bool:
+        """One flow is slow and others of the same end seem to be: what they are is seen within two observations."""
+        if suspect.culprit.kind is not CulpritKind.LINK:
+            return False
+        (edge,) = suspect.edges
+        near = any(edge not in (other, other[::-1]) and (edge[0] == other[0] or edge[1] == other[1]) for other in hot)
+        return near and now - self._doubts.setdefault(edge, _Doubt(now)).since < 2.0 * self._limits.interval
+
+    def _consider(self, now: float, suspect: Suspect, hot: set[Edge]) -> None:
+        for culprit, (edges, _) in list(self._named.items()):
+            if suspect.edges <= edges and culprit.kind is not CulpritKind.LINK:
+                return  # a flow of a member that is named already, the others of which have a good moment
+            if culprit.members == suspect.culprit.members[::-1] and len(culprit.members) == 2:
+                return  # acknowledgements go the other way, and wait behind data
+            if edges < suspect.edges and culprit != suspect.culprit:
+                self._withdraw(culprit)  # what looked like a link is one of many of its end
+        question = self._question(suspect, hot)
+        if question.asked or suspect.unsure:
+            self._doubt(now, suspect, question)
+        else:
+            self._name(now, suspect.culprit, suspect.edges, "", 0.9)
+
+    def _question(self, suspect: Suspect, hot: Collection[Edge]) -> Question:
+        """What has to be measured so that it is known who of several is to blame; nothing when the traffic tells."""
+        sick = {member for edge in set(hot) - suspect.edges for member in edge}
+        ids, members = self._company.ids, suspect.culprit.members
+        if suspect.culprit.kind is CulpritKind.LINK:
+            return self._probes.about_link(
+                (members[0], members[1]), suspect.unsure, members[::-1] in hot, ids, sick, self._factor(suspect)
+            )
+        if suspect.culprit.kind is CulpritKind.RANK:
+            return self._probes.about_member(members[0], ids, self._factor(suspect))
+        return Question()
+
+    def _factor(self, suspect: Suspect) -> float:
+        return max(self._flows.factor(edge) for edge in suspect.edges)
+
+    def _doubt(self, now: float, suspect: Suspect, question: Question) -> None:
+        """Ask for probes, and say what follows from them; after a while, the best guess."""
+        doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
+        since = self._fresh_since(now, doubt)
+        missing = self._probes.missing(question, since)
+        if doubt.decision is None and question.asked and not missing:
+            flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
+            assert flow is not None and flow.speed is not None
+            doubt.decision = self._probes.decide(question, since, 1.0 / flow.speed.usual.median)
+        if doubt.decision is not None:
+            culprit = Culprit(doubt.decision.kind, doubt.decision.members)
+            if doubt.said is not None and culprit != doubt.said:
+                self._withdraw(doubt.said)
+            doubt.said = None
+            self._name(now, culprit, suspect.edges, f"; {doubt.decision.text}", 0.9)
+            return
+        self._want(missing)
+        if not missing or now - doubt.since >= self._limits.probe_patience:
+            doubt.said = suspect.culprit
+            self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), GUESS)
+
+    def _fresh_since(self, now: float, doubt: _Doubt) -> float:
+        return max(doubt.since, now - self._limits.probe_fresh)
+
+    def _want(self, edges: list[Edge]) -> None:
+        self.wanted += edges[: MOST_WANTED - len(self.wanted)]
+
+    def _withdraw(self, culprit: Culprit) -> None:
+        if self._named.pop(culprit, None) is not None:
+            self.withdrawn.add(culprit)
+
+    def _name(self, now: float, culprit: Culprit, edges: frozenset[Edge], more: str, confidence: float) -> None:
+        worst = max(edges, key=lambda edge: (self._flows.deviating(edge), self._flows.factor(edge), edge))
+        flow = self._flows.of(worst)
+        assert flow is not None and flow.speed is not None
+        watch = flow.speed
+        text = (
+            f"from member {worst[0]} to member {worst[1]} {_rate(watch.present)} in {watch.deviating} of the last "
+            f"{watch.looked_at} observations, usually {_rate(watch.usual.median)}"
+        )
+        if len(edges) > 1:
+            text = f"{len(edges)} flows of member {culprit.members[0]} are slow, for one: {text}"
+        if flow.report is not None and flow.report.lost:
+            text += f", {flow.report.lost} packets sent again"
+        factor = max(1.0, self._flows.factor(worst))
+        finding = Finding(Syndrome.COMMUNICATION_SLOW, culprit, now, text + more, confidence, None, factor)
+        self._named[culprit] = (edges, finding)
+
+
+def _unsure(suspect: Suspect) -> str:
+    if suspect.culprit.kind is CulpritKind.RANK:
+        return "; it may be only what it sends, or only what it receives: acknowledgements go the other way"
+    others = " or ".join(sorted(kind.value for kind in suspect.unsure))
+    return f"; it may be the {others} as well, which no other traffic tells apart" if others else ""
+
+
+def _rate(seconds_per_byte: float) -> str:
+    return f"{1e-6 / max(seconds_per_byte, 1e-12):.3g} MB/s"
