@@ -19,6 +19,7 @@ from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
 from .plantables import PLAN_PARTS, run_plan
+from .records import run_records
 from .report import print_rows
 from .sickcases import run_health
 from .strided import STRIDED, run_strided
@@ -59,12 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "plan",
             "health",
             "checks",
+            "records",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
         "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
-        "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost",
+        "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost; what records cost",
     )
     parser.add_argument(
         "part",
@@ -117,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         return _written(options, run_plan(options))
     if options.case == "health":
         return _written(options, run_health(options.rounds))
+    if options.case == "records":
+        return _written(options, run_records(options))
     if options.case == "checks":
         return _written(options, run_checks(options))
     if options.part:

@@ -21,6 +21,7 @@ from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
 from .planpeer import lasting_peer, plan_peer
+from .records import recorded_peer
 from .sickpeer import sick_peer
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
@@ -155,6 +156,7 @@ CASES = {
     "group_peer": lambda case: group_peer(case, emit),
     "lasting_peer": lambda case: lasting_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
+    "recorded_peer": lambda case: recorded_peer(case, emit),
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "checked_peer": lambda case: checked_peer(case, emit),

@@ -21,6 +21,7 @@ MORE_SECONDS = 3.0  # for what else is said of a fault
 REST_SECONDS = 12.0  # after a fault, for findings to end
 CLEAN_ROUNDS = 1000
 CHANGED_ROUNDS = 200  # after a join, and after a leave
+PACE_SECONDS = 20.0
 MOST_SECONDS = 900.0  # for so many rounds
 
 
@@ -61,6 +62,8 @@ def bench_health(rounds: int = 3, only: tuple[str, ...] = (), seed: int = 1) -> 
         if not only:
             rows += [*_clean(lab), _uneven(lab)]
         rows += _sick(lab, rounds, only, chance)
+        if not only:
+            rows += [_set_aside(lab, name) for name in ("starved of processor", "slow egress")]
     return rows
 
 
@@ -94,6 +97,26 @@ def _sick(lab: Laboratory, rounds: int, only: tuple[str, ...], chance: random.Ra
     with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES) as ward:
         ward.rest(WARM_SECONDS)
         return [_repeat(ward, name, rounds, chance) for name in only or tuple(faults(ward, chance))]
+
+
+def _set_aside(lab: Laboratory, name: str) -> Row:
+    """Seconds per round without the last peer; with it, sick; and after the coordinator has set it aside."""
+    last = HOSTS - 1
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, size=last) as ward:
+        ward.rest(WARM_SECONDS)
+        without = ward.seconds_per_round(PACE_SECONDS)
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, slow="evict") as ward:
+        ward.rest(WARM_SECONDS)
+        ward.peers.excuse(last)
+        links = [(last, other) for other in range(last)]
+        with ward.starved(last) if name == "starved of processor" else ward.slowed(links):
+            began = time.monotonic()
+            gone = ward.wait(lambda event: event["event"] == "members" and event["number"] == last, FIND_SECONDS)
+            seconds = time.monotonic() - began
+            ward.rest(REST_SECONDS)
+            after = ward.seconds_per_round(PACE_SECONDS)
+    row = {"fault": f"{name}, set aside", "runs": 1, "exact": int(gone is not None), "seconds": seconds}
+    return {**row, "without": without, "after": after, "said": [f"{after / without:.2f} x the round without it"]}
 
 
 def _repeat(ward: Ward, name: str, rounds: int, chance: random.Random) -> Row:

@@ -17,6 +17,7 @@ import numpy as np
 
 import collcomm
 from collcomm.checking import CheckedCommunicator
+from collcomm.health.policy import Action, Policy
 
 JOIN_SECONDS = 60.0
 LOOK_SECONDS = 0.05
@@ -90,17 +91,22 @@ def sick_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     comm.leave()
 
 
-def watch(address: str) -> None:
-    """A coordinator that prints each finding, the end of each, and who sends how much to whom, as lines of JSON."""
+def watch(address: str, slow: str) -> None:
+    """A coordinator that prints each finding, the end of each, who sends how much to whom, and how many members there are, as
+    lines of JSON. ``slow``: what it does about slow operations."""
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     seen: set[int] = set()
     over: set[int] = set()
     traffic_at = 0.0
-    with collcomm.Coordinator(address, insecure=True) as coordinator:
+    members = 0
+    with collcomm.Coordinator(address, insecure=True, policy=Policy(slow=Action(slow))) as coordinator:
         print(json.dumps({"event": "listens"}), flush=True)
         while not stopped.wait(0.1):
             shown = coordinator.show("default")
+            if shown and len(shown["members"]) != members:
+                members = len(shown["members"])
+                print(json.dumps({"event": "members", "number": members}), flush=True)
             if shown and shown["at"] - traffic_at >= TRAFFIC_SECONDS:
                 traffic_at = shown["at"]
                 print(json.dumps({"event": "traffic", "rows": shown["traffic"]}), flush=True)
@@ -114,4 +120,4 @@ def watch(address: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(sys.argv[1])
+    watch(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "avoid")

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,18 @@ Row = dict[str, Any]
 class Ward:
     """A group of `HOSTS` peers in a laboratory, and its coordinator. ``members``: ids by index, which for the first ones is that
     of their host; ``round``: the last one that the first peer has ended. ``nbytes``: of each operation; ``uneven``: the work of
-    peers differs, always and by chance."""
+    peers differs, always and by chance; ``size``: how many there are; ``slow``: what is done about slow ones."""
 
-    def __init__(self, lab: Laboratory, orders: str, nbytes: int, uneven: bool = False):
+    def __init__(
+        self, lab: Laboratory, orders: str, nbytes: int, uneven: bool = False, size: int = HOSTS, slow: str = "avoid"
+    ):
         self.lab = lab
         self.round = 0
         self.orders = Path(orders)
         self.address = f"{lab.hub_address}:{PORT}"
         self.heard: queue.Queue[Row] = queue.Queue()
         self._traffic: list[Row] = []
-        command = [*lab.enter(None), sys.executable, "-m", "collcomm.bench.sickpeer", self.address]
+        command = [*lab.enter(None), sys.executable, "-m", "collcomm.bench.sickpeer", self.address, slow]
         self._coordinator = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=child_environment()
         )
@@ -49,12 +51,12 @@ class Ward:
         self.wait(lambda event: event["event"] == "listens", LISTEN_SECONDS)
         self.peers = Peers(lambda index: lab.enter(index % HOSTS))
         self.peers.__enter__()
-        self._case = {"case": "sick_peer", "address": self.address, "n": HOSTS, "orders": orders}
+        self._case = {"case": "sick_peer", "address": self.address, "n": size, "orders": orders}
         self._case |= {"nbytes": nbytes, "compute": COMPUTE_SECONDS, "uneven": uneven}
         self.members: dict[int, int] = {}
         self._joined = threading.Condition()
         threading.Thread(target=self._follow, daemon=True).start()
-        self.join(range(HOSTS))
+        self.join(range(size))
 
     def join(self, indices: Sequence[int]) -> None:
         """Raises TimeoutError when one has not joined in time."""
@@ -63,6 +65,12 @@ class Ward:
         with self._joined:
             if not self._joined.wait_for(lambda: set(indices) <= self.members.keys(), JOIN_SECONDS):
                 raise TimeoutError(f"of peers {list(indices)} not all have joined within {JOIN_SECONDS:.0f} s")
+
+    def seconds_per_round(self, seconds: float) -> float:
+        """Over about so many."""
+        began, first = time.monotonic(), self.round
+        time.sleep(seconds)
+        return (time.monotonic() - began) / max(1, self.round - first)
 
     def leave(self, index: int) -> None:
         with self.ordered(f"leave-{index}"):
@@ -183,8 +191,9 @@ class Ward:
             try:
                 yield
             finally:
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    (CPU / "tasks").write_text(task)
+                with suppress(OSError):  # it may have ended
+                    for task in os.listdir(f"/proc/{pid}/task"):
+                        (CPU / "tasks").write_text(task)
         finally:
             group.rmdir()
 

@@ -42,7 +42,7 @@ class Flow:
 
     def __init__(self, limits: Limits):
         self._limits = limits
-        self.speeds: Keeping[Class | None, Watch] = Keeping(self._speed_watch, MOST_CLASSES)
+        self.speeds: Keeping[tuple[Class | None, int], Watch] = Keeping(self._speed_watch, MOST_CLASSES)
         self.speed: Watch | None = None  # the one of the present work
         self.holds: Keeping[Class | None, Watch] = Keeping(self._held_watch, MOST_CLASSES)
         self.held: Watch | None = None
@@ -102,6 +102,7 @@ class Flows:
             return
         others = self._others(observation)
         most = max((report.nbytes for report in observation.flows), default=0)
+        fan = sum(LOADED * report.nbytes >= most > 0 for report in observation.flows).bit_length()
         for report in observation.flows:
             if report.target not in self._company.ids:
                 continue
@@ -115,7 +116,7 @@ class Flows:
             self._note_breaks(edge, flow)
             if completed > 0:  # else, who takes nothing may wait like all others
                 self._note_held(flow, work)
-            self._note_speed(edge, flow, work, completed, slow, others)
+            self._note_speed(edge, flow, work, fan, completed, slow, others)
 
     def _others(self, observation: Observation) -> float:
         """By what factor all flows of others fare worse than usual; at least 1."""
@@ -142,8 +143,16 @@ class Flows:
         watch.add(flow.at, share, deviates)
 
     def _note_speed(
-        self, edge: Edge, flow: Flow, work: Class | None, completed: int, operations_slow: bool, others: float
+        self,
+        edge: Edge,
+        flow: Flow,
+        work: Class | None,
+        fan: int,
+        completed: int,
+        operations_slow: bool,
+        others: float,
     ) -> None:
+        """``fan``: to how many at a time, about, the sender sends: what else is under way takes its share."""
         report, limits, pending = flow.report, self._limits, flow.pending
         assert report is not None
         if self._breaks.broke_lately(flow.at, edge, BROKEN_FOR):
@@ -153,15 +162,17 @@ class Flows:
         pending.busy += report.busy - report.held
         pending.observations += 1
         pending.completed += completed
-        if pending.completed == 0 and pending.observations < limits.flow_window:
+        if pending.observations < limits.flow_patience and (
+            pending.completed == 0 or pending.nbytes < limits.flow_bytes
+        ):
             return
         flow.pending = Amount()
-        if pending.nbytes < limits.flow_bytes or pending.busy <= 0.0:
+        if pending.nbytes < limits.flow_least_bytes or pending.busy <= 0.0:
             return
         if work is None and flow.speed is not None:
             watch = flow.speed  # no operation has ended meanwhile: the work is the one of before
         else:
-            watch = flow.speed = flow.speeds.of(work)
+            watch = flow.speed = flow.speeds.of((work, fan))
         each = pending.busy / pending.nbytes
         usual = watch.usual
         if usual.ready:

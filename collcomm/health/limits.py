@@ -44,7 +44,11 @@ class Limits:
         2.0  # times as much worse than the others fare: what all suffer from is the network's, or the load's
     )
     flow_plain: float = 4.0  # times as slow: then, two observations are enough
-    flow_bytes: int = 64 << 10  # in one observation; fewer measure latency
+    flow_bytes: int = (
+        192 << 10
+    )  # of one value, at least: fewer measure who was let wait for a processor. It comes from as many
+    flow_patience: int = 4  # observations as that takes, up to so many ...
+    flow_least_bytes: int = 64 << 10  # ... and then so many bytes have to do; fewer measure latency
     held_window: int = 6  # observations in a row that are looked at for receivers that take nothing ...
     held_sustained: int = 5  # ... and so many of these: a few operations in each, of which one waits long by chance
     held_share: float = 0.2  # of the time, more than usual, that a receiver has let senders stand
