@@ -32,6 +32,7 @@ from .errors import (
 )
 from .joining import join
 from .membership import Coordinator
+from .preemption import Preemption, on_preemption
 from .types import Member, View
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "JoinRejected",
     "Member",
     "PeerLost",
+    "Preemption",
     "StateDiverged",
     "UnsupportedTransport",
     "View",
@@ -56,4 +58,5 @@ __all__ = [
     "aio",
     "datatypes",
     "join",
+    "on_preemption",
 ]

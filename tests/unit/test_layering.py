@@ -31,6 +31,7 @@ CORE = {
     "launched",
     "safepoint",
     "partings",
+    "departure",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -51,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BOTTOM | {"collectives", "transports", "codecs", "datatypes", "planner", "membership"},
     "state": BELOW_CORE | {"arrays"},
     **dict.fromkeys(CORE, FACE),
+    "preemption": {"communicator"},  # where a process ends, not what it does
     "tuning": BELOW_CORE | {"carriage", ""},
     "aio": FACE,
     "torch": FACE,
@@ -67,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chaos": FACE | {"bench", "laboratory", ""},
     "cli": FACE | {"bench", "chaos", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
-    "__init__": FACE | {"aio", "overlap", "diloco"},
+    "__init__": FACE | {"aio", "overlap", "diloco", "preemption"},
 }
 
 IMPURE = {
