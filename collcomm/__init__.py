@@ -32,6 +32,7 @@ from .errors import (
     ViewChanged,
 )
 from .joining import join
+from .preemption import Preemption, on_preemption
 from .rendezvous import Coordinator
 from .types import Member, View
 from .version import __version__ as __version__
@@ -50,6 +51,7 @@ __all__ = [
     "JoinRejected",
     "Member",
     "PeerLost",
+    "Preemption",
     "StateDiverged",
     "UnsupportedTransport",
     "View",
@@ -57,4 +59,5 @@ __all__ = [
     "aio",
     "datatypes",
     "join",
+    "on_preemption",
 ]

@@ -93,19 +93,28 @@ class AsyncCommunicator:
 
     # -- membership -------------------------------------------------------------------------------------------------
 
-    async def step(self, timeout: float | None = None) -> View:
-        return await self._composite(self._comm.step, timeout)
+    async def step(self, timeout: float | None = None, leaving: bool = False) -> View:
+        view = await self._composite(self._comm.step, timeout, leaving)
+        if self.closed:
+            self._lane.shutdown(wait=False)
+        return view
 
-    async def steps(self) -> AsyncIterator[View]:
-        """A `step` per turn of the loop, for ever; the view is the one that the turn's calls run in."""
+    async def steps(self, leaving: object = False) -> AsyncIterator[View]:
+        """A `step` per turn of the loop; the view is the one that the turn's calls run in. The loop ends once this peer has left,
+        which it does when ``leaving`` is true: what `collcomm.on_preemption` gives."""
         while True:
-            yield await self.step()
+            view = await self.step(leaving=bool(leaving))
+            if self.closed:
+                return
+            yield view
 
     async def split(self, ranks: Sequence[int]) -> AsyncCommunicator | None:
         part = await self._composite(self._comm.split, ranks)
         return None if part is None else AsyncCommunicator(part)
 
     async def leave(self) -> None:
+        if self.closed:
+            return
         await self._composite(self._comm.leave)
         self._lane.shutdown(wait=False)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import safepoint
+from . import departure, safepoint
 from .blocks import checked_counts, elements, items_of_block, items_of_whole, rows_of_block, rows_of_whole
 from .checking import CheckedCommunicator
 from .collectives import KINDS
@@ -58,20 +58,29 @@ class Communicator(Participant):
 
     # -- membership -----------------------------------------------------------------------------------------------------
 
-    def step(self, timeout: float | None = None) -> View:
+    def step(self, timeout: float | None = None, leaving: bool = False) -> View:
         """A safe point: admit those who wait, and return the view that the next calls run in. Every member calls it.
 
         With nobody waiting it costs one small all_reduce; the coordinator is not asked. While a `sync` of some member still
         runs in the background, nobody is admitted. A better plan for the traffic, when all members hold one, is taken
         into use here.
+
+        ``leaving``: this peer goes here, and is ``closed`` afterwards. The others hear of it before they go on, so that no
+        operation of theirs is begun with it: none is run again, none raises PeerLost.
         """
         if self._group.gid:
             raise ValueError("step() belongs to the whole group: call it on the communicator that join() returned")
         deadline = self._session.clock.monotonic() + (self._timeout if timeout is None else timeout)
         view = self.latest
         plan = self._session.offer(view)
-        words = safepoint.meet(view, self.pending > 0, self._sharing.busy, 0 if plan is None else plan.revision)
+        words = safepoint.meet(
+            view, self.pending > 0, self._sharing.busy, 0 if plan is None else plan.revision, leaving
+        )
         agreed = self.all_reduce(words, op="band", timeout=timeout)
+        if safepoint.somebody_leaves(agreed):
+            departure.settle(self, leaving, timeout, self._session.clock)
+            if self.closed:
+                return view
         admit, revision = safepoint.outcome(agreed, self._group.view)
         if revision and plan is not None:
             self._group.revise(plan, view.epoch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from .communicator import Communicator
 from .engine import EventLog
@@ -41,6 +41,16 @@ def wants_mpi(coordinator: str | None, transports: Sequence[str] | None) -> bool
     )
 
 
+class JobCommunicator(Communicator):
+    """All ranks of an MPI job. Views change in operations, and there is no coordinator."""
+
+    def await_without(self, members: Container[int], until: float) -> None:
+        pass
+
+    def resign(self, timeout: float = 0.0) -> None:
+        pass
+
+
 def join_launched(name: str | None, min_size: int, timeout: float, on_failure: str, op_timeout: float) -> Communicator:
     """Every rank of the job calls it. Raises UnsupportedTransport, JoinRejected, CollectiveTimeout."""
     from .engine.mpi import MpiSession
@@ -60,4 +70,4 @@ def join_launched(name: str | None, min_size: int, timeout: float, on_failure: s
     if events := os.environ.get("COLLCOMM_EVENTS"):
         session.events = EventLog(events, name, session.totals)
         session.events.adopted(session.member, session.view)
-    return Communicator(session, session.world(), name, op_timeout)
+    return JobCommunicator(session, session.world(), name, op_timeout)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Container
 from typing import Any, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from .pointtopoint import PointToPoint
 from .types import View
 
 LEAVE_SECONDS = 5.0
+HEARING_SECONDS = 0.001  # between two looks whether a view has come; it takes about one on a LAN
 
 
 class Participant:
@@ -97,12 +99,33 @@ class Participant:
         return f"<{type(self).__name__} {self.name}: {state}>"
 
     def leave(self, timeout: float = LEAVE_SECONDS) -> None:
-        """Leave the group in good order: the others go on without this peer, and know that it meant to go."""
+        """Leave the group in good order: the others go on without this peer, and know that it meant to go.
+
+        Others who are in an operation meanwhile, or begin one before they hear of it, run it again over those who are left
+        (``on_failure="raise"``: PeerLost). ``step(leaving=True)`` spares them that.
+        """
         if self._group.gid:
             return
         if self._session.failure is None:
             self._session.agent.leave(self._session.clock.monotonic() + timeout)
         self.close()
+
+    def resign(self, timeout: float = LEAVE_SECONDS) -> None:
+        """Tell the coordinator that this peer goes: from any thread, whatever another thread is doing in the group. Nothing is
+        closed; end the process next. For the others it is as if `leave` came in the middle of their operation. Ranks of an
+        MPI job have nobody to tell: nothing happens."""
+        if self._session.failure is None:
+            self._session.agent.leave(self._session.clock.monotonic() + timeout)
+
+    def await_without(self, members: Container[int], until: float) -> None:
+        """Wait until this peer has heard of a view in which none of ``members`` (ids) is, or until ``until``, on the clock of
+        the session. Ranks of an MPI job hear of views in operations only: they don't wait."""
+        quiet = self._session.clock.condition(threading.Lock())
+        while any(member in members for member in self.latest.ids) and self._session.clock.monotonic() < until:
+            if self._session.failure is not None:
+                raise self._session.failure
+            with quiet:
+                quiet.wait(HEARING_SECONDS)
 
     def close(self) -> None:
         """Close at once. The others will find out by themselves; prefer ``leave()``."""

@@ -1,5 +1,5 @@
-"""What members find out together at a safe point, in one small all_reduce: whether anybody waits to be admitted, and whether
-all of them hold the same new plan.
+"""What members find out together at a safe point, in one small all_reduce: whether anybody waits to be admitted, whether one
+of them is about to leave, and whether all of them hold the same new plan.
 
 Words are joined by "and". A number is equal for all members if, and only if, the numbers and their complements come out of
 that as they went in. So members compare the revision of the plan that they hold, and the epoch of the view in which they
@@ -19,11 +19,11 @@ Words = np.ndarray[Any, np.dtype[np.uint64]]
 _ALL = (1 << 64) - 1
 
 
-def meet(view: View, waiting: bool, busy: bool, revision: int) -> Words:
+def meet(view: View, waiting: bool, busy: bool, revision: int, leaving: bool = False) -> Words:
     """This member's words. ``view``: its newest; ``revision``: of the plan that it holds for that, 0 for none."""
-    nobody_waits, idle = int(not waiting), int(not busy)
+    nobody_waits, idle, stays = int(not waiting), int(not busy), int(not leaving)
     numbers = (revision, revision ^ _ALL, view.epoch, view.epoch ^ _ALL)
-    return np.array([nobody_waits | idle << 1, *numbers], np.uint64)
+    return np.array([nobody_waits | idle << 1 | stays << 2, *numbers], np.uint64)
 
 
 def outcome(agreed: Words, view: View) -> tuple[bool, int]:
@@ -33,3 +33,8 @@ def outcome(agreed: Words, view: View) -> tuple[bool, int]:
     admit = not flags & 1 and bool(flags & 2)
     together = epoch == view.epoch and other_epoch == view.epoch ^ _ALL
     return admit, revision if together and other_revision == revision ^ _ALL else 0
+
+
+def somebody_leaves(agreed: Words) -> bool:
+    """From everybody's words, joined."""
+    return not int(agreed[0]) & 4

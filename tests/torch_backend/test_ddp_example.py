@@ -20,7 +20,11 @@ pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is no
 def test_a_rank_is_killed_and_comes_back(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
     command += [str(ROOT / "examples" / "ddp.py"), "--steps", "60", "--kill-step", "20", "--join-step", "30"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}  # of the tables, which wrap where it is narrow
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "120",
+    }  # of the tables, which wrap where it is narrow
     done = subprocess.run(
         [*command, "--out", str(tmp_path)], env=environment, capture_output=True, text=True, timeout=280, check=False
     )

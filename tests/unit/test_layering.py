@@ -36,6 +36,7 @@ CORE = {
     "checking",
     "checkrecords",
     "inspection",
+    "departure",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
 FACE = CORE | BELOW_CORE | {"tuning", "state", "health", "overlap"}
@@ -58,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "state": BELOW_CORE | {"arrays"},
     **dict.fromkeys(CORE, FACE),
     "rendezvous": FACE | {"dashboard"},
+    "preemption": {"communicator"},  # where a process ends, not what it does
     "tuning": BELOW_CORE | {"carriage", ""},
     "aio": FACE,
     "torch": FACE,
@@ -76,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "console": FACE,
     "cli": FACE | {"bench", "chaos", "console", "keys", "plan", "simulate", "tuning", ""},
     "__main__": {"cli"},
-    "__init__": FACE | {"aio", "overlap", "diloco"},
+    "__init__": FACE | {"aio", "overlap", "diloco", "preemption"},
 }
 
 IMPURE = {

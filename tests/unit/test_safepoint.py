@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from collcomm.safepoint import meet, outcome
+from collcomm.safepoint import meet, outcome, somebody_leaves
 from collcomm.types import View
 
 
@@ -38,3 +38,12 @@ def test_nobody_takes_a_plan_when_a_view_change_came_between(epochs: tuple[int, 
     agreed = joined(*(meet(View(epoch, ()), False, False, 1) for epoch in epochs))
     for joined_in in range(9):
         assert outcome(agreed, View(joined_in, ()))[1] == 0
+
+
+def test_one_who_leaves_is_noticed_by_all_and_changes_nothing_else() -> None:
+    view = View(3, ())
+    stays, waiting, leaves = meet(view, False, False, 7), meet(view, True, False, 7), meet(view, False, False, 7, True)
+    assert not somebody_leaves(joined(stays, waiting))
+    assert somebody_leaves(joined(stays, leaves, waiting)) and somebody_leaves(leaves)
+    assert outcome(joined(stays, leaves), view) == (False, 7)
+    assert outcome(joined(waiting, leaves), view) == (True, 7)
