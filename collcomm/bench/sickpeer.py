@@ -40,7 +40,6 @@ class Flipping:
     def all_reduce(self, x: Any, **options: Any) -> Any:
         ordered = os.path.exists(self._order)
         if ordered and not self._done:
-            x = x.copy()
             x.view(np.uint32)[x.size // 2] ^= 1 << 22
         self._done = ordered
         return self._comm.all_reduce(x, **options)
@@ -70,7 +69,7 @@ def sick_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
         if ended:
             break
         if tenth:
-            checked.all_reduce(few)
+            checked.all_reduce(few.copy())  # a bit may flip in it
         while os.path.exists(stall):
             time.sleep(LOOK_SECONDS)
         compute = case["compute"]
