@@ -4,7 +4,8 @@
 
 Where the coordinator is, and how many begin, comes from the environment (`placement`); the launch files beside this one see to
 that. Peers train for some steps each, average how far they have moved, and take an outer step (DiLoCo). A newcomer gets the
-state of the others. On SIGTERM or SIGUSR1 a peer leaves at its next safe point, and the others go on without having anything run again.
+state of the others. On SIGTERM or SIGUSR1 a peer leaves at its next safe point, and the others go on without having anything
+run again.
 
 Standard output gets one line of JSON per peer; standard error tells how it goes. Exit status: 0 if all peers ended with the same
 bits, or this one has left as told (--left-status makes that another number); 1 if not; 2 for wrong arguments.
