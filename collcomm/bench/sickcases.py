@@ -14,6 +14,7 @@ from .report import print_table
 from .sickward import HOSTS, RATE, Row, Ward
 
 NBYTES = 1 << 20
+COMPUTE_SECONDS = 0.04  # of processor time in each round
 SMALL_NBYTES = 128 << 10  # where operations are counted
 WARM_SECONDS = 25.0
 FIND_SECONDS = 30.0
@@ -94,7 +95,7 @@ def _said(name: str, ward: Ward, rounds: int) -> Row:
 
 
 def _sick(lab: Laboratory, rounds: int, only: tuple[str, ...], chance: random.Random) -> list[Row]:
-    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES) as ward:
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, compute=COMPUTE_SECONDS) as ward:
         ward.rest(WARM_SECONDS)
         return [_repeat(ward, name, rounds, chance) for name in only or tuple(faults(ward, chance))]
 
@@ -102,10 +103,13 @@ def _sick(lab: Laboratory, rounds: int, only: tuple[str, ...], chance: random.Ra
 def _set_aside(lab: Laboratory, name: str) -> Row:
     """Seconds per round without the last peer; with it, sick; and after the coordinator has set it aside."""
     last = HOSTS - 1
-    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, size=last) as ward:
+    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, compute=COMPUTE_SECONDS, size=last) as ward:
         ward.rest(WARM_SECONDS)
         without = ward.seconds_per_round(PACE_SECONDS)
-    with tempfile.TemporaryDirectory() as orders, Ward(lab, orders, NBYTES, slow="evict") as ward:
+    with (
+        tempfile.TemporaryDirectory() as orders,
+        Ward(lab, orders, NBYTES, compute=COMPUTE_SECONDS, slow="evict") as ward,
+    ):
         ward.rest(WARM_SECONDS)
         ward.peers.excuse(last)
         links = [(last, other) for other in range(last)]

@@ -20,7 +20,7 @@ from .launch import Peers, child_environment, die_with_parent
 PORT = 48148
 HOSTS = 8
 RATE = 2.5e6  # bytes/s of each link: the wire, not the two processors that all peers share, is what takes time
-COMPUTE_SECONDS = 0.01  # of processor time, in each round
+SMALL_COMPUTE_SECONDS = 0.01
 JOIN_SECONDS = 90.0
 LISTEN_SECONDS = 30.0
 END_SECONDS = 2.0
@@ -30,12 +30,22 @@ Row = dict[str, Any]
 
 
 class Ward:
-    """A group of `HOSTS` peers in a laboratory, and its coordinator. ``members``: ids by index, which for the first ones is that
-    of their host; ``round``: the last one that the first peer has ended. ``nbytes``: of each operation; ``uneven``: the work of
-    peers differs, always and by chance; ``size``: how many there are; ``slow``: what is done about slow ones."""
+    """A group of peers in a laboratory of `HOSTS`, and its coordinator. ``members``: ids by index, which for the first ones is
+    that of their host; ``round``: the last one that the first peer has ended.
+
+    ``nbytes``: of each operation; ``compute``: seconds of processor time between two; ``uneven``: the work of peers differs,
+    always and by chance; ``size``: how many there are; ``slow``: what the coordinator does about slow ones.
+    """
 
     def __init__(
-        self, lab: Laboratory, orders: str, nbytes: int, uneven: bool = False, size: int = HOSTS, slow: str = "avoid"
+        self,
+        lab: Laboratory,
+        orders: str,
+        nbytes: int,
+        compute: float = SMALL_COMPUTE_SECONDS,
+        uneven: bool = False,
+        size: int = HOSTS,
+        slow: str = "avoid",
     ):
         self.lab = lab
         self.round = 0
@@ -52,7 +62,7 @@ class Ward:
         self.peers = Peers(lambda index: lab.enter(index % HOSTS))
         self.peers.__enter__()
         self._case = {"case": "sick_peer", "address": self.address, "n": size, "orders": orders}
-        self._case |= {"nbytes": nbytes, "compute": COMPUTE_SECONDS, "uneven": uneven}
+        self._case |= {"nbytes": nbytes, "compute": compute, "uneven": uneven}
         self.members: dict[int, int] = {}
         self._joined = threading.Condition()
         threading.Thread(target=self._follow, daemon=True).start()

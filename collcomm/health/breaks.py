@@ -2,7 +2,8 @@
 
 That a link was "closed" may be an accident (a firewall's reboot, an idle timeout); `Limits.flaps` of these make one that comes
 and goes. That what was sent is "unacked" says that the other kernel has not answered for longer than a working path ever takes:
-one is enough, if both ends are still members `Limits.settle` seconds later; else one of them died, and the link is not to blame.
+one is enough, if both ends are still members `Limits.settle` seconds later, and nothing has moved since, or the link broke again;
+else one of them died, or the link is only slow, with queues that lose packets, and it is not to blame for this.
 """
 
 from __future__ import annotations
@@ -58,8 +59,11 @@ class Breaks:
         link = self._links.get((min(edge), max(edge)))
         return link is not None and bool(link.at) and now - link.at[-1] < seconds
 
-    def claims(self, now: float, traffic: Callable[[float], Collection[Edge]]) -> list[Finding]:
-        """Links that broke again and again, or the member that all of them are of."""
+    def claims(
+        self, now: float, traffic: Callable[[float], Collection[Edge]], moved_at: Callable[[Edge], float]
+    ) -> list[Finding]:
+        """Links that broke again and again, or without an answer, or the member that all of them are of. ``moved_at``: when
+        something was acknowledged last."""
         counts = {
             link.edge or pair: len([at for at in link.at if now - at <= self._limits.flap_seconds])
             for pair, link in self._links.items()
@@ -68,6 +72,7 @@ class Breaks:
             link.edge or pair: link.unanswered_at
             for pair, link in self._links.items()
             if now - link.unanswered_at <= self._limits.flap_seconds
+            and (counts[link.edge or pair] > 1 or max(moved_at(pair), moved_at(pair[::-1])) <= link.unanswered_at)
         }
         often = {edge for edge, count in counts.items() if count >= self._limits.flaps}
         often |= {edge for edge, at in silent.items() if now - at >= self._limits.settle}

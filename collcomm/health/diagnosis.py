@@ -159,7 +159,11 @@ class Diagnosis:
         self._company.tick(now)
         late = self._stragglers.late(now)
         hangs = self._hangs.claims(now)
-        claims = [*hangs, *self._breaks.claims(now, self._flows.carrying), *self._slow.claims(now, late)]
+        claims = [
+            *hangs,
+            *self._breaks.claims(now, self._flows.carrying, self._flows.moved_at),
+            *self._slow.claims(now, late),
+        ]
         claims += self._stragglers.claims(now, bool(hangs or late or self._flows.warm(now)))
         self._ledger.withdraw((Syndrome.COMMUNICATION_SLOW, culprit) for culprit in self._slow.withdrawn)
         return self._ledger.update(now, claims)

@@ -221,6 +221,11 @@ class Flows:
             if flow.moved_at >= horizon or (flow.at >= horizon and flow.report is not None and flow.report.silent > 0.0)
         }
 
+    def moved_at(self, edge: Edge) -> float:
+        """When something of it was told of as acknowledged, last."""
+        flow = self._flows.get(edge)
+        return -math.inf if flow is None else flow.moved_at
+
     def still(self, limit: float, since: float) -> dict[Edge, float]:
         """Those that stand still, told since then, with the seconds."""
         return {
