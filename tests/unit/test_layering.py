@@ -35,6 +35,8 @@ CORE = {
     "rendezvous",
     "checking",
     "checkrecords",
+    "coded",
+    "codedcalls",
     "inspection",
 }
 BELOW_CORE = BOTTOM | {"engine", "membership", "collectives", "datatypes", "codecs", "transports", "planner"}
