@@ -339,17 +339,23 @@ def test_who_wants_no_retry_gets_the_error_and_the_input(monkeypatch: pytest.Mon
 
 
 def test_a_member_that_does_not_call_is_named_in_time() -> None:
+    told = threading.Event()
+
     def body(comm: collcomm.Communicator) -> None:
         x = np.ones(1000, F32)
-        if comm.name != "peer-1":
-            with pytest.raises(collcomm.CollectiveTimeout, match=r"codec int8.*peer-1"):
+        if comm.name == "peer-1":
+            assert told.wait(20)
+            with pytest.raises(collcomm.CollectiveTimeout):
+                comm.all_reduce(x, codec="int8")
+        else:
+            with pytest.raises(collcomm.CollectiveTimeout, match=r"1000 elements, codec int8.*peer-1"):
                 comm.all_reduce(x, codec="int8", timeout=0.3)
-        comm.barrier()
+            told.set()
+        assert (comm.all_reduce(x, codec="int8") == 2).all()
 
     run_peers(2, body)
 
 
-@pytest.mark.asyncio
 async def test_the_asyncio_face_has_codecs_too() -> None:
     with collcomm.Coordinator("127.0.0.1:0") as coordinator:
         comm = await collcomm.aio.join(coordinator.address, timeout=10)
