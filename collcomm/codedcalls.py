@@ -50,6 +50,10 @@ class CodedCalls:
         self._group = group
         self._reduction = CodedReduction(group, session.member, session.clock)
 
+    def pieces(self, nbytes: int) -> int:
+        """Into how many pieces an array of ``nbytes`` goes in the present view."""
+        return self._reduction.pieces(nbytes, self._group.view)
+
     def all_reduce(
         self,
         x: Any,

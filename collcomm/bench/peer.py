@@ -15,6 +15,7 @@ import numpy as np
 import collcomm
 
 from .checks import checked_peer
+from .codecs import coded_peer
 from .gpu import cupy, gpu_facts
 from .grouppeer import group_peer
 from .hostpeer import host_peer
@@ -158,6 +159,7 @@ CASES = {
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "checked_peer": lambda case: checked_peer(case, emit),
+    "coded_peer": lambda case: coded_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "torch_rank": lambda case: torch_rank(case, emit),
     "newcomer": lambda case: newcomer(case, emit),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,38 +46,36 @@ class Blockwise(Codec):
     def _blocks(self, count: int) -> int:
         return -(-count // self.block)
 
-    def _parts(self, body: Bytes, count: int) -> tuple[Floats, Bytes]:
-        """Scales, by kind and block, and codes."""
+    def _split(self, body: Bytes, count: int) -> tuple[Floats, Bytes]:
+        """Scales, by kind and block, each in a row of its own, and codes."""
         blocks = self._blocks(count)
         nbytes = blocks * self.scales * _SCALE.itemsize
-        scales = body[:nbytes].view(_SCALE).reshape(self.scales, blocks)
+        scales = body[:nbytes].view(_SCALE).reshape(self.scales, blocks, 1)
         return scales, body[nbytes : nbytes + (count * self.bits + 7) // 8]
 
     def _encode(self, source: Floats, body: Bytes) -> None:
-        scales, codes = self._parts(body, source.size)
-        room = np.empty(min(TILE, source.size), np.float32)  # for all tiles: fresh memory would cost more than the work
+        scales, codes = self._split(body, source.size)
         for first in range(0, source.size, TILE):
             for rows in rows_of(source[first : first + TILE], first, self.block):
-                space = room[: rows.numbers.size].reshape(rows.numbers.shape)
-                self._encode_rows(rows.numbers, space, scales[:, rows.blocks, None], codes[self._bytes(rows.elements)])
+                self._encode_rows(rows.numbers, scales[:, rows.blocks], codes[self._bytes(rows.elements)])
 
-    def _decode(self, body: Bytes, count: int, first: int, out: Floats) -> None:
-        scales, codes = self._parts(body, count)
+    def _parts(self, body: Bytes, count: int) -> Any:
+        scales, codes = self._split(body, count)
+        if ((scales[0] <= 0) | np.isinf(scales[0])).any():
+            raise self._malformed("has a scale that is neither positive nor NaN")
+        return scales, codes
+
+    def _decode(self, parts: Any, first: int, out: Floats) -> None:
+        scales, codes = parts
         for rows in rows_of(out, first, self.block):
-            self._decode_rows(codes[self._bytes(rows.elements)], scales[:, rows.blocks, None], rows.numbers)
+            self._decode_rows(codes[self._bytes(rows.elements)], scales[:, rows.blocks], rows.numbers)
 
     def _bytes(self, elements: slice) -> slice:
         return slice(elements.start * self.bits // 8, (elements.stop * self.bits + 7) // 8)
 
-    def _check(self, body: Bytes, count: int) -> None:
-        scale = self._parts(body, count)[0][0]
-        if ((scale <= 0) | np.isinf(scale)).any():
-            raise self._malformed("has a scale that is neither positive nor NaN")
-
     @abstractmethod
-    def _encode_rows(self, numbers: Floats, room: Floats, scales: Floats, codes: Bytes) -> None:
-        """``numbers``: a row for each block; ``room``: of their shape, to work in; ``scales``: by kind, a column to be filled;
-        ``codes``: flat, to be filled."""
+    def _encode_rows(self, numbers: Floats, scales: Floats, codes: Bytes) -> None:
+        """``numbers``: a row for each block; ``scales``: by kind, a column to be filled; ``codes``: flat, to be filled."""
 
     @abstractmethod
     def _decode_rows(self, codes: Bytes, scales: Floats, out: Floats) -> None: ...

@@ -6,7 +6,9 @@ codec's own. Payloads are little-endian, and as long as a multiple of eight byte
 
 from __future__ import annotations
 
+import math
 import struct
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -18,11 +20,12 @@ from ..errors import CollcommError
 Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Words = np.ndarray[Any, np.dtype[np.uint32]]
 
 HEAD = struct.Struct("<BBHI")  # number, version, zero, count
 VERSION = 1
 MOST_NUMBERS = (1 << 32) - 1  # in one payload
-TILE = 1 << 16  # numbers at a time: they, their codes and what lies between stay in L2
+TILE = 1 << 18  # numbers at a time: they, their codes and what lies between stay in the caches
 TINY = np.float32(2.0**-126)  # the smallest normal number: no step between two codes is smaller
 
 
@@ -72,22 +75,22 @@ class Codec(ABC):
     def decode(self, payload: Bytes, out: Floats) -> Floats:
         """The numbers of ``payload`` into ``out``, which says how many are expected. Raises MalformedPayload."""
         _require(out, np.float32, "out")
-        body = self._body(payload, out.size)
+        parts = self._opened(payload, out.size)
         with np.errstate(all="ignore"):
             for first in range(0, out.size, TILE):
-                self._decode(body, out.size, first, out[first : first + TILE])
+                self._decode(parts, first, out[first : first + TILE])
         return out
 
     def add(self, payload: Bytes, out: Floats) -> Floats:
         """As `decode`, but added to what ``out`` holds, in float32. Raises MalformedPayload."""
         _require(out, np.float32, "out")
-        body = self._body(payload, out.size)
-        room = np.empty(min(TILE, out.size), np.float32)
+        parts = self._opened(payload, out.size)
         with np.errstate(all="ignore"):
             for first in range(0, out.size, TILE):
                 part = out[first : first + TILE]
-                self._decode(body, out.size, first, room[: part.size])
-                np.add(part, room[: part.size], out=part)
+                room = WORKSPACE.floats("decoded", part.shape)
+                self._decode(parts, first, room)
+                np.add(part, room, out=part)
         return out
 
     @abstractmethod
@@ -102,15 +105,15 @@ class Codec(ABC):
     def _encode(self, source: Floats, body: Bytes) -> None: ...
 
     @abstractmethod
-    def _check(self, body: Bytes, count: int) -> None:
-        """Raises MalformedPayload for fields that no encoder writes."""
+    def _parts(self, body: Bytes, count: int) -> Any:
+        """What ``body`` consists of, for `_decode`. Raises MalformedPayload for fields that no encoder writes."""
 
     @abstractmethod
-    def _decode(self, body: Bytes, count: int, first: int, out: Floats) -> None:
-        """``out.size`` numbers from ``first`` on, a multiple of `TILE`, of the ``count`` in ``body``."""
+    def _decode(self, parts: Any, first: int, out: Floats) -> None:
+        """``out.size`` numbers from ``first`` on, a multiple of `TILE`."""
 
-    def _body(self, payload: Bytes, count: int) -> Bytes:
-        """The part of ``payload`` behind its head, once it is known to be one of ``count`` numbers by this codec."""
+    def _opened(self, payload: Bytes, count: int) -> Any:
+        """The parts of ``payload``, once it is known to be one of ``count`` numbers by this codec."""
         _require(payload, np.uint8, "payload")
         nbytes = self.encoded_bytes(count)
         if payload.size != nbytes:
@@ -118,15 +121,33 @@ class Codec(ABC):
         head = HEAD.unpack_from(payload.data, 0)
         if head != (self.wire_id, VERSION, 0, count):
             raise self._malformed(f"begins with {head}, expected {(self.wire_id, VERSION, 0, count)}")
-        body = payload[HEAD.size :]
-        self._check(body, count)
-        return body
+        return self._parts(payload[HEAD.size :], count)
 
     def _malformed(self, why: str) -> MalformedPayload:
         return MalformedPayload(f"payload of codec {self.spec} {why}; encode it with the same codec at the other end")
 
     def __repr__(self) -> str:
         return f"<codec {self.spec}>"
+
+
+class Workspace(threading.local):
+    """Memory of a thread to work in: fresh memory for each call would cost more than the work."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Floats] = {}
+
+    def floats(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """Room of undefined content for at most `TILE` numbers, until the next call with that name."""
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = np.empty(TILE, np.float32)
+        return kept[: math.prod(shape)].reshape(shape)
+
+    def words(self, name: str, shape: tuple[int, ...]) -> Words:
+        return self.floats(name, shape).view(np.uint32)
+
+
+WORKSPACE = Workspace()
 
 
 class Rows(NamedTuple):
@@ -154,4 +175,16 @@ def _require(array: Array, dtype: Any, what: str) -> None:
         raise TypeError(f"{what} must be a contiguous numpy array of {np.dtype(dtype)} with one axis, not {found}")
 
 
-__all__ = ["HEAD", "TILE", "TINY", "Array", "Bytes", "Codec", "Floats", "MalformedPayload", "Rows", "rows_of"]
+__all__ = [
+    "HEAD",
+    "TILE",
+    "TINY",
+    "WORKSPACE",
+    "Array",
+    "Bytes",
+    "Codec",
+    "Floats",
+    "MalformedPayload",
+    "Words",
+    "rows_of",
+]

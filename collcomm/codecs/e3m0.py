@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .blockwise import Blockwise
-from .codec import TINY, Bytes, Floats
+from .codec import TINY, WORKSPACE, Bytes, Floats, Words
 
 _SIGN, _HALF, _MANTISSA = np.uint32(8), np.uint32(1 << 22), np.uint32(23)
 _SEVEN_BELOW = np.uint32(127 - 7)  # exponent of what is code 0
@@ -41,13 +41,14 @@ class E3M0(Blockwise):
     bits = 4
     usual_block = 256  # numbers of less than a hundredth of the block's greatest are lost: few should share it
 
-    def _encode_rows(self, numbers: Floats, room: Floats, scales: Floats, codes: Bytes) -> None:
+    def _encode_rows(self, numbers: Floats, scales: Floats, codes: Bytes) -> None:
         (scale,) = scales
         magnitude = np.maximum(numbers.max(axis=1, keepdims=True), -numbers.min(axis=1, keepdims=True))
         scale[:] = np.where(np.isfinite(magnitude), np.maximum(magnitude, TINY), np.float32(np.nan))
-        share = np.multiply(numbers, np.float32(1) / scale, out=room)
+        share = np.multiply(numbers, np.float32(1) / scale, out=WORKSPACE.floats("share", numbers.shape))
         bits = share.view(np.uint32)
-        signs = np.bitwise_and(np.right_shift(bits, np.uint32(28)), _SIGN)
+        signs = np.right_shift(bits, np.uint32(28), out=WORKSPACE.words("signs", numbers.shape))
+        np.bitwise_and(signs, _SIGN, out=signs)
         np.bitwise_and(bits, _MAGNITUDE, out=bits)
         if self.draws is None:
             np.add(bits, _HALF, out=bits)  # carries into the exponent from one and a half on
@@ -78,9 +79,11 @@ class E3M0(Blockwise):
         return (bound * (1 + 2.0**-10)).astype(np.float32)
 
 
-def _pack(codes: np.ndarray[tuple[int], np.dtype[np.uint32]], into: Bytes) -> None:
+def _pack(codes: Words, into: Bytes) -> None:
     """Two to a byte, the first in the lower half."""
     if codes.size % 2:
         codes = np.append(codes, np.uint32(0))
     pairs = codes.view(np.uint64)
-    np.copyto(into, np.bitwise_or(pairs, np.right_shift(pairs, np.uint64(28))), casting="unsafe")
+    upper = np.right_shift(pairs, np.uint64(28), out=WORKSPACE.words("upper", (codes.size,)).view(np.uint64))
+    np.bitwise_or(pairs, upper, out=pairs)
+    np.copyto(into, pairs, casting="unsafe")

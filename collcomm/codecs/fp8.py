@@ -8,10 +8,9 @@ import ml_dtypes
 import numpy as np
 
 from .blockwise import Blockwise
-from .codec import TINY, Bytes, Floats
+from .codec import TINY, WORKSPACE, Bytes, Floats, Words
 from .rounding import to_grid
 
-Words = np.ndarray[Any, np.dtype[np.uint32]]
 _DOWN = np.float32(1 - 2.0**-22)  # so that the greatest number stays finite when it is decoded
 
 
@@ -31,12 +30,12 @@ class Fp8(Blockwise):
         codes = np.arange(256, dtype=np.uint8)
         cls._values = codes.view(cls.kind).astype(np.float32)
 
-    def _encode_rows(self, numbers: Floats, room: Floats, scales: Floats, codes: Bytes) -> None:
+    def _encode_rows(self, numbers: Floats, scales: Floats, codes: Bytes) -> None:
         (scale,) = scales
         magnitude = np.maximum(numbers.max(axis=1, keepdims=True), -numbers.min(axis=1, keepdims=True))
         known = np.maximum(magnitude * (_DOWN / np.float32(self.greatest)), TINY)
         scale[:] = np.where(np.isfinite(magnitude), known, np.float32(np.nan))
-        shares = np.multiply(numbers, np.float32(1) / scale, out=room)
+        shares = np.multiply(numbers, np.float32(1) / scale, out=WORKSPACE.floats("shares", numbers.shape))
         if self.draws is not None:
             np.clip(shares, -self.greatest, self.greatest, out=shares)
             shares = to_grid(shares, self.mantissa, self.smallest, self.draws)
@@ -46,16 +45,16 @@ class Fp8(Blockwise):
         """The nearest codes to the numbers with these ``bits``, which are lost; of two equally near ones the even one. As a cast
         does it, several times as fast."""
         shift = np.uint32(23 - self.mantissa)
-        signs = np.right_shift(bits, np.uint32(24))
+        signs = np.right_shift(bits, np.uint32(24), out=WORKSPACE.words("signs", bits.shape))
         np.bitwise_and(signs, np.uint32(0x80), out=signs)
         np.bitwise_and(bits, np.uint32(0x7FFFFFFF), out=bits)
         aligned = np.float32(
             2.0 ** (self.smallest - self.mantissa + 23)
         )  # a sum with it ends at the least code's place
-        below = np.add(bits.view(np.float32), aligned).view(np.uint32)
+        below = np.add(bits.view(np.float32), aligned, out=WORKSPACE.floats("below", bits.shape)).view(np.uint32)
         np.subtract(below, aligned.view(np.uint32), out=below)
         small = bits < np.float32(2.0**self.smallest).view(np.uint32)
-        even = np.right_shift(bits, shift)
+        even = np.right_shift(bits, shift, out=WORKSPACE.words("even", bits.shape))
         np.bitwise_and(even, np.uint32(1), out=even)
         np.add(bits, even, out=bits)
         np.add(bits, np.uint32((1 << (22 - self.mantissa)) - 1), out=bits)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from .codec import TILE, Bytes, Codec, Floats
+from .codec import TILE, Array, Bytes, Codec, Floats
 from .rounding import Draws, to_grid
 
 
@@ -37,11 +37,11 @@ class Half(Codec):
                 part = to_grid(part, self.mantissa, self.smallest, self.draws)
             np.copyto(codes[first : first + TILE], part, casting="unsafe")
 
-    def _check(self, body: Bytes, count: int) -> None:
-        """Any two bytes are a number."""
+    def _parts(self, body: Bytes, count: int) -> Array:
+        return body[: 2 * count].view(self.kind)  # any two bytes are a number
 
-    def _decode(self, body: Bytes, count: int, first: int, out: Floats) -> None:
-        np.copyto(out, body[2 * first : 2 * (first + out.size)].view(self.kind), casting="unsafe")
+    def _decode(self, parts: Array, first: int, out: Floats) -> None:
+        np.copyto(out, parts[first : first + out.size], casting="unsafe")
 
     def error_bound(self, source: Floats) -> Floats:
         own = np.abs(source).astype(np.float64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .blockwise import Blockwise
-from .codec import TINY, Bytes, Floats
+from .codec import TINY, WORKSPACE, Bytes, Floats
 
-STEPS = np.float32(254)  # one code is spare: it lets zero be one of them
+_SHARE = np.float32(1 / 254)  # of a block's width is a step; one code is spare, which lets zero be one of them
+_ONE = np.float32(1)
 HUGE = np.float32(2.0**125)  # from here on, differences of two numbers may be too large for float32
 _QUARTER = np.float32(0.25)
 _GREATEST = np.float32(np.finfo(np.float32).max) * _QUARTER
@@ -28,32 +31,38 @@ class Int8(Blockwise):
     scales = 2
     usual_block = 1024  # smaller ones make headers and numpy's loops dear, larger ones make outliers spoil more
 
-    def _encode_rows(self, numbers: Floats, room: Floats, scales: Floats, codes: Bytes) -> None:
+    def _encode_rows(self, numbers: Floats, scales: Floats, codes: Bytes) -> None:
         step, low = scales
         least = numbers.min(axis=1, keepdims=True)
         greatest = numbers.max(axis=1, keepdims=True)
-        magnitude = np.maximum(greatest, -least)
         table = codes.reshape(numbers.shape)
-        if magnitude.max() < HUGE:  # not so with a NaN
-            self._fill(numbers, room, least, greatest, step, low, table)
+        if least.min() > -HUGE and greatest.max() < HUGE:  # not so with a NaN
+            self._fill(numbers, least, greatest, step, low, table)
             return
-        hard = ~(magnitude[:, 0] < HUGE)
+        hard = ~((least > -HUGE) & (greatest < HUGE))[:, 0]
+        easy = ~hard
         table[hard], step[hard], low[hard] = self._hard(numbers[hard])
-        if not hard.all():
-            easy = ~hard
-            steps, lows = np.empty_like(step[easy]), np.empty_like(low[easy])
-            part = np.empty(numbers[easy].shape, np.uint8)
-            self._fill(numbers[easy], room[easy], least[easy], greatest[easy], steps, lows, part)
-            table[easy], step[easy], low[easy] = part, steps, lows
+        part, steps, lows = np.empty(numbers[easy].shape, np.uint8), step[easy], low[easy]
+        self._fill(numbers[easy], least[easy], greatest[easy], steps, lows, part)
+        table[easy], step[easy], low[easy] = part, steps, lows
 
     def _fill(
-        self, numbers: Floats, room: Floats, least: Floats, greatest: Floats, step: Floats, low: Floats, table: Bytes
+        self,
+        numbers: Floats,
+        least: Floats,
+        greatest: Floats,
+        step: Floats,
+        low: Floats,
+        table: Bytes,
+        keep_zero: bool = True,
     ) -> None:
-        np.maximum((greatest - least) / STEPS, TINY, out=step)
-        grid = np.ceil(-least / step) * -step
-        low[:] = np.where((least <= 0) & (greatest >= 0), np.maximum(grid, -_GREATEST), least)
-        scaled = np.subtract(numbers, low, out=room)
-        np.multiply(scaled, np.float32(1) / step, out=scaled)
+        np.maximum((greatest - least) * _SHARE, TINY, out=step)
+        inverse = _ONE / step
+        low[:] = least
+        if keep_zero:
+            np.copyto(low, np.floor(least * inverse) * step, where=(least <= 0) & (greatest >= 0))
+        scaled = np.subtract(numbers, low, out=WORKSPACE.floats("scaled", numbers.shape))
+        np.multiply(scaled, inverse, out=scaled)
         if self.draws is None:
             np.rint(scaled, out=scaled)
         else:
@@ -69,25 +78,31 @@ class Int8(Blockwise):
         step = np.empty((len(numbers), 1), np.float32)
         low = np.empty_like(step)
         least, greatest = quarter.min(axis=1, keepdims=True), quarter.max(axis=1, keepdims=True)
-        self._fill(quarter, quarter, least, greatest, step, low, table)
+        self._fill(quarter, least, greatest, step, low, table, keep_zero=False)
         return table, np.where(lost, np.float32(np.nan), step * 4), low * 4
+
+    def _parts(self, body: Bytes, count: int) -> Any:
+        """With whether the scales are a quarter of what they are: sums of larger ones might pass the end of float32."""
+        scales, codes = super()._parts(body, count)
+        step, low = scales
+        if np.isinf(low).any():
+            raise self._malformed("has a zero-point that is infinite")
+        with np.errstate(all="ignore"):
+            large = bool((np.abs(low) + step * 256 >= HUGE).any())
+        return scales * _QUARTER if large else scales, codes, large
+
+    def _decode(self, parts: Any, first: int, out: Floats) -> None:
+        scales, codes, large = parts
+        super()._decode((scales, codes), first, out)
+        if large:
+            np.clip(out, -_GREATEST, _GREATEST, out=out)
+            np.multiply(out, np.float32(4), out=out)
 
     def _decode_rows(self, codes: Bytes, scales: Floats, out: Floats) -> None:
         step, low = scales
-        factor = np.float32(1)
-        if np.fmax.reduce(step, axis=None, initial=0) * 256 + np.fmax.reduce(np.abs(low), axis=None, initial=0) >= HUGE:
-            step, low, factor = step * _QUARTER, low * _QUARTER, np.float32(4)
         np.copyto(out, codes.reshape(out.shape))
         np.multiply(out, step, out=out)
         np.add(out, low, out=out)
-        if factor != 1:
-            np.clip(out, -_GREATEST, _GREATEST, out=out)
-            np.multiply(out, factor, out=out)
-
-    def _check(self, body: Bytes, count: int) -> None:
-        super()._check(body, count)
-        if np.isinf(self._parts(body, count)[0][1]).any():
-            raise self._malformed("has a zero-point that is infinite")
 
     def _bound_of_rows(self, numbers: Floats) -> Floats:
         least = numbers.min(axis=1, keepdims=True).astype(np.float64)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .codec import TILE, Bytes, Codec, Floats
+from .codec import Bytes, Codec, Floats, Words
 
 MOST_SHARE = 0.5  # from here on, float32 itself takes fewer bytes
 
@@ -40,12 +40,12 @@ class TopK(Codec):
     def _body_bytes(self, count: int) -> int:
         return 8 * self.kept(count)
 
-    def _parts(self, body: Bytes, count: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.uint32]], Floats]:
+    def _split(self, body: Bytes, count: int) -> tuple[Words, Floats]:
         kept = self.kept(count)
         return body[: 4 * kept].view("<u4"), body[4 * kept : 8 * kept].view("<f4")
 
     def _encode(self, source: Floats, body: Bytes) -> None:
-        places, values = self._parts(body, source.size)
+        places, values = self._split(body, source.size)
         if not places.size:
             return
         chosen = np.argpartition(np.abs(source), source.size - places.size)[source.size - places.size :]
@@ -53,14 +53,15 @@ class TopK(Codec):
         places[:] = chosen
         values[:] = source[chosen]
 
-    def _check(self, body: Bytes, count: int) -> None:
-        places, _ = self._parts(body, count)
+    def _parts(self, body: Bytes, count: int) -> tuple[Words, Floats]:
+        places, values = self._split(body, count)
         if places.size and (places[-1] >= count or (places[1:] <= places[:-1]).any()):
             raise self._malformed("has places that do not ascend, or lie beyond the end")
+        return places, values
 
-    def _decode(self, body: Bytes, count: int, first: int, out: Floats) -> None:
-        places, values = self._parts(body, count)
-        low, high = np.searchsorted(places, (first, first + min(TILE, out.size)))
+    def _decode(self, parts: tuple[Words, Floats], first: int, out: Floats) -> None:
+        places, values = parts
+        low, high = np.searchsorted(places, (first, first + out.size))
         out[:] = 0
         out[places[low:high] - np.uint32(first)] = values[low:high]
 
