@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -62,7 +63,22 @@ def test_sums_and_means_are_near_and_the_same_bits_everywhere(n: int, options: d
 
 
 def in_pieces(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
-    monkeypatch.setattr(coded, "pieces_for", lambda nbytes, seconds: pieces)
+    """As among several hosts."""
+    monkeypatch.setattr(coded.CodedReduction, "pieces", lambda self, nbytes, view: pieces)
+
+
+def test_pieces_hide_the_codec_where_that_pays() -> None:
+    assert coded.pieces_for(1000, 1e-3) == 1  # two more operations would take longer than the codec
+    assert coded.pieces_for(64 << 20, 3e-4) in (4, 8, 16)
+    assert coded.pieces_for(64 << 20, 0.1) == 1  # a long way
+    for count, size, pieces, block in ((100, 3, 4, 1), (100_003, 4, 8, 1024), (5, 8, 2, 256), (1 << 20, 7, 3, 64)):
+        found = coded.cut(count, size, pieces, block)
+        assert len(found) <= pieces + 1 and found[0].edges[0] == 0 and found[-1].edges[-1] == count
+        for piece, following in pairwise(found):
+            assert piece.edges[-1] == following.edges[0]
+        for piece in found:
+            sizes = [high - low for low, high in pairwise(piece.edges)]
+            assert max(sizes) <= piece.shard and piece.shard % block == 0 and len(sizes) == size
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 8])
