@@ -92,10 +92,10 @@ def survivor(case: dict[str, Any]) -> None:
     x = np.ones(case["nbytes"] // 4, np.float32)
     out = np.empty_like(x)
     for _ in range(5):
-        comm.all_reduce(x, out=out)
+        comm.all_reduce(x, out=out, codec=case["codec"])
     emit(event="running", name=comm.name)
     while comm.size == case["n"]:
-        comm.all_reduce(x, out=out)
+        comm.all_reduce(x, out=out, codec=case["codec"])
     done = time.monotonic()
     if not (out == comm.size).all():
         raise AssertionError("the retried result is wrong")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from collcomm.bench.cases import bench_failure
 from collcomm.bench.codecs import bench_codecs, bench_coded
 from collcomm.cli import main
 from collcomm.codecs import codec_of, names
@@ -44,3 +45,9 @@ def test_coded_against_plain(transport: str) -> None:
 def test_unknown_codecs_are_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "coded", "--codec", "int9"]) != 0
     assert "'int9' is not known here" in capsys.readouterr().out
+
+
+def test_processes_that_are_killed_leave_the_others_with_the_right_sum() -> None:
+    """SIGKILL at some instant of a coded all_reduce; survivors check what they hold."""
+    (row,) = bench_failure(3, [4 << 20], runs=3, codec="int8")
+    assert row["held"]["count"] == 6 and row["held"]["max"] < 10
