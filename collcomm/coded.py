@@ -12,11 +12,13 @@ While one piece is on its way, a thread encodes the next one and decodes the one
 
 Why it is all or nothing. Every step is an operation of the engine, which commits in one view at all survivors, or fails at all of
 them with the same error (`engine.progress`). It opens with an all_reduce of one byte that says what is to be done with which
-codec: peers who differ find out there, and the view in which it ran is where all begin. From then on everybody compares the view
-of each operation with that: were all of them run in it, everybody has everything, and holds the same result; else a member has
-died, with it its shard, and all survivors, who see the same at the same operation, begin again in the later view with their
-original input. Nothing is written over an input before the last operation has committed; what a codec left out is remembered
-only then. Who has returned and dies had committed the last operation, so that every survivor has, too.
+codec: peers who differ find out there, it settles what each of them might decide otherwise (`codedchoice`), and the view in which
+it ran is where all begin. From then on everybody compares the view of each operation with that: were all of them run in it,
+everybody has everything, and holds the same result; else a member has died, with it its shard, and all survivors, who see the
+same at the same operation, begin again in the later view with their original input. Nothing is written over an input before the
+last operation has committed; what a codec left out is remembered only then. Who has returned and dies had committed the last
+operation, so that every survivor has, too. Who cannot go on by itself (no memory, a payload that is none) raises alone; the
+others learn of it by its next call, which is another than theirs, by its end, or by a time-out.
 
 Wire bytes. Of an array of n elements among P members, each sends (P - 1) payloads of a P-th of the array, twice: 2 (P - 1)
 codec.encoded_bytes(n / P), as `wire_bytes` has it to the byte, beside frame headers and a few small messages per piece.
@@ -37,12 +39,10 @@ from .engine import AnyGroup, Operation, request
 from .engine.operation import Scratch
 from .types import View
 
+Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _BYTE = np.dtype(np.uint8)
-_CODEC_RATE = 1e9  # bytes of float32 per second that a member encodes and decodes, roughly
-_EXCHANGE_SECONDS = 3e-4  # what an operation takes at least
-_MOST_PIECES = 16
 _LEAST_SECONDS = 1e-3
 
 
@@ -76,12 +76,6 @@ def wire_bytes(codec: Codec, count: int, size: int, pieces: int = 1) -> int:
     return 2 * (size - 1) * sum(codec.encoded_bytes(piece.shard) for piece in cut(count, size, pieces, codec.block))
 
 
-def pieces_for(nbytes: int, exchange_seconds: float) -> int:
-    """Into how many pieces ``nbytes`` of float32 go: more of them hide more of the codec's time, and cost two operations each."""
-    options = [1 << power for power in range(_MOST_PIECES.bit_length())]
-    return min(options, key=lambda pieces: nbytes / _CODEC_RATE / pieces + 2 * pieces * exchange_seconds)
-
-
 class Job(NamedTuple):
     """What is to be reduced. ``text``: the call, in words. ``out``: where the result goes, ``early``: as soon as parts of it are
     there; otherwise it may lie where the input lies."""
@@ -110,30 +104,33 @@ class CodedReduction:
         self._clock = clock
         self._scratch = Scratch()
 
-    def open(self, text: str, base: View, deadline: float) -> View:
-        """All members mean the same ``text``, and begin in this view. Raises CollectiveMismatch and what operations raise."""
+    def open(self, text: str, proposal: int, base: View, deadline: float) -> tuple[int, View]:
+        """All members mean the same ``text``, and begin in this view, by the greatest of their proposals, each a byte. Raises
+        CollectiveMismatch and what operations raise."""
         asked = request("all_reduce", _BYTE, size=1, op="max", part_of=text)
-        return self._ran(Operation(asked, base, self._member, np.zeros(1, np.uint8), None, asked.ufunc), deadline)
+        agreed = np.array([proposal], np.uint8)
+        view = self._ran(Operation(asked, base, self._member, agreed, agreed, asked.ufunc), deadline)
+        return int(agreed[0]), view
 
-    def run(self, job: Job, view: View, deadline: float) -> View:
+    def run_plain(self, text: str, given: Array, target: Array | None, op: str, view: View, deadline: float) -> Array:
+        """As `run`, without a codec: members have found that none would help. Returns ``target``, or a new array."""
+        asked = request("all_reduce", given.dtype, given.size, op=op, part_of=text)
+        operation = Operation(asked, view, self._member, given, target, asked.ufunc)
+        self._ran(operation, deadline)
+        assert operation.result is not None
+        return operation.result
+
+    def run(self, job: Job, pieces: int, view: View, deadline: float) -> View:
         """Reduce; returns the view of those who contributed. Raises what operations raise, and MalformedPayload."""
         while True:
             residual = np.zeros_like(job.numbers) if job.feedback is not None else None
-            found = _Round(self, job, view, residual, deadline).run()
+            found = _Round(self, job, pieces, view, residual, deadline).run()
             if found.epoch == view.epoch:
                 break
             view = found
         if job.feedback is not None and residual is not None:
             job.feedback.settle(residual)
         return view
-
-    def pieces(self, nbytes: int, view: View) -> int:
-        """The same at all members: it depends on the view and its plan only. Within one host there is no wait to be hidden: the
-        members' cores are what all goes through."""
-        if len(set(view.hosts)) == 1:
-            return 1
-        seconds = self._group.choosing.choose("all_to_all", 8 * view.size, view).seconds
-        return pieces_for(nbytes, max(_EXCHANGE_SECONDS, seconds))
 
     def room(self, name: str, nbytes: int) -> Bytes:
         """Memory that is kept for the next call."""
@@ -161,7 +158,9 @@ class CodedReduction:
 class _Round:
     """One try in one view."""
 
-    def __init__(self, owner: CodedReduction, job: Job, view: View, residual: Floats | None, deadline: float):
+    def __init__(
+        self, owner: CodedReduction, job: Job, pieces: int, view: View, residual: Floats | None, deadline: float
+    ):
         rank = view.rank_of(self_id := owner._member)
         assert rank is not None, f"member {self_id} is not in view {view.epoch}"
         self._owner = owner
@@ -170,8 +169,7 @@ class _Round:
         self._rank = rank
         self._residual = residual
         self._deadline = deadline
-        count = owner.pieces(job.numbers.nbytes, view)
-        self._pieces = cut(job.numbers.size, view.size, count, job.codec.block)
+        self._pieces = cut(job.numbers.size, view.size, pieces, job.codec.block)
         slots = [job.codec.encoded_bytes(piece.shard) for piece in self._pieces]
         most = max(slots)
         # two pieces are under way at a time; what was gathered is kept until it may be decoded
@@ -309,4 +307,4 @@ def _now(function: Callable[[int], None], number: int) -> Future[None]:
     return done
 
 
-__all__ = ["CodedReduction", "Job", "Piece", "cut", "pieces_for", "wire_bytes"]
+__all__ = ["CodedReduction", "Job", "Piece", "cut", "wire_bytes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 from .arrays import HostArray
 from .codecs import Codec, ErrorFeedback, UnknownCodec, codec_of
 from .coded import CodedReduction, Job
+from .codedchoice import AUTO, MOST_ALLOWED, agreed, propose
 from .datatypes import Datatype
 from .engine import AnyGroup, AnySession, request
 from .hostviews import lies_on_device
 from .invocation import target_of
 from .types import View
 
-AnyCodec = str | Codec | ErrorFeedback
+AnyCodec = str | Codec | ErrorFeedback | Sequence[str | Codec | None]
 OPS = {"sum": "sum", "avg": "avg", "mean": "avg"}
 _SINGLE = np.dtype(np.float32)
 _FLOATING = ("float16", "float32", "float64", "bfloat16")
@@ -25,13 +27,14 @@ _FLOATING = ("float16", "float32", "float64", "bfloat16")
 
 @dataclass
 class _Call:
-    """One call: ``text`` is what all members must have in common; ``unknown``: why it cannot be done here."""
+    """One call: ``text`` is what all members must have in common; ``allowed``: codecs, of which members choose one (None: plain);
+    ``unknown``: why it cannot be done here."""
 
     given: HostArray
     target: HostArray | None
     op: str
     text: str
-    codec: Codec | None
+    allowed: tuple[Codec | None, ...]
     feedback: ErrorFeedback | None
     unknown: UnknownCodec | None
     base: View
@@ -51,8 +54,12 @@ class CodedCalls:
         self._reduction = CodedReduction(group, session.member, session.clock)
 
     def pieces(self, nbytes: int) -> int:
-        """Into how many pieces an array of ``nbytes`` goes in the present view."""
-        return self._reduction.pieces(nbytes, self._group.view)
+        """Into how many pieces an array of ``nbytes`` goes in the present view, as this member has it."""
+        return agreed(self._proposal((None,), nbytes // 4))[1]
+
+    def _proposal(self, allowed: Sequence[Codec | None], count: int) -> int:
+        view, choosing = self._group.view, self._group.choosing
+        return propose(allowed, count, view.hosts, lambda kind, nbytes: choosing.choose(kind, nbytes, view).seconds)
 
     def all_reduce(
         self,
@@ -89,24 +96,14 @@ class CodedCalls:
             )
         if op not in OPS:
             raise ValueError(f"codec {_named(codec)} goes with ops sum and mean (or avg), not {op!r}: leave codec None")
-        feedback = codec if isinstance(codec, ErrorFeedback) else None
-        if codec == "topk":
-            raise ValueError(
-                "codec 'topk' forgets what it leaves out: pass one ErrorFeedback('topk') for each array, at each call, or "
-                "TopK(fraction) if that is meant"
-            )
         asked = request("all_reduce", given.dtype, given.flat.size, op=OPS[op])
         target = target_of(asked, out, given, given.whole, True, None, datatype)
         assert target is None or isinstance(target, HostArray)
-        found, unknown = None, None
-        try:
-            found = feedback.codec if feedback is not None else codec_of(codec)  # type: ignore[arg-type]
-        except UnknownCodec as error:
-            unknown = error
-        spec = f"{str(codec)[:64]!r}, which this member does not know" if found is None else found.spec
-        text = f"all_reduce({OPS[op]}, {given.dtype.name}, {given.flat.size} elements, codec {spec})"
+        feedback = codec if isinstance(codec, ErrorFeedback) else None
+        allowed, specs, unknown = _known(codec)
+        text = f"all_reduce({OPS[op]}, {given.dtype.name}, {given.flat.size} elements, codec {specs})"
         deadline = self._session.clock.monotonic() + seconds
-        return _Call(given, target, OPS[op], text, found, feedback, unknown, self._group.view, deadline)
+        return _Call(given, target, OPS[op], text, allowed, feedback, unknown, self._group.view, deadline)
 
     def _work(self, call: _Call) -> Any:
         """The flat result."""
@@ -117,12 +114,20 @@ class CodedCalls:
 
     def _reduced(self, call: _Call) -> Any:
         reduction, given, target = self._reduction, call.given, call.target
-        view = reduction.open(call.text, call.base, call.deadline)
-        if call.codec is None:
-            assert call.unknown is not None
+        proposal = self._proposal(call.allowed, given.flat.size)
+        proposal, view = reduction.open(call.text, proposal, call.base, call.deadline)
+        if call.unknown is not None:
             raise call.unknown
+        choice, pieces = agreed(proposal)
+        codec = call.allowed[choice]
         given.fetch()
         flat = given.flat
+        if codec is None:
+            into = None if target is None else flat if target is given else target.flat
+            plain = reduction.run_plain(call.text, flat, into, call.op, view, call.deadline)
+            if target is not None:
+                target.put()
+            return plain
         with np.errstate(over="ignore"):
             numbers = flat if flat.dtype == _SINGLE else flat.astype(_SINGLE)
         if call.feedback is not None:
@@ -131,8 +136,8 @@ class CodedCalls:
         single = result if result.dtype == _SINGLE else np.empty(flat.size, _SINGLE)
         if flat.size:
             early = not np.may_share_memory(single, given.flat)
-            job = Job(call.text, numbers, single, early, call.op == "avg", call.codec, call.feedback)
-            reduction.run(job, view, call.deadline)
+            job = Job(call.text, numbers, single, early, call.op == "avg", codec, call.feedback)
+            reduction.run(job, pieces, view, call.deadline)
         if single is not result:
             with np.errstate(over="ignore"):
                 result[:] = single
@@ -145,6 +150,34 @@ class CodedCalls:
         if error is not None:
             raise error
         return call.given.like(flat, call.given.whole) if call.target is None else call.target.value
+
+
+def _known(codec: AnyCodec) -> tuple[tuple[Codec | None, ...], str, UnknownCodec | None]:
+    """The codecs that members may take, what all must have in common of them, in words, and why that cannot be done here."""
+    if isinstance(codec, ErrorFeedback):
+        return (codec.codec,), codec.codec.spec, None
+    several = isinstance(codec, tuple | list)
+    named: Sequence[Any] = codec if several else AUTO if codec == "auto" else (codec,)  # type: ignore[assignment]
+    if not 1 <= len(named) <= MOST_ALLOWED:
+        raise ValueError(f"codec: from 1 to {MOST_ALLOWED} may be allowed, not {len(named)}")
+    found: list[Codec | None] = []
+    specs, unknown = [], None
+    for each in named:
+        if each == "topk":
+            raise ValueError(
+                "codec 'topk' forgets what it leaves out: pass one ErrorFeedback('topk') for each array, at each call, or "
+                "TopK(fraction) if that is meant"
+            )
+        try:
+            found.append(None if each is None and (several or codec == "auto") else codec_of(each))
+        except UnknownCodec as error:
+            unknown = error
+            specs.append(f"{str(each)[:64]!r}, which this member does not know")
+            found.append(None)
+        else:
+            last = found[-1]
+            specs.append("none" if last is None else last.spec)
+    return tuple(found), " or ".join(specs), unknown
 
 
 def _named(codec: AnyCodec) -> str:

@@ -156,10 +156,12 @@ class Communicator(Participant):
         ``op``: sum, avg (sum / number of contributors, floating types), prod, min, max, band, bor, bxor.
 
         ``codec``: send fewer bits over slow links: a name (``"int8"``, see `collcomm.codecs`), a `Codec`, or an `ErrorFeedback`;
-        the same one at all members. For floating arrays in host memory (all are summed in float32) and ops sum and mean (or
-        avg). Each number is rounded twice, within the codec's error bound; all members hold the same bits nevertheless. Each of
-        P members sends 2 (P - 1) codec.encoded_bytes(n / P) bytes, where float32 takes 8 (P - 1) n / P; see `coded`. Members who
-        name different codecs, or one that a member does not know, get CollectiveMismatch.
+        the same one at all members. Several in a list or tuple, None for none among them: members take the one that should be
+        fastest over the links that were measured; ``"auto"`` stands for none or int8. For floating arrays in host memory (all
+        are summed in float32) and ops sum and avg (or mean, which is the same). Numbers are rounded twice, within the codec's
+        error bound; all members hold the same bits nevertheless. Each of P members sends 2 (P - 1) codec.encoded_bytes(n / P)
+        bytes, where float32 takes 8 (P - 1) n / P; see `coded`. Members who name different codecs, or one that a member does
+        not know, get CollectiveMismatch.
         """
         if codec is not None:
             return self._coded.all_reduce(x, op, out, codec, datatype, async_op, self._seconds(timeout))

@@ -12,7 +12,7 @@ import pytest
 
 import collcomm
 import collcomm.aio
-from collcomm import coded
+from collcomm import coded, codedcalls, codedchoice
 from collcomm.codecs import E3M0, Codec, ErrorFeedback, Int8, TopK, codec_of
 from tests.support.peers import run_peers
 
@@ -64,13 +64,13 @@ def test_sums_and_means_are_near_and_the_same_bits_everywhere(n: int, options: d
 
 def in_pieces(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
     """As among several hosts."""
-    monkeypatch.setattr(coded.CodedReduction, "pieces", lambda self, nbytes, view: pieces)
+    monkeypatch.setattr(codedcalls, "agreed", lambda proposal: (0, pieces))
 
 
 def test_pieces_hide_the_codec_where_that_pays() -> None:
-    assert coded.pieces_for(1000, 1e-3) == 1  # two more operations would take longer than the codec
-    assert coded.pieces_for(64 << 20, 3e-4) in (4, 8, 16)
-    assert coded.pieces_for(64 << 20, 0.1) == 1  # a long way
+    assert codedchoice.pieces_for(1000, 1e-3) == 1  # two more operations would take longer than the codec
+    assert codedchoice.pieces_for(64 << 20, 3e-4) in (4, 8, 16)
+    assert codedchoice.pieces_for(64 << 20, 0.1) == 1  # a long way
     for count, size, pieces, block in ((100, 3, 4, 1), (100_003, 4, 8, 1024), (5, 8, 2, 256), (1 << 20, 7, 3, 64)):
         found = coded.cut(count, size, pieces, block)
         assert len(found) <= pieces + 1 and found[0].edges[0] == 0 and found[-1].edges[-1] == count
@@ -205,6 +205,54 @@ def test_error_feedback_loses_nothing() -> None:
     assert np.array_equal(found[0][1], found[1][1])
     assert np.abs(found[0][1] - (gave - held)).max() < 1e-4
     assert np.abs(held).max() > 0.1  # something is held back
+
+
+def test_members_choose_among_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast links take float32 as it is, to the bit; slow ones what takes the fewest bytes. All take what one has proposed."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        n, x = comm.size, given(comm.rank, 50_000)
+        exact = comm.all_reduce(x)
+
+        for codec in ("auto", (None, "int8"), ["int8", None]):
+            assert np.array_equal(comm.all_reduce(x, codec=codec), exact)
+        double = x.astype(np.float64)
+        assert comm.all_reduce(double, codec="auto", out=double) is double
+        assert np.abs(double - exact).max() < 1e-5
+        assert np.abs(comm.all_reduce(x, op="mean", codec="auto") * n - exact).max() < 1e-5
+        comm.barrier()
+
+    run_peers(3, body)
+    monkeypatch.setattr(codedchoice, "predicted", lambda codec, *_: 1.0 if codec is None else 0.5 + codec.wire_id / 100)
+
+    def slow(comm: collcomm.Communicator) -> np.ndarray:
+        x = given(comm.rank, 50_000)
+        assert np.array_equal(comm.all_reduce(x, codec="auto"), comm.all_reduce(x, codec="int8"))
+        assert np.array_equal(comm.all_reduce(x, codec=("e3m0", None, "bf16")), comm.all_reduce(x, codec="bf16"))
+        with pytest.raises(collcomm.CollectiveMismatch, match="codec none or int8"):
+            comm.all_reduce(x, codec="auto" if comm.rank else "int8")
+        for codec in ((), ["int8"] * 16):
+            with pytest.raises(ValueError, match="from 1 to 15"):
+                comm.all_reduce(x, codec=codec)
+        with pytest.raises(ValueError, match="'int9' is not known"):
+            comm.all_reduce(x, codec=("int8", "int9"))
+        return x
+
+    run_peers(3, slow)
+
+
+def test_the_model_weighs_bytes_against_the_codecs_time() -> None:
+    allowed = [None, codec_of("bf16"), codec_of("int8")]
+
+    def chosen(rate: float, latency: float, count: int) -> int:
+        proposal = codedchoice.propose(allowed, count, (0, 1, 2, 3), lambda kind, nbytes: latency + nbytes / rate)
+        choice, pieces = codedchoice.agreed(proposal)
+        assert 1 <= pieces <= codedchoice.MOST_PIECES
+        return choice
+
+    assert chosen(12.5e6, 1e-3, 16 << 20) == 2  # a slow link
+    assert chosen(1e11, 1e-5, 16 << 20) == 0  # a fast one
+    assert chosen(12.5e6, 0.1, 100) == 0  # so little that further operations take longer
 
 
 @pytest.mark.parametrize("options", [{}, TCP], ids=["shm", "tcp"])

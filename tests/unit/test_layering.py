@@ -36,6 +36,7 @@ CORE = {
     "checking",
     "checkrecords",
     "coded",
+    "codedchoice",
     "codedcalls",
     "inspection",
 }
