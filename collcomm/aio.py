@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from . import joining
+from .codedcalls import AnyCodec
 from .communicator import Communicator
 from .datatypes import Datatype
 from .types import View
@@ -129,10 +130,13 @@ class AsyncCommunicator:
         x: Any,
         op: str = "sum",
         out: Any = None,
+        codec: AnyCodec | None = None,
         datatype: Datatype | None = None,
         timeout: float | None = None,
     ) -> Any:
-        return await self._comm.all_reduce(x, op=op, out=out, datatype=datatype, async_op=True, timeout=timeout)
+        return await self._comm.all_reduce(
+            x, op=op, out=out, codec=codec, datatype=datatype, async_op=True, timeout=timeout
+        )
 
     async def reduce(
         self,

@@ -98,13 +98,13 @@ def row_of_times(kind: str, n: int, nbytes: int, times: dict[str, list[float]]) 
     return row
 
 
-def bench_failure(n: int, sizes: Sequence[int], runs: int = 20) -> list[Row]:
+def bench_failure(n: int, sizes: Sequence[int], runs: int = 20, codec: str | None = None) -> list[Row]:
     """SIGKILL of one of ``n`` peers inside an all_reduce: until noticed, until the others hold the retried result."""
     rows = []
     for nbytes in sizes:
         noticed, held = [], []
         for run in range(runs):
-            for event, killed in _kill_one(n, nbytes, run):
+            for event, killed in _kill_one(n, nbytes, run, codec):
                 noticed.append(event["noticed"] - killed)
                 held.append(event["done"] - killed)
         rows.append(
@@ -113,9 +113,9 @@ def bench_failure(n: int, sizes: Sequence[int], runs: int = 20) -> list[Row]:
     return rows
 
 
-def _kill_one(n: int, nbytes: int, run: int) -> list[tuple[Row, float]]:
+def _kill_one(n: int, nbytes: int, run: int, codec: str | None) -> list[tuple[Row, float]]:
     with Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
-        case = {"case": "survivor", "n": n, "nbytes": nbytes, "address": coordinator.address}
+        case = {"case": "survivor", "n": n, "nbytes": nbytes, "address": coordinator.address, "codec": codec}
         for index in range(n):
             peers.start(index, case)
         events = peers.events(START_SECONDS)

@@ -12,6 +12,7 @@ from typing import Any
 
 from .cases import bench_collective, bench_failure, bench_join, bench_shaped, bench_state
 from .checks import run_checks
+from .codecs import run_codecs, run_coded
 from .crowd import bench_crowd
 from .gpu import why_no_gpu
 from .hosts import bench_hosts
@@ -39,6 +40,7 @@ DEFAULT_PEERS = {
     "coordinator": [3],
     "hosts": [4],
 }
+PLAIN = {"checks": run_checks, "records": run_records, "codecs": run_codecs, "coded": run_coded}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -61,12 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "health",
             "checks",
             "records",
+            "codecs",
+            "coded",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
         "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
-        "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost; what records cost",
+        "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost; what records cost; "
+        "what codecs encode and decode, and all_reduce with one (coded), also over links of 500 Mbit/s (root)",
     )
     parser.add_argument(
         "part",
@@ -98,6 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ulfm", action="store_true", help="with --transport mpi: ranks that survive deaths")
     parser.add_argument("--etcd", metavar="URL", help="coordinator: standbys in this etcd, not one that is restarted")
+    parser.add_argument(
+        "--codec", default="int8", metavar="NAMES", help="coded: with commas between (default %(default)s)"
+    )
     parser.add_argument("--backend", default="collcomm", help="torch: what is compared with gloo (default %(default)s)")
     parser.add_argument("--async-op", action="store_true", help="torch: collectives with async_op=True, and wait()")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, times in seconds")
@@ -119,10 +127,8 @@ def run(options: argparse.Namespace) -> int:
         return _written(options, run_plan(options))
     if options.case == "health":
         return _written(options, run_health(options.rounds))
-    if options.case == "records":
-        return _written(options, run_records(options))
-    if options.case == "checks":
-        return _written(options, run_checks(options))
+    if options.case in PLAIN:
+        return _written(options, PLAIN[options.case](options))
     if options.part:
         raise ValueError(f"{options.part} after {options.case}: only torch and plan have parts")
     if options.case in STRIDED:

@@ -15,6 +15,7 @@ import numpy as np
 import collcomm
 
 from .checks import checked_peer
+from .codecs import coded_peer
 from .gpu import cupy, gpu_facts
 from .grouppeer import group_peer
 from .hostpeer import host_peer
@@ -92,10 +93,10 @@ def survivor(case: dict[str, Any]) -> None:
     x = np.ones(case["nbytes"] // 4, np.float32)
     out = np.empty_like(x)
     for _ in range(5):
-        comm.all_reduce(x, out=out)
+        comm.all_reduce(x, out=out, codec=case["codec"])
     emit(event="running", name=comm.name)
     while comm.size == case["n"]:
-        comm.all_reduce(x, out=out)
+        comm.all_reduce(x, out=out, codec=case["codec"])
     done = time.monotonic()
     if not (out == comm.size).all():
         raise AssertionError("the retried result is wrong")
@@ -160,6 +161,7 @@ CASES = {
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),
     "checked_peer": lambda case: checked_peer(case, emit),
+    "coded_peer": lambda case: coded_peer(case, emit),
     "donor": lambda case: donor(case, emit),
     "torch_rank": lambda case: torch_rank(case, emit),
     "newcomer": lambda case: newcomer(case, emit),

@@ -48,10 +48,11 @@ class Calls:
         """Queue it; the handle's result is what ``conclude`` makes of the flat result."""
         return self.queue.submit(lambda: self._numbered(operation, timeout), operation.request.call.text, conclude)
 
-    def call(self, work: Callable[[], Any], text: str, async_op: bool) -> Any:
-        """A call of several operations: runs here or, with ``async_op``, behind a handle."""
+    def call(self, work: Callable[[], Any], text: str, async_op: bool, conclude: Conclusion | None = None) -> Any:
+        """A call of several operations: runs here or, with ``async_op``, behind a handle, whose result is what ``conclude``
+        makes of that of ``work``."""
         whole = self.queue.nested(work)
-        return self.queue.submit(lambda: whole, text) if async_op else self.queue.run(lambda: whole, text)
+        return self.queue.submit(lambda: whole, text, conclude) if async_op else self.queue.run(lambda: whole, text)
 
     def stays_on_device(self, request: Request) -> bool:
         """Whether all members can do ``request`` without taking it off their devices; all find the same."""

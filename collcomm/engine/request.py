@@ -28,7 +28,8 @@ class Request:
     """Made by `request`, which gives the same object for the same arguments.
 
     ``counts``: elements of each rank's block (all_gather, reduce_scatter, gather, scatter). ``sends`` and ``receives``:
-    of all_to_all, per rank, and known to this peer only. ``extra``: anything else that peers must agree on."""
+    of all_to_all, per rank, and known to this peer only. ``extra``: anything else that peers must agree on. ``part_of``: the call
+    of the user that this is a part of, in words; they must agree on it, too."""
 
     kind: str
     dtype: np.dtype[Any]
@@ -39,6 +40,7 @@ class Request:
     sends: tuple[int, ...] = ()
     receives: tuple[int, ...] = ()
     extra: str = ""
+    part_of: str = ""
 
     @cached_property
     def call(self) -> Call:
@@ -55,8 +57,10 @@ class Request:
             words.append(f"root {self.root}")
         if self.extra:
             words.append(self.extra)
-        identity = (self.kind, self.op, self.dtype.name, self.size, self.root, self.counts, self.extra)
-        return Call(xxhash.xxh32_intdigest(repr(identity).encode()), f"{self.kind}({', '.join(words)})")
+        extra = self.extra + self.part_of
+        identity = (self.kind, self.op, self.dtype.name, self.size, self.root, self.counts, extra)
+        text = self.part_of or f"{self.kind}({', '.join(words)})"
+        return Call(xxhash.xxh32_intdigest(repr(identity).encode()), text)
 
     @cached_property
     def fingerprint(self) -> int:
@@ -149,6 +153,7 @@ def request(
     sends: tuple[int, ...] = (),
     receives: tuple[int, ...] = (),
     extra: str = "",
+    part_of: str = "",
 ) -> Request:
     """The request with these fields; plans and fingerprints are kept with it."""
-    return Request(kind, dtype, size, op, root, counts, sends, receives, extra)
+    return Request(kind, dtype, size, op, root, counts, sends, receives, extra, part_of)

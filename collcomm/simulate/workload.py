@@ -22,6 +22,7 @@ KINDS = (
     *("all_reduce", "all_reduce", "all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
     *("broadcast", "reduce", "gather", "scatter", "sync", "sync", "split"),
 )
+CODED = "coded"  # an all_reduce with a codec; in no history unless asked for
 ROWS = (1, 3, 40)
 LONG_ROWS = 40_000  # more than travels inline
 LONG_SHARE = 0.06
@@ -71,7 +72,9 @@ def _one_turn(peer: SimPeer, comm: Communicator, turn: int, state: Array, revisi
     if kind == "split":
         _split(peer, comm, turn)
         return revision
-    if kind == "all_to_all" and turn % 2:
+    if kind == CODED:
+        state += _coded(peer, comm, turn, rng)
+    elif kind == "all_to_all" and turn % 2:
         state += _exchange(peer, comm, turn, rng.choice(ROWS))
     else:
         state += _collective(peer, comm, kind, turn, rng)
@@ -160,6 +163,35 @@ def _exchange(peer: SimPeer, comm: Communicator, turn: int, rows: int) -> int:
         right = other not in there or np.array_equal(table[:, 1], given(other, me))
         assert right, f"turn {turn}: what {other} has sent is wrong"
         assert (table[:, 0] == -1).all(), f"turn {turn}: an exchange has written beside its arrays"
+    return sum(there) + turn
+
+
+def _coded(peer: SimPeer, comm: Communicator, turn: int, rng: random.Random) -> int:
+    """As `_collective`, an all_reduce of numbers that half precision holds exactly, and so few that their sum is, too."""
+    before = comm.view
+    me = before.ids[comm.rank]
+    rows = LONG_ROWS if rng.random() < LONG_SHARE else rng.choice(ROWS)
+    timeout = SHORT_SECONDS if rng.random() < 0.1 else None
+    in_place = rng.random() < 0.5
+
+    def given(member: int) -> Array:
+        return (_data(member, turn, rows) % 100).astype(np.float32)
+
+    mine = given(me)
+    codec = "f16"
+    if peer.odd:
+        peer.odd, codec = False, "bf16"  # right in a group of one
+    try:
+        result = comm.all_reduce(mine, out=mine if in_place else None, codec=codec, timeout=timeout)
+    except UNIFORM as error:
+        assert np.array_equal(mine, given(me)), f"turn {turn}: a coded all_reduce that failed has changed its input"
+        peer.ended(turn, 1, type(error).__name__)
+        raise
+    there = comm.view.ids
+    peer.ended(turn, 1, (comm.view.epoch, there))
+    assert me in there and set(there) <= set(before.ids)
+    right = np.array_equal(result, sum(given(member) for member in there))
+    assert right, f"turn {turn}: coded all_reduce in view {comm.view.epoch} {there} is wrong"
     return sum(there) + turn
 
 

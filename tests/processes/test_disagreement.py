@@ -123,7 +123,8 @@ def test_arguments_that_make_no_sense() -> None:
             (ValueError, "itself", lambda: comm.send(x, comm.rank)),
             (ValueError, "tag", lambda: comm.send(x, 1 - comm.rank, tag=-1)),
             (ValueError, "positive", lambda: comm.all_reduce(x, timeout=0)),
-            (ValueError, "codec", lambda: comm.all_reduce(x, codec="int8")),
+            (TypeError, "codec .* floating", lambda: comm.all_reduce(np.ones(4, int), codec="int8")),
+            (ValueError, "codec .* sum and mean", lambda: comm.all_reduce(x, op="max", codec="int8")),
             (ValueError, "ranks must be", lambda: comm.split([0, 0])),
         ):
             with pytest.raises(error, match=text):

@@ -56,6 +56,11 @@ def test_everything_that_a_communicator_does(n: int, ulfm: bool, on_devices: boo
         assert _done(events, case) == list(range(n)), case
 
 
+@pytest.mark.parametrize("ulfm", [False, True], ids=["plain", "ulfm"])
+def test_codecs(ulfm: bool) -> None:
+    assert _done(_run(3, {"cases": ["coded"]}, ulfm), "coded") == [0, 1, 2]
+
+
 def test_one_rank_alone() -> None:
     events = _run(1, {"cases": list(ALONE)})
     assert all(_done(events, case) == [0] for case in ALONE)

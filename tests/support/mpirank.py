@@ -21,7 +21,7 @@ import collcomm
 import collcomm.devicearrays
 from collcomm.bench.launch import die_with_parent
 from collcomm.bench.mpilaunch import emit
-from tests.support.contract import CONTRACT, Comm, equal, raises
+from tests.support.contract import CONTRACT, Comm, equal, raises, same_everywhere
 from tests.support.lazydevice import LazyDevice
 from tests.support.mpideaths import dying, dying_everywhere
 from tests.support.ondevice import OnDevice
@@ -44,6 +44,23 @@ def cut_short(comm: Comm) -> None:
         raises(collcomm.CollectiveTimeout, lambda: comm.send(np.ones(3_000_000), 1, timeout=0.3), "in time")
         raises(collcomm.PeerLost, lambda: comm.send(np.ones(3), 1), "cut short")
     assert comm.all_reduce(np.ones(1))[0] == comm.size
+    comm.leave()
+
+
+def coded(comm: Comm) -> None:
+    """all_reduce with codecs, small and large, of the same bits everywhere; and with different ones."""
+    n = comm.size
+    for codec in ("f16", "int8", "e3m0"):
+        for size in (0, 1, 1000, 300_000):
+            x = np.random.default_rng(comm.rank).standard_normal(size).astype(np.float32)
+            found = comm.all_reduce(x, codec=codec)
+            same_everywhere(comm, found)
+            assert (
+                np.abs(found - comm.all_reduce(x)).max(initial=0) < {"f16": 0.02, "int8": 0.2, "e3m0": 3.0 * n}[codec]
+            )
+    odd = "bf16" if comm.rank == n - 1 else "int8"
+    raises(collcomm.CollectiveMismatch, lambda: comm.all_reduce(np.ones(3, np.float32), codec=odd), "int8", "bf16")
+    assert (comm.all_reduce(np.ones(3, np.float32), codec="int8") == n).all()
     comm.leave()
 
 
@@ -121,6 +138,7 @@ def absent() -> None:
 
 
 ENDING = {
+    "coded": coded,
     "parting_words": parting_words,
     "cut_short": cut_short,
     "leaving": leaving,

@@ -35,6 +35,9 @@ CORE = {
     "rendezvous",
     "checking",
     "checkrecords",
+    "coded",
+    "codedchoice",
+    "codedcalls",
     "inspection",
     "departure",
 }
