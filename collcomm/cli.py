@@ -76,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="show the groups on a page, to whoever can reach it; default host: loopback",
     )
     coordinator.add_argument(
+        "--dashboard-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name by which people ask for the page, besides addresses and this machine's own name; may be repeated",
+    )
+    coordinator.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
@@ -116,6 +123,7 @@ def _coordinator(options: argparse.Namespace) -> int:
             options.bind,
             policy=_policy(options),
             dashboard=options.dashboard,
+            dashboard_names=options.dashboard_name,
             limits=PRESETS[options.network],
             secret=secret,
             keys=options.keys,

@@ -3,7 +3,7 @@ that shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .dashboard.server import Dashboard
@@ -21,6 +21,8 @@ class Coordinator(server.Coordinator):
     :param dashboard: "host:port", or "port" of the loopback interface, at which a page shows the groups to whoever can reach it;
         figures for Prometheus are at /metrics there, if prometheus-client is installed. Raises CollcommError when it cannot
         listen there.
+    :param dashboard_names: host names by which browsers may ask for the page, besides addresses, localhost, and this machine's own
+        name: those of a proxy or of a DNS entry. A page that asks by any other is refused.
     """
 
     def __init__(
@@ -29,13 +31,16 @@ class Coordinator(server.Coordinator):
         *,
         policy: Policy | None = None,
         dashboard: str | None = None,
+        dashboard_names: Sequence[str] = (),
         **options: Any,
     ):
         super().__init__(bind, attendant=HealthService(policy), **options)
         self.dashboard: Dashboard | None = None
         if dashboard is not None:
             try:
-                self.dashboard = Dashboard(dashboard, self._shown, lambda: self.groups, self._metrics())
+                self.dashboard = Dashboard(
+                    dashboard, self._shown, lambda: self.groups, self._metrics(), dashboard_names
+                )
                 self.dashboard.start()
             except BaseException:
                 self.close()

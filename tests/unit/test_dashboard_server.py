@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import collcomm
 from collcomm.dashboard import Dashboard, answers, feed, request, server
 from collcomm.dashboard.request import Refused, parse_request
 from collcomm.errors import CollcommError
@@ -402,3 +403,14 @@ def test_the_demo_serves_until_it_is_interrupted() -> None:
             demo.kill()
     assert len(snapshot["members"]) == 5 and len(snapshot["history"]) == 600
     assert {row["syndrome"] for row in snapshot["findings"]} <= {syndrome.value for syndrome in Syndrome}
+
+
+@pytest.mark.parametrize(("host", "status"), [("board.example", 200), ("elsewhere.example", 421)])
+def test_the_page_goes_by_the_names_that_it_is_given(host: str, status: int) -> None:
+    names = ["Board.example"]
+    with collcomm.Coordinator("127.0.0.1:0", dashboard="0", dashboard_names=names) as coordinator:
+        assert coordinator.dashboard is not None
+        connection = http.client.HTTPConnection(*coordinator.page.split(":"), timeout=10)
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
