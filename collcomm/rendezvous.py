@@ -21,8 +21,8 @@ class Coordinator(server.Coordinator):
     :param dashboard: "host:port", or "port" of the loopback interface, at which a page shows the groups to whoever can reach it;
         figures for Prometheus are at /metrics there, if prometheus-client is installed. Raises CollcommError when it cannot
         listen there.
-    :param dashboard_names: host names by which browsers may ask for the page, besides addresses, localhost, and this machine's own
-        name: those of a proxy or of a DNS entry. A page that asks by any other is refused.
+    :param dashboard_names: host names by which browsers may ask for the page, besides addresses, localhost, and this machine's
+        own name: those of a proxy or of a DNS entry. A page that asks by any other is refused.
     """
 
     def __init__(
