@@ -26,6 +26,7 @@ from .errors import CommunicatorClosed
 from .inspection import Tell
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
+from .overlap.triggered import TriggeredAllReduce
 from .participant import Participant
 from .partings import Partings
 from .parts import HostParts
@@ -177,6 +178,14 @@ class Communicator(Participant):
         given = self._array(x, "x", datatype, reduces=True)
         asked = request("all_reduce", given.dtype, given.flat.size, op=op)
         return self._reduce(asked, given, out, given.whole, datatype, async_op, timeout)
+
+    def triggered_all_reduce(
+        self, x: Any, op: str = "sum", chunks: int = 16, codec: AnyCodec | None = None, timeout: float | None = None
+    ) -> TriggeredAllReduce:
+        """An all_reduce of ``x``, contiguous, in place and in ``chunks``, each of which goes when its producer says that it is
+        ready: call ``ready(i)`` for each and then ``result()``; see `TriggeredAllReduce`. Every member calls this with the same
+        ``op``, size and ``chunks``, and calls no other operation before all of them are marked."""
+        return TriggeredAllReduce(self, x, op, chunks, codec, timeout)
 
     def reduce(
         self,

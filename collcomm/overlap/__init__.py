@@ -1,0 +1,12 @@
+"""Communication that hides behind computation.
+
+triggered   an all_reduce whose producer marks chunks as ready, each of which goes as soon as its turn has come
+weave       two halves of a batch, one of which computes while the other communicates
+prefix      states of all ranks gathered once, and combined over those before, or after, this one
+"""
+
+from .prefix import combine_before, combine_others
+from .triggered import TriggeredAllReduce
+from .weave import weave
+
+__all__ = ["TriggeredAllReduce", "combine_before", "combine_others", "weave"]
