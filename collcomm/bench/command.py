@@ -19,6 +19,7 @@ from .hosts import bench_hosts
 from .measure import Timing, machine, parse_size
 from .mpicases import bench_mpi, bench_mpi_failure
 from .mpilaunch import why_not
+from .overlap import run_overlap
 from .plantables import PLAN_PARTS, run_plan
 from .records import run_records
 from .report import print_rows
@@ -40,7 +41,7 @@ DEFAULT_PEERS = {
     "coordinator": [3],
     "hosts": [4],
 }
-PLAIN = {"checks": run_checks, "records": run_records, "codecs": run_codecs, "coded": run_coded}
+PLAIN = {"checks": run_checks, "records": run_records, "codecs": run_codecs, "coded": run_coded, "overlap": run_overlap}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -65,13 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "records",
             "codecs",
             "coded",
+            "overlap",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
         "several peers per host or one (root); packing, against Open MPI's and numpy's, and on a GPU; strided messages; "
         "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
         "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost; what records cost; "
-        "what codecs encode and decode, and all_reduce with one (coded), also over links of 500 Mbit/s (root)",
+        "what codecs encode and decode, and all_reduce with one (coded), also over links of 500 Mbit/s (root); "
+        "what of communication hides behind computation (root)",
     )
     parser.add_argument(
         "part",

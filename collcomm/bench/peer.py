@@ -21,6 +21,7 @@ from .grouppeer import group_peer
 from .hostpeer import host_peer
 from .measure import alternate, repetitions, timed
 from .mpireference import MpiReference
+from .overlap import overlap_peer
 from .planpeer import lasting_peer, plan_peer
 from .records import recorded_peer
 from .sickpeer import sick_peer
@@ -157,6 +158,7 @@ CASES = {
     "group_peer": lambda case: group_peer(case, emit),
     "lasting_peer": lambda case: lasting_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
+    "overlap_peer": lambda case: overlap_peer(case, emit),
     "recorded_peer": lambda case: recorded_peer(case, emit),
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),

@@ -1,0 +1,201 @@
+"""How much of the communication hides behind the computation, primitive by primitive, over links on which communication takes as
+long as computation: (serial - overlapped) / min(computation, communication), medians of alternating turns; results compared."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+
+import collcomm
+
+from ..laboratory import Network
+from ..overlap import combine_before, weave
+from .launch import START_SECONDS, CoordinatorProcess, Peers
+from .measure import alternate, format_seconds
+from .report import print_table
+
+PORT = 48149
+PEERS = 2
+RATE = 12.5e6  # bytes/s each way: one of two cores' worth of computation is left for the wire
+NBYTES = 4 << 20
+PARTS = 16
+RUN_SECONDS = 600.0
+JOIN_SECONDS = 60.0
+Row = dict[str, Any]
+Array = np.ndarray[Any, Any]
+
+
+def run_overlap(options: argparse.Namespace) -> list[Row]:
+    """The rows, which are printed. Needs root."""
+    rows = bench_overlap(options.rounds)
+    cells = [
+        {
+            "primitive": row["primitive"],
+            "computation": format_seconds(row["computation"]),
+            "communication": format_seconds(row["communication"]),
+            "one after the other": format_seconds(row["serial"]),
+            "overlapped": format_seconds(row["overlapped"]),
+            "hidden": f"{row['efficiency']:.0%}",
+        }
+        for row in rows
+    ]
+    print_table("collcomm bench overlap", cells)
+    return rows
+
+
+def bench_overlap(rounds: int = 5) -> list[Row]:
+    """Between two hosts with links of `RATE`."""
+    rows: list[Row] = []
+    with Network(PEERS, RATE) as network:
+        at = f"{network.hub_address}:{PORT}"
+        with CoordinatorProcess(at, network.enter(None)) as coordinator, Peers(network.enter) as peers:
+            for index in range(PEERS):
+                peers.start(
+                    index, {"case": "overlap_peer", "address": coordinator.address, "n": PEERS, "rounds": rounds}
+                )
+            for event in peers.events(RUN_SECONDS):
+                if event["event"] == "times":
+                    rows.append(_row(event))
+                if len(rows) == len(PRIMITIVES):
+                    break
+            peers.wait(START_SECONDS)
+    return rows
+
+
+def _row(event: Row) -> Row:
+    times = {who: statistics.median(found) for who, found in event["times"].items()}
+    least = min(times["computation"], times["communication"])
+    saved = times["serial"] - times["overlapped"]
+    return {"primitive": event["primitive"], **times, "efficiency": saved / least}
+
+
+class Work:
+    """Computation that takes about so many seconds in all, in pieces. It lasts by the clock, as that of a GPU would: what the
+    engine needs of this machine's few processors is not taken from it."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def part(self, share: float) -> None:
+        time.sleep(self.seconds * share)
+
+
+Ways = dict[str, Callable[[], Any]]
+
+
+def triggered(comm: collcomm.Communicator, work: Work) -> Ways:
+    x = np.ones(NBYTES // 4, np.float32)
+
+    def fill() -> None:
+        x[:] = comm.rank + 1
+
+    def serial() -> Array:
+        fill()
+        work.part(1.0)
+        comm.all_reduce(x, out=x)
+        return x
+
+    def overlapped() -> Array:
+        fill()
+        going = comm.triggered_all_reduce(x, chunks=PARTS)
+        for chunk in range(PARTS):
+            work.part(1 / PARTS)
+            going.ready(chunk)
+        going.result()
+        return x
+
+    return {
+        "computation": lambda: work.part(1.0),
+        "communication": lambda: comm.all_reduce(x, out=x),
+        "serial": serial,
+        "overlapped": overlapped,
+    }
+
+
+def woven(comm: collcomm.Communicator, work: Work) -> Ways:
+    """Four blocks, each of a computation and an all_reduce."""
+    layers = 4
+    batch = np.ones((2, NBYTES // 8 // layers), np.float32)
+
+    def block(x: Array) -> Generator[Any, Any, Array]:
+        for _ in range(layers):
+            work.part(len(x) / len(batch) / layers)
+            x = yield comm.all_reduce(x, op="avg", async_op=True)
+        return x
+
+    def serial() -> Array:
+        x = batch
+        for _ in range(layers):
+            work.part(1 / layers)
+            x = comm.all_reduce(x, op="avg")
+        return x
+
+    def communication() -> None:
+        for _ in range(layers):
+            comm.all_reduce(batch, op="avg")
+
+    return {
+        "computation": lambda: work.part(1.0),
+        "communication": communication,
+        "serial": serial,
+        "overlapped": lambda: weave(block, batch),
+    }
+
+
+def prefix(comm: collcomm.Communicator, work: Work) -> Ways:
+    state = np.full((1, NBYTES // 4), float(comm.rank + 1), np.float32)
+
+    def overlapped() -> Array:
+        gathered = comm.all_gather(state, async_op=True)
+        work.part(1.0)
+        return combine_before(gathered.result(), comm.rank)
+
+    def serial() -> Array:
+        gathered = comm.all_gather(state)
+        work.part(1.0)
+        return combine_before(gathered, comm.rank)
+
+    return {
+        "computation": lambda: work.part(1.0),
+        "communication": lambda: comm.all_gather(state),
+        "serial": serial,
+        "overlapped": overlapped,
+    }
+
+
+PRIMITIVES = {"triggered all_reduce": triggered, "woven halves": woven, "prefix of states": prefix}
+
+
+def overlap_peer(case: Row, emit: Callable[..., None]) -> None:
+    """One process of the bench. Raises AssertionError where overlapping changes a result."""
+    comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, probe=False)
+    for name, make in PRIMITIVES.items():
+        communication = make(comm, Work(0.0))["communication"]
+        communication()
+        seconds = float(comm.all_reduce(np.array([_timed(communication)[0]]), op="max")[0])
+        ways = make(comm, Work(seconds))
+        assert (np.array(ways["serial"]()) == np.array(ways["overlapped"]())).all(), f"{name}: another result"
+        blocks = {who: _block(comm, call) for who, call in ways.items()}
+        times = alternate(blocks, case["rounds"], comm.barrier)
+        if comm.rank == 0:
+            emit(event="times", primitive=name, times=times)
+    comm.leave()
+
+
+def _block(comm: collcomm.Communicator, call: Callable[[], Any]) -> Callable[[], list[float]]:
+    def run() -> list[float]:
+        comm.barrier()
+        return _timed(call)
+
+    return run
+
+
+def _timed(call: Callable[[], Any]) -> list[float]:
+    began = time.perf_counter()
+    call()
+    return [time.perf_counter() - began]
