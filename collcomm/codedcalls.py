@@ -15,6 +15,7 @@ from .coded import CodedReduction, Job
 from .codedchoice import AUTO, MOST_ALLOWED, agreed, propose
 from .datatypes import Datatype
 from .engine import AnyGroup, AnySession, request
+from .errors import UnsupportedTransport
 from .hostviews import lies_on_device
 from .invocation import target_of
 from .types import View
@@ -87,7 +88,7 @@ class CodedCalls:
 
     def _call(self, x: Any, op: str, out: Any, codec: AnyCodec, datatype: Datatype | None, seconds: float) -> _Call:
         if lies_on_device(x) or lies_on_device(out):
-            raise TypeError("codec: x and out must lie in host memory; pass copies, or leave codec None")
+            raise UnsupportedTransport("codec: x and out must lie in host memory; pass copies, or leave codec None")
         given = HostArray(x, "x") if datatype is None else HostArray.of_items(datatype, x, 1, "x")
         given.require_elements("x")
         if given.dtype.name not in _FLOATING:

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from .blockwise import Blockwise
-from .codec import TINY, WORKSPACE, Bytes, Floats, Words
-from .rounding import to_grid
+from .codec import TINY, WORKSPACE, Bytes, Floats
+from .rounding import to_codes, to_grid
 
 _DOWN = np.float32(1 - 2.0**-22)  # so that the greatest number stays finite when it is decoded
 
@@ -39,29 +39,7 @@ class Fp8(Blockwise):
         if self.draws is not None:
             np.clip(shares, -self.greatest, self.greatest, out=shares)
             shares = to_grid(shares, self.mantissa, self.smallest, self.draws)
-        self._round(shares.view(np.uint32).reshape(-1), codes)
-
-    def _round(self, bits: Words, codes: Bytes) -> None:
-        """The nearest codes to the numbers with these ``bits``, which are lost; of two equally near ones the even one. As a cast
-        does it, several times as fast."""
-        shift = np.uint32(23 - self.mantissa)
-        signs = np.right_shift(bits, np.uint32(24), out=WORKSPACE.words("signs", bits.shape))
-        np.bitwise_and(signs, np.uint32(0x80), out=signs)
-        np.bitwise_and(bits, np.uint32(0x7FFFFFFF), out=bits)
-        aligned = np.float32(
-            2.0 ** (self.smallest - self.mantissa + 23)
-        )  # a sum with it ends at the least code's place
-        below = np.add(bits.view(np.float32), aligned, out=WORKSPACE.floats("below", bits.shape)).view(np.uint32)
-        np.subtract(below, aligned.view(np.uint32), out=below)
-        small = bits < np.float32(2.0**self.smallest).view(np.uint32)
-        even = np.right_shift(bits, shift, out=WORKSPACE.words("even", bits.shape))
-        np.bitwise_and(even, np.uint32(1), out=even)
-        np.add(bits, even, out=bits)
-        np.add(bits, np.uint32((1 << (22 - self.mantissa)) - 1), out=bits)
-        np.right_shift(bits, shift, out=bits)
-        np.subtract(bits, np.uint32((126 + self.smallest) << self.mantissa), out=bits)
-        np.copyto(bits, below, where=small)
-        np.bitwise_or(bits, signs, out=bits)
+        bits = to_codes(shares.view(np.uint32).reshape(-1), self.mantissa, self.smallest, 8)
         np.copyto(codes, bits, casting="unsafe")
 
     def _decode_rows(self, codes: Bytes, scales: Floats, out: Floats) -> None:

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from .codec import TILE, Array, Bytes, Codec, Floats
-from .rounding import Draws, to_grid
+from .codec import TILE, WORKSPACE, Array, Bytes, Codec, Floats
+from .rounding import Draws, to_codes, to_grid
+
+_BEYOND = np.float32(65536)  # whose code is infinity's; so is that of all from 65520 on, which are rounded up to it
 
 
 class Half(Codec):
@@ -35,7 +37,10 @@ class Half(Codec):
             part = source[first : first + TILE]
             if self.draws is not None:
                 part = to_grid(part, self.mantissa, self.smallest, self.draws)
-            np.copyto(codes[first : first + TILE], part, casting="unsafe")
+            self._round(part, codes[first : first + TILE])
+
+    def _round(self, part: Floats, codes: Array) -> None:
+        np.copyto(codes, part, casting="unsafe")
 
     def _parts(self, body: Bytes, count: int) -> Array:
         return body[: 2 * count].view(self.kind)  # any two bytes are a number
@@ -59,6 +64,15 @@ class F16(Half):
     wire_id = 1
     kind = np.dtype(np.float16)
     mantissa, smallest, beyond = 10, -14, 65504.0
+
+    def _round(self, part: Floats, codes: Array) -> None:
+        room = WORKSPACE.floats("numbers", part.shape)
+        np.clip(part, -_BEYOND, _BEYOND, out=room)  # NaN stays
+        lost = np.isnan(room)
+        bits = to_codes(room.view(np.uint32), self.mantissa, self.smallest, 16)
+        np.copyto(codes.view(np.uint16), bits, casting="unsafe")
+        if lost.any():
+            codes[lost] = np.nan
 
 
 class BF16(Half):

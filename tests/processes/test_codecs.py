@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,7 @@ import collcomm
 import collcomm.aio
 from collcomm import coded, codedcalls, codedchoice
 from collcomm.codecs import E3M0, Codec, ErrorFeedback, Int8, TopK, codec_of
+from collcomm.datatypes import hvector
 from tests.support.peers import run_peers
 
 F32 = np.float32
@@ -276,6 +277,31 @@ def test_disagreement_is_told_to_everybody(options: dict[str, Any]) -> None:
     run_peers(3, body, **options)
 
 
+class OnGpu:
+    """What an array on a GPU shows of itself."""
+
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {
+        "shape": (4,),
+        "typestr": "<f4",
+        "data": (0, False),
+        "version": 3,
+    }
+
+
+def test_typed_buffers() -> None:
+    def body(comm: collcomm.Communicator) -> None:
+        every_third = hvector(100, 1, 12, F32)
+        buffer = np.arange(300, dtype=F32)
+        found = comm.all_reduce(buffer, codec="f16", datatype=every_third)
+        assert np.array_equal(found.reshape(-1), comm.size * buffer[::3])
+        kept = buffer.copy()
+        comm.all_reduce(buffer, codec="f16", datatype=every_third, out=buffer)
+        kept[::3] *= comm.size
+        assert np.array_equal(buffer, kept)
+
+    run_peers(2, body)
+
+
 def test_what_does_not_go_with_a_codec_is_refused_at_once() -> None:
     def body(comm: collcomm.Communicator) -> None:
         x = np.ones(4, F32)
@@ -287,6 +313,8 @@ def test_what_does_not_go_with_a_codec_is_refused_at_once() -> None:
             (TypeError, "name or a Codec", {"codec": 8}),
             (TypeError, "dtype float64", {"out": np.ones(4)}),
             (ValueError, "shape", {"out": np.ones(5, F32)}),
+            (collcomm.UnsupportedTransport, "host memory", {"x": OnGpu()}),
+            (collcomm.UnsupportedTransport, "host memory", {"out": OnGpu()}),
         ):
             with pytest.raises(error, match=text):
                 comm.all_reduce(**{"x": x, "codec": "int8", **arguments})

@@ -27,6 +27,7 @@ from collcomm.codecs import (
     names,
     register,
 )
+from collcomm.codecs.rounding import to_codes
 
 F32 = np.float32
 MAKERS: dict[str, Callable[..., Any]] = {"f16": F16, "bf16": BF16, "fp8_e4m3": E4M3, "fp8_e5m2": E5M2}
@@ -200,17 +201,28 @@ def test_e3m0_keeps_the_greatest_and_zero() -> None:
     assert np.unique(np.abs(found[0])).size <= 8
 
 
-@pytest.mark.parametrize("kind", [E4M3, E5M2])
-def test_fp8_rounds_as_a_cast_does(kind: Any) -> None:
-    codec = kind()
-    every = np.arange(256, dtype=np.uint8).view(kind.kind).astype(F32)
+@pytest.mark.parametrize("kind", [E4M3, E5M2, F16])
+def test_codes_are_those_of_a_cast(kind: Any) -> None:
+    bits = 8 * kind.kind.itemsize
+    every = np.arange(1 << bits, dtype=f"u{bits // 8}").view(kind.kind).astype(F32)
     grid = np.unique(every[np.isfinite(every)])
     halfway = (grid[1:] + grid[:-1]) / 2
     near = [np.nextafter(halfway, F32(side)) for side in (-np.inf, np.inf)]
-    numbers = np.concatenate([grid, halfway, *near, [kind.greatest]]).astype(F32)
-    codes = np.empty(numbers.size, np.uint8)
-    codec._round(numbers.copy().view(np.uint32), codes)
-    assert np.array_equal(codes, numbers.astype(kind.kind).view(np.uint8))
+    numbers = np.concatenate([grid, halfway, *near, sample("subnormal", 99, 1), [1e-30, -1e-9]]).astype(F32)
+    codes = to_codes(numbers.copy().view(np.uint32), kind.mantissa, kind.smallest, bits)
+    assert np.array_equal(codes, numbers.astype(kind.kind).view(f"u{bits // 8}"))
+
+
+def test_f16_is_what_a_cast_makes() -> None:
+    numbers = np.concatenate([sample(kind, 5000, 17) for kind in KINDS])
+    edges = [65504, 65519.99, 65520, 65536, 1e9, np.inf, np.nan, 0, -0.0]
+    numbers = np.concatenate([numbers, edges, np.negative(edges)]).astype(F32)
+    with np.errstate(all="ignore"):
+        expected = numbers.astype(np.float16)
+    codes = F16().encode(numbers)[8 : 8 + 2 * numbers.size].view(np.float16)
+    finite = ~np.isnan(numbers)
+    assert np.array_equal(codes.view(np.uint16)[finite], expected.view(np.uint16)[finite])
+    assert np.isnan(codes[~finite]).all()
 
 
 def test_topk_sends_the_greatest() -> None:
