@@ -137,8 +137,11 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_there(cluster: Cluster
     cluster.until("the job is queued again", "cat", f"collcomm-{job}.out")
     left = results(cluster)
     assert [one["end"] for one in left] == ["left"] * 3 and all(one["retries"] == 0 for one in left)
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets it wait for some minutes else
-    cluster.until('"end": "finished"', "cat", f"collcomm-{job}.out", seconds=150.0)
+    deadline = time.monotonic() + 150.0
+    while '"end": "finished"' not in cluster.output():
+        cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets it wait for some minutes else
+        assert time.monotonic() < deadline, cluster.output()
+        time.sleep(0.5)
     cluster.until("COMPLETED", "scontrol", "show", "job", job)
     finished = results(cluster)[3:]
     assert [one["end"] for one in finished] == ["finished"] * 3 and len({one["digest"] for one in finished}) == 1

@@ -10,16 +10,17 @@ import pytest
 from .conftest import Hosts
 
 ALL = {0, 1, 2, 3}
+SECONDS = 80.0
 
 
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_every_collective_across_four_hosts(make_hosts: Callable[..., Hosts], ipv6: bool) -> None:
     hosts = make_hosts(4, ipv6=ipv6)
     hosts.start("every_collective")
-    joined = hosts.next_from_each("joined", ALL, 40)
+    joined = hosts.next_from_each("joined", ALL, SECONDS)
     addresses = {f"host-{index}": hosts.network.address(index).strip("[]") for index in ALL}
     assert all(event["hosts"] == addresses for event in joined.values())
-    done = hosts.next_from_each("done", ALL, 40)
+    done = hosts.next_from_each("done", ALL, SECONDS)
     assert all(event["sent"] > 4 << 20 for event in done.values())
     hosts.peers.wait(20)
     assert all(process.returncode == 0 for process in hosts.peers.processes.values())
@@ -34,10 +35,10 @@ def test_the_advertised_address_is_that_of_the_route_to_the_coordinator(make_hos
             hosts.network.run(index, "ip", "link", "set", device, "up")
         hosts.network.run(index, *f"ip route add default via 10.99.{index}.2".split())
     hosts.start("every_collective")
-    joined = hosts.next_from_each("joined", {0, 1}, 40)
+    joined = hosts.next_from_each("joined", {0, 1}, SECONDS)
     expected = {f"host-{index}": hosts.network.address(index) for index in (0, 1)}
     assert [event["hosts"] for event in joined.values()] == [expected, expected]
-    hosts.next_from_each("done", {0, 1}, 40)
+    hosts.next_from_each("done", {0, 1}, SECONDS)
     hosts.peers.wait(20)
 
 
