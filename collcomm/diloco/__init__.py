@@ -8,12 +8,16 @@ drive any of the methods step by step: `LocalSGD`, `SynchronousDiLoCo`, `OneStep
 from __future__ import annotations
 
 from .co2 import CO2
+from .codedsum import CodedSum
+from .coding import Cyclic, FractionalRepetition, GradientCode
 from .course import OutOfStep
 from .flat import FlatParameters
 from .fragments import strided_fragments
+from .gossip import AsyncGossip, Gossip
 from .loops import TrainingReport
 from .method import Await, Launch, Method
 from .outer import NesterovSGD
+from .pairs import complete, ring
 from .rounds import DiLoCo, Group, RoundReport
 from .streaming import StreamingDiLoCo
 from .training import AsyncTraining, Training
@@ -22,11 +26,17 @@ from .whole import EagerDiLoCo, LocalSGD, OneStepDelayedDiLoCo, SynchronousDiLoC
 
 __all__ = [
     "CO2",
+    "AsyncGossip",
     "AsyncTraining",
     "Await",
+    "CodedSum",
+    "Cyclic",
     "DiLoCo",
     "EagerDiLoCo",
     "FlatParameters",
+    "FractionalRepetition",
+    "Gossip",
+    "GradientCode",
     "Group",
     "Launch",
     "LocalSGD",
@@ -40,5 +50,7 @@ __all__ = [
     "Training",
     "TrainingReport",
     "UnevenSteps",
+    "complete",
+    "ring",
     "strided_fragments",
 ]

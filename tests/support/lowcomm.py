@@ -18,14 +18,17 @@ import numpy as np
 import collcomm
 from collcomm.diloco import (
     CO2,
+    AsyncGossip,
     AsyncTraining,
     EagerDiLoCo,
+    Gossip,
     LocalSGD,
     Method,
     OneStepDelayedDiLoCo,
     StreamingDiLoCo,
     SynchronousDiLoCo,
     Training,
+    ring,
 )
 
 WAIT_SECONDS = 60.0
@@ -47,8 +50,20 @@ MAKERS: dict[str, Callable[[dict[str, Any]], Method]] = {
 }
 
 
+def make(method: str, comm: Any, params: dict[str, Any]) -> Any:
+    """The loop of ``method`` over ``comm``, of either face."""
+    waits = isinstance(comm, collcomm.aio.AsyncCommunicator)
+    if method == "gossip":
+        return (AsyncGossip if waits else Gossip)(comm, params, EVERY, rate=1.0, graph=ring)
+    return (AsyncTraining if waits else Training)(comm, MAKERS[method](params))
+
+
 def parameters(value: float) -> dict[str, Any]:
     return {f"blocks.{layer}.weight": np.full(WIDTH, value, np.float32) for layer in range(LAYERS)}
+
+
+def in_flight(training: Any) -> int:
+    return len(training.method.in_flight) if hasattr(training, "method") else 0
 
 
 def inner_step(params: dict[str, Any], member: int, step: int) -> None:
@@ -75,7 +90,7 @@ class Life:
     def synced(self, training: Any) -> None:
         if self.name == "newcomer":
             self.ends_at = training.steps + AFTERWARDS
-            self.tell.send(("joined", self.name, training.steps, len(training.method.in_flight)))
+            self.tell.send(("joined", self.name, training.steps, in_flight(training)))
 
     def before(self, training: Any) -> None:
         inner_step(self.params, self.member, training.steps)
@@ -99,7 +114,7 @@ def live(address: str, name: str, method: str, dies_at: int, on_failure: str, te
         options = {"name": name, "min_size": 4, "timeout": 30, "op_timeout": 30, "on_failure": on_failure}
         with collcomm.join(address, **options) as comm:
             life = Life(comm, name, dies_at, tell)
-            training = Training(comm, MAKERS[method](life.params))
+            training = make(method, comm, life.params)
             training.sync()
             life.synced(training)
             while not life.done(training):
@@ -118,7 +133,7 @@ def live_async(address: str, name: str, method: str, dies_at: int, on_failure: s
         options = {"name": name, "min_size": 4, "timeout": 30, "op_timeout": 30, "on_failure": on_failure}
         async with await collcomm.aio.join(address, **options) as comm:
             life = Life(comm, name, dies_at, tell)
-            training = AsyncTraining(comm, MAKERS[method](life.params))
+            training = make(method, comm, life.params)
             await training.sync()
             life.synced(training)
             while not life.done(training):
