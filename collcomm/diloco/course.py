@@ -88,6 +88,7 @@ class Course:
         self.method = method
         self.repeated = 0
         self.admissions = 0
+        self.launched_bytes = 0
         self._face = face
         self._codec = codec
         self._timeout = timeout
@@ -132,7 +133,7 @@ class Course:
             yield from self._admit()
 
     def _launch(self, slot: int) -> None:
-        self.method.fill(slot, self._face.size)
+        self.launched_bytes += self.method.fill(slot, self._face.size).nbytes
         self._flights[slot] = _Flight(self._average(slot), self._words())
 
     def _average(self, slot: int) -> Any:

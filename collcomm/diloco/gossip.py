@@ -14,14 +14,14 @@ drawn. In between a peer that dies is left out by those who would have met it; n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import PeerLost
 from ..types import View
-from .course import Agree, Face, Meet, OutOfStep, Wait, Work
+from .course import Agree, Face, Meet, OutOfStep, Request, Wait, Work
 from .flat import Array, FlatParameters
 from .loops import AsyncFace, AwaitingLoop, BlockingLoop, SyncFace
 from .method import checked_every
@@ -65,6 +65,7 @@ class GossipCourse:
     ):
         self.repeated = 0
         self.admissions = 0
+        self.launched_bytes = 0
         self._face = face
         self._parameters = FlatParameters(params)
         self._every = checked_every(every)
@@ -146,6 +147,7 @@ class GossipCourse:
             self.repeated += 1
             return
         tag = FIRST_TAG + number % FIRST_TAG
+        self.launched_bytes += self._common.nbytes
         theirs, mine = np.empty_like(self._common), self._mixed.x.copy()
         try:
             came = self._face.recv(theirs, rank, tag, async_op=True, timeout=self._timeout)
@@ -156,10 +158,11 @@ class GossipCourse:
             return
         self._mixed.meet(theirs)
 
-    def _average(self) -> Work:
+    def _average(self) -> Generator[Request, Any, bool]:
         """Over all members, exactly. Returns whether somebody waits to be admitted."""
         while True:
             np.copyto(self._common, self._mixed.x)
+            self.launched_bytes += self._common.nbytes
             step = self.steps
             told = np.array([self._face.pending > 0, step, -step], np.int64)
             moves = self._face.all_reduce(self._common, "avg", self._common, async_op=True, timeout=self._timeout)

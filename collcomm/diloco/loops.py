@@ -36,6 +36,7 @@ class Steps(Protocol):
 
     repeated: int
     admissions: int
+    launched_bytes: int
 
     @property
     def steps(self) -> int: ...
@@ -49,9 +50,13 @@ class Steps(Protocol):
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Since this object was made: inner ``steps`` of the run; ``exposed_seconds`` that this peer stood still for others, of which
-    ``admitting_seconds`` to agree on the state and to take in newcomers; ``method_seconds`` of the method's own arithmetic;
-    ``admissions``; ``repeated`` exchanges that a death had spoiled and that were made again, or left out, here."""
+    """Since this object was made.
+
+    ``steps``: inner steps of the run. ``exposed_seconds``: this peer stood still for others; of these ``admitting_seconds``
+    to agree on the state and to take in newcomers. ``method_seconds``: of the method's own arithmetic. ``admissions``.
+    ``repeated``: exchanges that a death had spoiled and that were made again, or left out, here. ``launched_bytes``: of what was
+    averaged or exchanged, as large as it is without a codec; a reduction over n peers has each send 2 (n - 1) / n times as much.
+    """
 
     steps: int
     exposed_seconds: float
@@ -59,6 +64,7 @@ class TrainingReport:
     method_seconds: float
     admissions: int
     repeated: int
+    launched_bytes: int
 
 
 class _Loop:
@@ -77,9 +83,8 @@ class _Loop:
     @property
     def report(self) -> TrainingReport:
         course = self._course
-        return TrainingReport(
-            self.steps, self._exposed, self._admitting, self._method, course.admissions, course.repeated
-        )
+        waited = self._exposed, self._admitting, self._method
+        return TrainingReport(self.steps, *waited, course.admissions, course.repeated, course.launched_bytes)
 
     def _require_sound(self) -> None:
         if self._failure is not None:
