@@ -30,6 +30,7 @@ from .gossip import PairFace
 
 TAG = 3 << 30  # of messages, beside those of programs and of gossip
 MOST_BEHIND = 64  # sums on their way to one straggler; then the root waits for it
+AHEAD = 8  # sums that a straggler has received before it looks at the first of them
 UNTIL_GONE = 1e9  # seconds: what is listened for comes some time, or its sender goes
 END = -1
 
@@ -91,13 +92,14 @@ class CodedSum:
         self._ids = list(comm.view.ids)
         self._size, self._dtype, self._timeout = size, np.dtype(dtype), timeout
         self._closed = False
-        self._result: tuple[_Message, Any] | None = None  # the next sum, as it comes to a worker
+        self._results: deque[tuple[_Message, Any]] = deque()  # the next sums, as they come to a worker
         self._sent: Any = None  # a worker's last combination
         self._from: dict[int, tuple[_Message, Any]] = {}
         self._arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._to: dict[int, deque[Any]] = {worker: deque() for worker in range(code.n) if worker != root}
         if self.worker != root:
-            self._expect()
+            for _ in range(AHEAD):
+                self._expect()
         else:
             for worker in self._to:
                 self._listen(worker)
@@ -109,7 +111,7 @@ class CodedSum:
 
     def ready(self, seconds: float = 0.0) -> Array | None:
         """The next sum, if the others have made it without this peer's part, or do so in ``seconds``. None at the root."""
-        if self._result is None or not self._result[1].wait(seconds):
+        if not self._results or not self._results[0][1].wait(seconds):
             return None
         return self._take()
 
@@ -146,7 +148,7 @@ class CodedSum:
             else:
                 self._tell_root(_Message(self._size, np.dtype(np.float64)).fill(END))
                 self._sent.result(self._timeout)
-                while self._result is not None:
+                while self._results:
                     self._take()
         except PeerLost:
             pass  # the root is gone, and nothing comes any more
@@ -156,13 +158,13 @@ class CodedSum:
     def _expect(self) -> None:
         message = _Message(self._size, self._dtype)
         rank = self._rank(self.root)
-        self._result = message, self._comm.recv(message.bytes, rank, TAG + 1, async_op=True, timeout=UNTIL_GONE)
+        handle = self._comm.recv(message.bytes, rank, TAG + 1, async_op=True, timeout=UNTIL_GONE)
+        self._results.append((message, handle))
 
     def _take(self) -> Array:
-        assert self._result is not None
-        message, handle = self._result
+        message, handle = self._results[0]
         handle.result(self._timeout)
-        self._result = None
+        self._results.popleft()
         if message.number != END:
             self.number += 1
             self._expect()
@@ -242,7 +244,8 @@ class CodedSum:
 
     def _dismiss(self) -> None:
         """Tell all that this is the end, and hear the same of all."""
-        self._spread(_Message(self._size, self._dtype).fill(END))
+        for _ in range(AHEAD):  # as many as each listens for
+            self._spread(_Message(self._size, self._dtype).fill(END))
         deadline = time.monotonic() + self._timeout
         while self._from:
             self._next(deadline)
