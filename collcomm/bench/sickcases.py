@@ -37,9 +37,11 @@ class Fault(NamedTuple):
 
 
 def faults(ward: Ward, chance: random.Random) -> dict[str, Fault]:
-    """By name, each somewhere."""
-    host = chance.randrange(HOSTS)
-    source, target = chance.choice(ward.carrying())
+    """By name, each somewhere where nothing is found just now."""
+    free = ward.unsuspected()
+    host = chance.choice(free or range(HOSTS))
+    links = ward.carrying()
+    source, target = chance.choice([link for link in links if set(link) <= set(free)] or links)
     pair, others = [source, target], [one for one in range(HOSTS) if one != host]
     return {
         "stopped before launch": Fault(ward.ordered(f"stall-{host}"), "non-communication hang", "rank", [host]),

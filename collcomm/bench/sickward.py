@@ -53,6 +53,7 @@ class Ward:
         self.address = f"{lab.hub_address}:{PORT}"
         self.heard: queue.Queue[Row] = queue.Queue()
         self._traffic: list[Row] = []
+        self._open: dict[int, list[int]] = {}  # findings that hold, and the members in them
         command = [*lab.enter(None), sys.executable, "-m", "collcomm.bench.sickpeer", self.address, slow]
         self._coordinator = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=child_environment()
@@ -106,8 +107,17 @@ class Ward:
             event = json.loads(line)
             if event["event"] == "traffic":
                 self._traffic = event["rows"]
-            else:
-                self.heard.put(event)
+                continue
+            if event["event"] == "finding":
+                self._open[event["id"]] = event["members"]
+            elif event["event"] == "over":
+                self._open.pop(event["id"], None)
+            self.heard.put(event)
+
+    def unsuspected(self) -> list[int]:
+        """Hosts of which nothing is being said: what is said already is not said again."""
+        said = {member for members in list(self._open.values()) for member in members}
+        return [host for host in range(HOSTS) if self.members[host] not in said]
 
     def carrying(self) -> list[tuple[int, int]]:
         """Links, as hosts, that carry at least half of what the busiest does: a slow link that nobody uses makes nobody slow."""

@@ -20,6 +20,7 @@ from .policy import Measure, Policy, Practice
 from .snapshot import MOST_FINDINGS, MOST_HISTORY
 
 FRESH_SECONDS = 5.0  # an older observation tells nothing of the present
+CORRUPT_SECONDS = 60.0  # without another wrong result, and a finding of corruption has ended
 LATE_SAMPLES = 64  # operations over which lateness is shown
 
 
@@ -52,6 +53,7 @@ class GroupHealth:
         self._view = View(-1, ())
         self._told: dict[int, Told] = {}
         self._took: dict[tuple[int, int, int], dict[int, float]] = {}  # by operation and member
+        self._corrupt_at: dict[object, float] = {}  # by key of a finding: when it was told last
         self._numbers = 0
         self._history: deque[tuple[float, float, float, int]] = deque(maxlen=MOST_HISTORY)
         self._totals: Counter[str] = Counter()
@@ -82,6 +84,7 @@ class GroupHealth:
 
     def corrupt(self, finding: Finding) -> list[Measure]:
         """A check of results has found something; members tell it, each for itself."""
+        self._corrupt_at[finding.key] = finding.at
         known = any(case.ended is None and case.finding.key == finding.key for case in self.cases)
         return [] if known else self._open(finding.at, finding)
 
@@ -90,7 +93,9 @@ class GroupHealth:
         measures: list[Measure] = []
         for finding in self._diagnosis.tick(now):
             measures += self._open(now, finding)
-        over = {finding.key for finding in self._diagnosis.take_ended()}
+        over: set[object] = {finding.key for finding in self._diagnosis.take_ended()}
+        over |= {key for key, at in self._corrupt_at.items() if now - at >= CORRUPT_SECONDS}
+        self._corrupt_at = {key: at for key, at in self._corrupt_at.items() if key not in over}
         for case in self.cases:
             if case.ended is None and case.finding.key in over:
                 case.ended = now

@@ -1,0 +1,28 @@
+"""What becomes of findings in the health of one group at its coordinator."""
+
+from __future__ import annotations
+
+from collcomm.health.attending import CORRUPT_SECONDS, GroupHealth
+from collcomm.health.finding import Culprit, CulpritKind, Finding, Syndrome
+from collcomm.types import Member, View
+
+VIEW = View(1, tuple(Member(number, f"peer-{number}", "127.0.0.1", 1000 + number) for number in (1, 2, 3)))
+
+
+def corruption(at: float, member: int = 2) -> Finding:
+    return Finding(Syndrome.CORRUPTION, Culprit(CulpritKind.RANK, (member,)), at, "a flipped bit", 1.0, (0, 7))
+
+
+def test_corruption_is_one_finding_as_long_as_it_comes_again_and_ends_a_while_after() -> None:
+    health = GroupHealth()
+    health.view_changed(0.0, VIEW)
+    for at in (1.0, 30.0, 80.0):
+        health.corrupt(corruption(at))
+        health.tick(at + 0.1)
+    assert [case.finding.at for case in health.open] == [1.0]
+    health.tick(80.0 + CORRUPT_SECONDS - 0.1)
+    assert len(health.open) == 1
+    health.tick(80.0 + CORRUPT_SECONDS)
+    assert health.open == [] and health.cases[0].ended == 80.0 + CORRUPT_SECONDS
+    health.corrupt(corruption(200.0))
+    assert [case.finding.at for case in health.open] == [200.0]
