@@ -36,10 +36,12 @@ METHODS = {
     "data-parallel": None,
     "diloco": None,
     "one-step-delayed": None,
+    "eager": None,
     "co2": None,
     "streaming": None,
     "streaming-4bit": "e3m0",
 }  # and the codec of each
+USUAL = [method for method in METHODS if method != "eager"]
 COLUMNS = {
     "steps": 6,
     "a step": 9,
@@ -81,7 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--held-out", type=positive, help=f"windows that nobody trains on (default: {FULL['held_out']})"
     )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="(default: all)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=USUAL, help="(default: all but eager)")
     parser.add_argument(
         "--rate", type=float, default=2.5e6, help="bytes/s of each peer's link (default: %(default).0f)"
     )
