@@ -14,6 +14,7 @@ import numpy as np
 
 COLOURS = ("#444444", "#b2182b", "#e08214", "#1b7837", "#1f4e9c", "#762a83")
 SMOOTHED_OVER = 15  # steps
+LEAST_BYTES = 1e5  # where the steps before the first exchange are drawn
 
 
 def save_picture(path: Path, rows: dict[str, dict[str, Any]]) -> None:
@@ -22,7 +23,7 @@ def save_picture(path: Path, rows: dict[str, dict[str, Any]]) -> None:
     for colour, (method, row) in zip(COLOURS, rows.items(), strict=False):
         losses = _smoothed(row["losses"])
         left.plot(row["times"], losses, color=colour, label=method)
-        middle.plot(np.maximum(row["bytes"], 1) / 1e6, losses, color=colour, label=method)
+        middle.plot(np.maximum(row["bytes"], LEAST_BYTES) / 1e6, losses, color=colour, label=method)
     names = list(rows)
     right.barh(names, [100 * rows[name]["exposed"] for name in names], color=COLOURS[: len(names)])
     left.set(title="training loss against time", xlabel="seconds", ylabel="nats per byte")

@@ -17,6 +17,7 @@ from bytegpt import ByteGPT, Shape, Text, windows_at
 import collcomm
 from collcomm.diloco import (
     CO2,
+    EagerDiLoCo,
     FlatParameters,
     Method,
     OneStepDelayedDiLoCo,
@@ -31,7 +32,7 @@ WARM_UP_SHARE = 0.08
 FINAL_RATE = 0.1  # of the inner learning rate, where the cosine ends
 MOST_POINTS = 400  # of a curve
 JOIN_SECONDS = 120.0  # peers import torch at the same time
-OUTER = {"lr": 0.7, "momentum": 0.8}  # of all methods with Nesterov's outer step, so that they can be compared
+OUTER = {"lr": 0.7, "momentum": 0.8}  # of DiLoCo and Streaming DiLoCo, so that they can be compared
 
 
 def run_peer(chosen: argparse.Namespace, methods: Mapping[str, str | None], emit: Emit) -> None:
@@ -152,7 +153,9 @@ class Run:
         if name == "diloco":
             return SynchronousDiLoCo(params, chosen.every, **OUTER)
         if name == "one-step-delayed":
-            return OneStepDelayedDiLoCo(params, chosen.every, lr=OUTER["lr"], momentum=OUTER["momentum"] / 2)
+            return OneStepDelayedDiLoCo(params, chosen.every, lr=OUTER["lr"], momentum=0.0)  # late, it would overshoot
+        if name == "eager":
+            return EagerDiLoCo(params, chosen.every, lr=0.5, momentum=0.5)
         if name == "co2":
             return CO2(params, chosen.every)
         return StreamingDiLoCo(params, chosen.every, chosen.tau, fragments=chosen.fragments, **OUTER)

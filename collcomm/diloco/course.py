@@ -11,7 +11,7 @@ on their bits, with the averages that are still to be applied.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,9 +19,9 @@ import numpy as np
 
 from ..errors import CollcommError, PeerLost
 from .flat import Array
-from .method import Await, Instruction, Launch, Method
+from .method import Await, Instruction, Launch, Method, checked_every
 
-MOST_RUNS = 16  # of one reduction, with on_failure="raise"; each but the last has lost a peer
+MOST_RUNS = 16  # of one reduction that fails, with on_failure="raise": each time a peer is lost
 
 
 class Face(Protocol):
@@ -79,11 +79,16 @@ class _Flight:
 
 
 class Course:
-    """One peer's part in a run of ``method``. ``codec``: of the buckets, as `all_reduce` takes it. ``extra``: more arrays that
-    newcomers get."""
+    """One peer's part in a run of ``method``; see `Training` for the arguments."""
 
     def __init__(
-        self, face: Face, method: Method, codec: Any, extra: Mapping[str, Array] | None, timeout: float | None
+        self,
+        face: Face,
+        method: Method,
+        codec: Any,
+        extra: Mapping[str, Array] | None,
+        timeout: float | None,
+        meet_every: int | None = None,
     ):
         self.method = method
         self.repeated = 0
@@ -92,6 +97,7 @@ class Course:
         self._face = face
         self._codec = codec
         self._timeout = timeout
+        self._meet_every = None if meet_every is None else checked_every(meet_every, "meet_every")
         self._flights: dict[int, _Flight] = {}
         self._somebody_waits = False
         taken = sorted(set(extra or {}) & set(method.state))
@@ -129,7 +135,8 @@ class Course:
                 yield from self._arrive(instruction.slot)
                 self.method.apply(instruction.slot)
                 del self._flights[instruction.slot]
-        if self._somebody_waits and admit:
+        meets = self._meet_every is not None and self.steps % self._meet_every == 0
+        if admit and (self._somebody_waits or meets):
             yield from self._admit()
 
     def _launch(self, slot: int) -> None:
@@ -154,21 +161,8 @@ class Course:
         flight = self._flights[slot]
         if flight.arrived:
             return
-        for run in range(1, MOST_RUNS + 1):
-            try:
-                yield Wait(flight.payload)
-                break
-            except PeerLost:
-                if run == MOST_RUNS:
-                    raise
-                self.repeated += 1
-                flight.payload = self._average(slot)
-        while True:
-            try:
-                told = yield Wait(flight.words)
-                break
-            except PeerLost:
-                flight.words = self._words()
+        yield from self._result(flight.payload, lambda: self._average(slot))
+        told = yield from self._result(flight.words, self._words)
         flight.arrived = True
         waits, latest, earliest = int(told[0]), int(told[1]), -int(told[2])
         if latest != earliest:
@@ -176,6 +170,15 @@ class Course:
                 f"peers launched the same bucket after inner steps {earliest} to {latest}; all must take as many"
             )
         self._somebody_waits |= bool(waits)
+
+    def _result(self, handle: Any, again: Callable[[], Any]) -> Generator[Request, Any, Any]:
+        for _ in range(MOST_RUNS):
+            try:
+                return (yield Wait(handle))
+            except PeerLost:
+                self.repeated += 1
+                handle = again()
+        return (yield Wait(handle))
 
     def _admit(self) -> Work:
         for slot in self.method.in_flight:

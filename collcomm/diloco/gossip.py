@@ -99,9 +99,10 @@ class GossipCourse:
     def step(self) -> Work:
         self._clock += 1
         at = self.steps - self._began
-        own = np.empty_like(self._common)
-        self._parameters.read(own)
-        self._mixed.moved_to(own)
+        meets = bool(self._ahead) and self._ahead[0][1].at <= at
+        if not (meets or at == self._every or self._mixed.mixing.flow):
+            return  # x alone needs no look in between
+        self._look()
         while self._ahead and self._ahead[0][1].at <= at:
             number, meeting = self._ahead.pop(0)
             yield from self._meet(number, meeting)
@@ -115,7 +116,14 @@ class GossipCourse:
                 yield from self._draw()
 
     def finish(self) -> Work:
+        self._look()
         yield from self._average()
+
+    def _look(self) -> None:
+        """Where the user's inner steps have led."""
+        own = np.empty_like(self._common)
+        self._parameters.read(own)
+        self._mixed.moved_to(own)
 
     def _draw(self) -> Work:
         """The meetings of the span that begins: of those, by id, who are here now, as all of them agree."""

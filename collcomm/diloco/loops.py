@@ -53,7 +53,8 @@ class TrainingReport:
     """Since this object was made.
 
     ``steps``: inner steps of the run. ``exposed_seconds``: this peer stood still for others; of these ``admitting_seconds``
-    to agree on the state and to take in newcomers. ``method_seconds``: of the method's own arithmetic. ``admissions``.
+    to agree on the state and to take in newcomers. ``method_seconds``: of the method's own arithmetic. ``admissions``: how
+    often the members met for that.
     ``repeated``: exchanges that a death had spoiled and that were made again, or left out, here. ``launched_bytes``: of what was
     averaged or exchanged, as large as it is without a codec; a reduction over n peers has each send 2 (n - 1) / n times as much.
     """

@@ -123,8 +123,8 @@ class Method(ABC):
     def _apply(self, slot: int, mean: Array) -> None: ...
 
 
-def checked_every(every: int) -> int:
-    """Inner steps between two launches. Raises ValueError unless it is a whole number, 1 or more."""
+def checked_every(every: int, name: str = "every") -> int:
+    """Inner steps between two launches, or what else ``name`` says. Raises ValueError unless it is a whole number, 1 or more."""
     if not isinstance(every, int | np.integer) or isinstance(every, bool) or every < 1:
-        raise ValueError(f"every must be a number of inner steps, 1 or more, not {every!r}")
+        raise ValueError(f"{name} must be a number of inner steps, 1 or more, not {every!r}")
     return int(every)

@@ -34,6 +34,9 @@ class Training(BlockingLoop):
     :param codec: of the buckets, as ``comm.all_reduce`` takes it; None sends them as they are.
     :param extra: more arrays that newcomers get from the group in `sync`, written in place.
     :param timeout: seconds for each reduction, from its launch; the communicator's ``op_timeout`` if None.
+    :param meet_every: inner steps after which the members call ``comm.step()`` and sync although nobody waits, which takes a
+        better plan of the traffic into use; what is in flight is waited for there. All members give the same. None: when
+        somebody waits only. ``comm.step()`` is not to be called beside it.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class Training(BlockingLoop):
         codec: Any = None,
         extra: Mapping[str, Array] | None = None,
         timeout: float | None = None,
+        meet_every: int | None = None,
     ):
-        super().__init__(Course(comm, method, codec, extra, timeout), comm)
+        super().__init__(Course(comm, method, codec, extra, timeout, meet_every), comm)
         self.method = method
 
 
@@ -58,6 +62,7 @@ class AsyncTraining(AwaitingLoop):
         codec: Any = None,
         extra: Mapping[str, Array] | None = None,
         timeout: float | None = None,
+        meet_every: int | None = None,
     ):
-        super().__init__(Course(comm.sync_face, method, codec, extra, timeout), comm)
+        super().__init__(Course(comm.sync_face, method, codec, extra, timeout, meet_every), comm)
         self.method = method

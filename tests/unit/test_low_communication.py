@@ -317,6 +317,8 @@ def test_strided_fragments_take_layers_from_all_depths() -> None:
         (lambda p: StreamingDiLoCo(p, 3, fragments=6), "6 fragments cannot be sent within 3"),
         (lambda p: LocalSGD(p, 0), "every must be"),
         (lambda p: OneStepDelayedDiLoCo(p, 2.5), "every must be"),
+        (lambda p: Training(None, LocalSGD(p), meet_every=0), "meet_every must be"),
+        (lambda p: Training(None, LocalSGD(p), extra={"clock": p["blocks.0.w"]}), "'clock' is taken"),
         (lambda p: CO2(p, clip=0), "clip"),
         (lambda p: CO2(p, penalty=float("inf")), "penalty must be a finite"),
         (lambda p: CO2(p, penalty=0.5), "penalty must be a finite"),
@@ -371,6 +373,24 @@ def test_torch_parameters_are_trained_where_they_are() -> None:
         return [float(p.detach().mean()) for p in model.parameters()]
 
     assert run_peers(3, body) == [[1.0, 1.0]] * 3
+
+
+def test_members_meet_now_and_then_if_asked_to() -> None:
+    def body(comm: collcomm.Communicator) -> tuple[int, bytes]:
+        params = layers()
+        training = Training(comm, CO2(params, 4), meet_every=6)
+        training.sync()
+        for step in range(1, 25):
+            pull(params, comm.rank, step)
+            training.step()
+        training.finish()
+        return training.report.admissions, bits(params)
+
+    found = run_peers(2, body)
+    assert found[0] == found[1] and found[0][0] == 4
+    everyone, methods = drive(lambda params: CO2(params, 4), 2, 24)
+    finish(methods)
+    assert bits(everyone[0]) == found[0][1], "meeting changes nothing"
 
 
 def test_members_out_of_step_are_told_so() -> None:
