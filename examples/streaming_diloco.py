@@ -31,7 +31,7 @@ from collcomm.laboratory import Laboratory, delayed, missing_for_namespaces
 
 SILENCE_SECONDS = 300.0  # without a word from any peer, the run is given up
 PORT = 48148
-BITS = {"e3m0": 4.125}  # of an element on the wire: 4, and a scale of 8 for each block of 64
+BITS = {"e3m0": 4.125}  # of an element on the wire: 4, and 32 for each block of 256
 METHODS = {
     "data-parallel": None,
     "diloco": None,

@@ -42,7 +42,8 @@ class _AtOnce(WholeModel):
 
 
 class LocalSGD(_AtOnce):
-    """Local SGD (arXiv 1805.09767): every ``every`` inner steps the parameters become their average over the members."""
+    """Local SGD (arXiv 1805.09767): every ``every`` inner steps the parameters become their average over the members. What is
+    sent is the parameters themselves, which a lossy codec would round; the other methods send moves."""
 
     def __init__(self, params: Mapping[str, Array], every: int = 48):
         super().__init__(params, every, 1, [])
