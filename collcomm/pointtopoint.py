@@ -279,6 +279,8 @@ class PointToPoint:
         return Packed(packing)
 
     def _lost(self, member: Member, broken: LinkBroken) -> PeerLost:
+        """Raises CommunicatorClosed, or why the session failed, where this end has closed the link itself."""
+        self.check_open()
         stream = self._streams.pop(member.id, None)  # a newer connection may have taken its place
         self._session.transport.drop_link(self._group.gid, MESSAGES, member.id, stream)
         gone = member.id not in self._group.progress.view.ids

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from collcomm.transports import connector
-from collcomm.transports.base import MESSAGES
+from collcomm.transports.base import MESSAGES, LinkBroken
 
 import collcomm
 from collcomm import pointtopoint
@@ -324,6 +324,25 @@ def test_what_waits_for_a_message_ends_with_its_communicator() -> None:
         for handle in handles:
             raises(collcomm.CommunicatorClosed, handle.result, "was closed")
         raises(collcomm.CommunicatorClosed, lambda: part.send(np.zeros(1), 1 - comm.rank), "was closed")
+        comm.barrier()
+
+    run_peers(2, body)
+
+
+def test_a_wait_that_ends_because_this_end_was_closed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread closes the communicator: the wait may find its connection gone before it finds the word for it."""
+
+    def body(comm: collcomm.Communicator) -> None:
+        if comm.rank == 0:
+            point = comm._point
+
+            def close_first(*_: Any) -> bool:
+                point.close()
+                raise LinkBroken(comm.view.ids[1], "closed", "Bad file descriptor")
+
+            monkeypatch.setattr(point, "_receive_next", close_first)
+            with pytest.raises(collcomm.CommunicatorClosed, match="was closed"):
+                comm.recv(np.zeros(4), 1, timeout=10)
         comm.barrier()
 
     run_peers(2, body)
