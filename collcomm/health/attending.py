@@ -15,6 +15,7 @@ from typing import Any
 from ..types import LinkRow, View
 from .diagnosis import Diagnosis
 from .finding import Finding
+from .gathering import Gathered
 from .observation import Observation
 from .policy import Measure, Policy, Practice
 from .snapshot import MOST_FINDINGS, MOST_HISTORY
@@ -52,7 +53,6 @@ class GroupHealth:
         self._diagnosis = Diagnosis()
         self._view = View(-1, ())
         self._told: dict[int, Told] = {}
-        self._took: dict[tuple[int, int, int], dict[int, float]] = {}  # by operation and member
         self._corrupt_at: dict[object, float] = {}  # by key of a finding: when it was told last
         self._numbers = 0
         self._history: deque[tuple[float, float, float, int]] = deque(maxlen=MOST_HISTORY)
@@ -65,7 +65,6 @@ class GroupHealth:
         self._view = view
         for member in gone:
             self._told.pop(member, None)
-        self._took.clear()
         self._diagnosis.view_changed(now, view.epoch, view.ids, sorted(gone))
 
     def observed(self, observation: Observation) -> None:
@@ -73,8 +72,8 @@ class GroupHealth:
             return
         told = self._told.setdefault(observation.member, Told(observation))
         told.observation = observation
-        self._note_lateness(observation)
-        self._diagnosis.observe(observation)
+        for operation in self._diagnosis.observe(observation):
+            self._note_lateness(operation)
 
     def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
         self._diagnosis.accused(now, reporter, member, evidence)
@@ -119,20 +118,13 @@ class GroupHealth:
 
     # -- what is shown ------------------------------------------------------------------------------------------------
 
-    def _note_lateness(self, observation: Observation) -> None:
+    def _note_lateness(self, operation: Gathered) -> None:
         """All leave an operation together, so who was in it for the shortest time came last."""
-        for sample in observation.samples:
-            operation = sample.gid, sample.epoch, sample.seq
-            took = self._took.setdefault(operation, {})
-            took[observation.member] = sample.took
-            if len(took) == self._view.size:
-                longest = max(took.values())
-                for member, seconds in took.items():
-                    if member in self._told:
-                        self._told[member].late.append(longest - seconds)
-                del self._took[operation]
-        while len(self._took) > 4 * LATE_SAMPLES:
-            del self._took[next(iter(self._took))]
+        if len(operation.told) < self._view.size:
+            return  # of some members only
+        for member, (took, _) in operation.told.items():
+            if member in self._told:
+                self._told[member].late.append(operation.took - took)
 
     def _count(self, now: float) -> None:
         """One row of history a second."""

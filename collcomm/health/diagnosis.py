@@ -65,7 +65,7 @@ from .breaks import Breaks
 from .company import Company
 from .finding import Finding, Syndrome
 from .flows import Flows
-from .gathering import Gathering, class_of
+from .gathering import Gathered, Gathering, class_of
 from .hang import Hangs
 from .intake import believable
 from .ledger import Ledger
@@ -109,12 +109,12 @@ class Diagnosis:
         """T_hang: seconds after which such an operation counts as hung, by what was seen so far."""
         return self._pace.hang_after(class_of(gid, kind, nbytes))
 
-    def observe(self, observation: Observation) -> None:
+    def observe(self, observation: Observation) -> list[Gathered]:
         """What a member tells of itself; ``observation.at``: when it came. What cannot be true, is old, or of nobody in the
-        present view, is passed over."""
+        present view, is passed over. Returns the operations of which all members have told now."""
         believed = believable(observation)
         if believed is None or not self._company.admits(believed):
-            return
+            return []
         self._company.hear(believed.at)
         if self._company.tell(believed):
             self._view_changed()
@@ -122,9 +122,13 @@ class Diagnosis:
         completed = self._company.completed.get(believed.member, 0)
         self._flows.told(believed, work, completed, self._pace.is_slow(believed, work))
         expected = {gid: self._company.of(gid) for gid in {sample.gid for sample in believed.samples}}
-        for operation in self._gathering.add(believed, expected):
+        gathered = list(self._gathering.add(believed, expected))
+        for operation in gathered:
+            if len(operation.told) < 2:
+                continue  # nobody to be compared with
             slow = self._pace.add(believed.at, operation)
             self._stragglers.add(believed.at, operation, slow)
+        return gathered
 
     def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
         """``reporter`` says that its link to ``member`` is broken: "closed", or something is "unacked" for too long."""

@@ -68,7 +68,7 @@ class Gathering:
             gathered.nbytes = max(gathered.nbytes, sample.nbytes)
             gathered.told[observation.member] = (sample.took, sample.waited)
             members = expected[sample.gid]
-            if len(gathered.told) >= len(members) > 1 and gathered.told.keys() >= members:
+            if members and gathered.told.keys() >= members:
                 del pending[key]
                 yield gathered
         self._forget(observation.at)
