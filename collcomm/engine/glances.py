@@ -8,7 +8,6 @@ for an answer waits for an earlier member, so nobody waits in a circle.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -21,19 +20,14 @@ from ..transports.probe import Asker, Surroundings, Train, answer
 from ..transports.sockets import SocketLink
 from ..types import LinkRow, Member, View
 from .asking import ESTIMATES, ask, hang_up
+from .sideline import Ended, Sideline
 
 log = logging.getLogger("collcomm.prober")
 ANSWER_SECONDS = 10.0  # the other end is in other glances, each of a fraction of a second
 AHEAD_SECONDS, LEAST_AHEAD = 0.02, 64 << 10  # of a train, on its way: at the rate that is known, and bytes
-MOST_WAITING = 64  # links on which somebody wants to be answered
-END_SECONDS = 5.0
 
 
-class _Closed(Exception):
-    """No more glances."""
-
-
-class Glances:
+class Glances(Sideline):
     """``known(member)``: what is known of links with it; ``report(rows)``: hears of both directions, on this thread; ``busy()``,
     ``moved()``: see `Surroundings`."""
 
@@ -45,16 +39,10 @@ class Glances:
         known: Callable[[int], Sequence[LinkRow]],
         report: Callable[[Sequence[LinkRow]], None],
     ):
-        self._transport = transport
+        super().__init__(transport, "collcomm-glances")
         self._known = known
         self._report = report
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._member = -1
-        self._view = View(-1, ())
         self._to_look: deque[int] = deque()
-        self._to_answer: deque[SocketLink] = deque()
         self._around = Surroundings(self._check, busy, moved)
 
     # -- from other threads; none of these waits ---------------------------------------------------------------------
@@ -69,34 +57,6 @@ class Glances:
             self._to_look = deque(dict.fromkeys([*self._to_look, *sorted(known)]))
             self._start()
 
-    def accept(self, link: SocketLink) -> None:
-        """Somebody has made it to look at this peer."""
-        with self._changed:
-            welcome = not self._closed and len(self._to_answer) < MOST_WAITING
-            if welcome:
-                self._to_answer.append(link)
-                self._start()
-        if not welcome:
-            hang_up(self._transport, link)
-
-    def close(self) -> None:
-        """End the thread; what it is in the middle of breaks off."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            thread, waiting = self._thread, list(self._to_answer)
-        for link in waiting:
-            link.close()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(END_SECONDS)
-
-    def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            name = f"collcomm-glances-{self._member}"
-            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
-
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -107,19 +67,14 @@ class Glances:
                     return
                 link = self._to_answer.popleft() if self._to_answer else None
                 other = self._to_look.popleft() if link is None else None
-                rank = None if other is None else self._view.rank_of(other)
-                member = None if rank is None else self._view[rank]
+                member = None if other is None else self._find(other)
             try:
                 if link is not None:
                     self._answer(link)
                 elif member is not None and self._transport.makes_link(member.id):
                     self._look(member)
-            except _Closed:
+            except Ended:
                 return
-
-    def _check(self) -> None:
-        if self._closed:
-            raise _Closed
 
     def _answer(self, link: SocketLink) -> None:
         try:

@@ -11,7 +11,6 @@ the traffic of the run itself is acknowledged (`traffic`); that costs the operat
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from ..transports.sockets import SocketLink
 from ..types import LinkRow, Member, View
 from .asking import ESTIMATES, ask, hang_up
 from .glances import Glances
+from .sideline import Ended, Sideline
 
 log = logging.getLogger("collcomm.prober")
 TICK_SECONDS = 1.0  # between two looks at what the traffic tells and what is to be measured again
@@ -49,15 +49,9 @@ AGAIN_SECONDS = 60.0  # after a measurement of a link that was in use ...
 MOST_CONTENDED = 3  # ... so many times
 AWAIT_QUIET_SECONDS = 1.0  # for a moment without traffic before a train ...
 QUIET_SECONDS = 0.003  # ... which lasts so long
-MOST_WAITING = 64  # links on which somebody wants to be answered
-END_SECONDS = 5.0
 
 
-class _Closed(Exception):
-    """The prober was told to end."""
-
-
-class Prober:
+class Prober(Sideline):
     """``activity()``: a number that changes when an operation begins; ``report(rows)``: hears of both directions of each
     link that was probed, as this end sees it, on the prober's thread."""
 
@@ -67,19 +61,13 @@ class Prober:
         activity: Callable[[], int],
         report: Callable[[Sequence[LinkRow]], None] = lambda rows: None,
     ):
+        super().__init__(transport, "collcomm-prober")
         self.report = report
         self.asked = self.answered = 0  # probes that came to their end
         self.survey_seconds = 0.0  # from the first view to the end of its survey
-        self._transport = transport
         self._activity = activity
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._member = -1
-        self._view = View(-1, ())
         self._began = 0.0
         self._to_ask: deque[int] = deque()
-        self._to_answer: deque[SocketLink] = deque()
         self._to_plan = False
         self._rows: dict[tuple[int, int], LinkRow] = {}  # by source and target
         self._measured_at: dict[Pair, float] = {}
@@ -90,7 +78,7 @@ class Prober:
         self._delivered: dict[int, tuple[int, float]] = {}  # bytes and seconds by stream, at the last look
         self._around = Surroundings(self._check, self._busy, self._moved)
         self._glances = Glances(transport, self._busy, self._moved, self._known_of, self._tell)
-        transport.on_probe = self._accept
+        transport.on_probe = self._sort
 
     # -- from other threads; none of these waits ---------------------------------------------------------------------
 
@@ -130,14 +118,7 @@ class Prober:
     def close(self) -> None:
         """End the threads; what they are in the middle of breaks off."""
         self._glances.close()
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            thread, waiting = self._thread, list(self._to_answer)
-        for link in waiting:
-            link.close()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(END_SECONDS)
+        super().close()
 
     def _moved(self) -> int:
         return sum(self._transport.traffic())
@@ -148,29 +129,13 @@ class Prober:
     def _known_of(self, member: int) -> Sequence[LinkRow]:
         return [row for row in self.rows() if member in (row.source, row.target)]
 
-    def _accept(self, link: SocketLink) -> None:
-        if link.key[1] == GLANCES:
-            self._glances.accept(link)
-            return
-        with self._changed:
-            welcome = not self._closed and len(self._to_answer) < MOST_WAITING
-            if welcome:
-                self._to_answer.append(link)
-                self._start()
-                self._changed.notify_all()
-        if not welcome:
-            hang_up(self._transport, link)
-
-    def _start(self) -> None:
-        if self._thread is None and not self._closed:
-            self._began = time.monotonic()
-            name = f"collcomm-prober-{self._member}"
-            self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._thread.start()
+    def _sort(self, link: SocketLink) -> None:
+        (self._glances if link.key[1] == GLANCES else self).accept(link)
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        self._began = time.monotonic()
         looked = 0.0
         while True:
             if self._to_plan:
@@ -194,7 +159,7 @@ class Prober:
                     self._look_at_traffic()
                     self._look_for_work(looked)
                     self._transport.keep_wide(self._view.members, self._check)
-            except _Closed:
+            except Ended:
                 return
 
     def _plan(self) -> None:
@@ -220,19 +185,11 @@ class Prober:
             if old is not None and old not in self._failures:
                 self._to_ask.append(old)
 
-    def _find(self, member: int) -> Member | None:
-        rank = self._view.rank_of(member)
-        return None if rank is None else self._view[rank]
-
     def _busy(self) -> bool:
         now, activity = time.monotonic(), self._activity()
         if activity != self._seen_activity:
             self._seen_activity, self._active_at = activity, now
         return now - self._active_at < BUSY_SECONDS
-
-    def _check(self) -> None:
-        if self._closed:
-            raise _Closed
 
     def _rest(self, asker: Asker, took: float) -> None:
         """After a train that took so long."""
