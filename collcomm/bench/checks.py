@@ -11,8 +11,8 @@ import numpy as np
 
 import collcomm
 
-from .launch import START_SECONDS, Peers
-from .measure import alternate, format_seconds, format_size, parse_size, repetitions, summary, timed
+from .launch import Peers
+from .measure import alternate, format_seconds, format_size, parse_size, repetitions, slowest, summaries, timed
 from .report import print_table
 from .workload import Call, numpy_dtype
 
@@ -43,19 +43,12 @@ def bench_checks(n: int, sizes: Sequence[int], options: argparse.Namespace) -> l
     transport = options.transport or "shm"
     case = {"case": "checked_peer", "n": n, "sizes": list(sizes), "transports": [transport], "dtype": options.dtype}
     case |= {"rounds": options.rounds, "block": options.block, "out_of_place": options.out_of_place}
-    rows: list[Row] = []
+    about = {"kind": "checks", "peers": n, "transport": transport, "dtype": options.dtype}
     with collcomm.Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
         for index in range(n):
             peers.start(index, {**case, "address": coordinator.address})
-        for event in peers.events(RUN_SECONDS):
-            if event["event"] == "times":
-                figures = {who: summary(times) for who, times in event["times"].items()}
-                about = {"kind": "checks", "peers": n, "transport": transport, "dtype": options.dtype}
-                rows.append({**about, "nbytes": event["nbytes"], **figures})
-            if len(rows) == len(sizes):
-                break
-        peers.wait(START_SECONDS)
-    return rows
+        told = peers.times(len(sizes), RUN_SECONDS)
+    return [{**about, "nbytes": event["nbytes"], **summaries(event["times"])} for event in told]
 
 
 def checked_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
@@ -71,7 +64,7 @@ def checked_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
             who: partial((checked[check] if check else comm).all_reduce, x, op=op, out=out)
             for who, (check, op) in VARIANTS.items()
         }
-        counts = {who: repetitions(call, case["block"], partial(_slowest, comm)) for who, call in calls.items()}
+        counts = {who: repetitions(call, case["block"], partial(slowest, comm)) for who, call in calls.items()}
         blocks: dict[str, Callable[[], list[float]]] = {
             who: partial(timed, call, counts[who]) for who, call in calls.items()
         }
@@ -82,10 +75,6 @@ def checked_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     if any(found):
         raise AssertionError(f"checks of correct results found something: {found}")
     comm.leave()
-
-
-def _slowest(comm: collcomm.Communicator, took: float) -> float:
-    return float(comm.all_reduce(np.array([took]), op="max")[0])
 
 
 def _cells(row: Row) -> dict[str, str]:

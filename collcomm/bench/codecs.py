@@ -18,7 +18,7 @@ import collcomm
 from ..codecs import Codec, codec_of, names
 from ..coded import wire_bytes
 from ..laboratory import Network
-from .launch import START_SECONDS, CoordinatorProcess, Peers
+from .launch import CoordinatorProcess, Peers
 from .measure import alternate, format_seconds, format_size, parse_size, summary, timed
 from .report import print_table
 
@@ -113,7 +113,6 @@ def bench_coded(
     second each way between network namespaces (root), or "tcp" or "shm" on this machine."""
     case: Row = {"case": "coded_peer", "n": n, "sizes": list(sizes), "codecs": list(codecs), "rounds": rounds}
     case |= {"out_of_place": out_of_place, "transports": [link] if isinstance(link, str) else None}
-    found: list[Row] = []
     with ExitStack() as stack:
         if isinstance(link, str):
             case["address"] = stack.enter_context(collcomm.Coordinator("127.0.0.1:0")).address
@@ -125,12 +124,7 @@ def bench_coded(
             peers = stack.enter_context(Peers(network.enter))
         for index in range(n):
             peers.start(index, case)
-        for event in peers.events(RUN_SECONDS):
-            if event["event"] == "times":
-                found.append(event)
-            if len(found) == len(sizes):
-                break
-        peers.wait(START_SECONDS)
+        found = peers.times(len(sizes), RUN_SECONDS)
     return [_coded_row(event, n, name, link) for event in found for name in codecs]
 
 

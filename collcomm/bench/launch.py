@@ -120,6 +120,18 @@ class Peers:
                     raise RuntimeError(f"peer {event['peer']} ended with code {event['code']}")
             yield event
 
+    def times(self, number: int, timeout: float, end: float = START_SECONDS) -> list[dict[str, Any]]:
+        """The first ``number`` events "times", after which the peers end within ``end`` seconds. Raises as `events` and `wait`
+        do."""
+        found = []
+        for event in self.events(timeout):
+            if event["event"] == "times":
+                found.append(event)
+            if len(found) == number:
+                break
+        self.wait(end)
+        return found
+
     def wait(self, timeout: float) -> None:
         """Until all have ended. Raises subprocess.TimeoutExpired."""
         deadline = time.monotonic() + timeout

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 MAX_REPETITIONS = 1000
 WARM_UP = 3
 
@@ -49,6 +51,11 @@ def timed(call: Callable[[], Any], count: int) -> list[float]:
         call()
         times.append(time.perf_counter() - began)
     return times
+
+
+def slowest(comm: Any, seconds: float) -> float:
+    """Of the ``seconds`` that the members of ``comm`` give, the most."""
+    return float(comm.all_reduce(np.array([seconds]), op="max")[0])
 
 
 def repetitions(call: Callable[[], Any], seconds: float, slowest: Callable[[float], float]) -> int:
@@ -103,6 +110,10 @@ def summary(times: Sequence[float]) -> dict[str, float]:
         "max": max(times),
         "count": len(times),
     }
+
+
+def summaries(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    return {who: summary(found) for who, found in times.items()}
 
 
 def bus_factor(kind: str, n: int) -> float:

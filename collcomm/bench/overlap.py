@@ -15,8 +15,8 @@ import collcomm
 
 from ..laboratory import Network
 from ..overlap import combine_before, weave
-from .launch import START_SECONDS, CoordinatorProcess, Peers
-from .measure import alternate, format_seconds
+from .launch import CoordinatorProcess, Peers
+from .measure import alternate, format_seconds, slowest
 from .report import print_table
 
 PORT = 48149
@@ -50,7 +50,6 @@ def run_overlap(options: argparse.Namespace) -> list[Row]:
 
 def bench_overlap(rounds: int = 5) -> list[Row]:
     """Between two hosts with links of `RATE`."""
-    rows: list[Row] = []
     with Network(PEERS, RATE) as network:
         at = f"{network.hub_address}:{PORT}"
         with CoordinatorProcess(at, network.enter(None)) as coordinator, Peers(network.enter) as peers:
@@ -58,13 +57,7 @@ def bench_overlap(rounds: int = 5) -> list[Row]:
                 peers.start(
                     index, {"case": "overlap_peer", "address": coordinator.address, "n": PEERS, "rounds": rounds}
                 )
-            for event in peers.events(RUN_SECONDS):
-                if event["event"] == "times":
-                    rows.append(_row(event))
-                if len(rows) == len(PRIMITIVES):
-                    break
-            peers.wait(START_SECONDS)
-    return rows
+            return [_row(event) for event in peers.times(len(PRIMITIVES), RUN_SECONDS)]
 
 
 def _row(event: Row) -> Row:
@@ -177,7 +170,7 @@ def overlap_peer(case: Row, emit: Callable[..., None]) -> None:
     for name, make in PRIMITIVES.items():
         communication = make(comm, Work(0.0))["communication"]
         communication()
-        seconds = float(comm.all_reduce(np.array([_timed(communication)[0]]), op="max")[0])
+        seconds = slowest(comm, _timed(communication)[0])
         ways = make(comm, Work(seconds))
         assert (np.array(ways["serial"]()) == np.array(ways["overlapped"]())).all(), f"{name}: another result"
         blocks = {who: _block(comm, call) for who, call in ways.items()}

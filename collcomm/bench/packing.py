@@ -15,7 +15,7 @@ import numpy as np
 
 from ..datatypes import Datatype, hvector, subarray
 from ..datatypes.packing import HostPacking
-from .measure import alternate, format_size, summary
+from .measure import alternate, format_size, summaries
 
 Row = dict[str, Any]
 SIZES = (1 << 10, 1 << 20, 1 << 22)
@@ -109,7 +109,7 @@ def _measured(case: Case, rounds: int) -> Row:
     assert np.array_equal(out if in_place is None else in_place, expected), case.name
     assert np.array_equal(other, expected), case.name
     blocks = {who: partial(_block, call, _count(call)) for who, call in calls.items()}
-    times = {who: summary(found) for who, found in alternate(blocks, rounds, lambda: None).items()}
+    times = summaries(alternate(blocks, rounds, lambda: None))
     theirs.Free()
     ours = times["ours"]["median"]
     return {

@@ -19,7 +19,7 @@ from .codecs import coded_peer
 from .gpu import cupy, gpu_facts
 from .grouppeer import group_peer
 from .hostpeer import host_peer
-from .measure import alternate, repetitions, timed
+from .measure import alternate, repetitions, slowest, timed
 from .mpireference import MpiReference
 from .overlap import overlap_peer
 from .planpeer import lasting_peer, plan_peer
@@ -75,7 +75,7 @@ def collectives(case: dict[str, Any]) -> None:
 
 
 def _repetitions(comm: collcomm.Communicator, call: Call, seconds: float) -> int:
-    return repetitions(call, seconds, lambda took: float(comm.all_reduce(np.array([took]), op="max")[0]))
+    return repetitions(call, seconds, partial(slowest, comm))
 
 
 def _gloo(rank: int, n: int, port: int) -> Any:

@@ -17,6 +17,7 @@ from ..engine import Group
 from ..planner import Choice, choose
 from ..transports.base import COLLECTIVES
 from ..types import View
+from .measure import slowest
 
 JOIN_SECONDS = 60.0
 PLAN_SECONDS = 90.0  # for links to be measured and a plan to be fitted
@@ -179,7 +180,7 @@ def _timed(
             group.all_reduce(x, out=out)  # the first made connections
             began = time.perf_counter()
             group.all_reduce(x, out=out)
-            once = float(comm.all_reduce(np.array([time.perf_counter() - began]), op="max")[0])
+            once = slowest(comm, time.perf_counter() - began)
             counts[name] = max(1, min(200, int(case["seconds"] / once)))
     assert (out == comm.size).all()
     return times

@@ -13,8 +13,8 @@ import numpy as np
 
 import collcomm
 
-from .launch import START_SECONDS, Peers
-from .measure import alternate, format_seconds, format_size, parse_size, repetitions, summary, timed
+from .launch import Peers
+from .measure import alternate, format_seconds, format_size, parse_size, repetitions, slowest, summaries, timed
 from .report import print_table
 
 SIZES = (4, 64 << 10, 1 << 20, 16 << 20)
@@ -38,20 +38,12 @@ def bench_records(n: int, sizes: Sequence[int], options: argparse.Namespace) -> 
     transport = options.transport or "tcp"
     case = {"case": "recorded_peer", "n": n, "sizes": list(sizes), "transports": [transport]}
     case |= {"rounds": options.rounds, "block": options.block}
-    rows: list[Row] = []
+    about = {"kind": "records", "peers": n, "transport": transport}
     with collcomm.Coordinator("127.0.0.1:0") as coordinator, Peers() as peers:
         for index in range(n):
             peers.start(index, {**case, "address": coordinator.address})
-        for event in peers.events(RUN_SECONDS):
-            if event["event"] == "times":
-                figures = {who: summary(times) for who, times in event["times"].items()}
-                rows.append(
-                    {"kind": "records", "peers": n, "transport": transport, "nbytes": event["nbytes"], **figures}
-                )
-            if len(rows) == len(sizes):
-                break
-        peers.wait(START_SECONDS)
-    return rows
+        told = peers.times(len(sizes), RUN_SECONDS)
+    return [{**about, "nbytes": event["nbytes"], **summaries(event["times"])} for event in told]
 
 
 def recorded_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
@@ -71,17 +63,13 @@ def recorded_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     for nbytes in case["sizes"]:
         x = np.zeros(max(1, nbytes // 4), np.float32)
         calls = {who: partial(group.all_reduce, x, out=x) for who, group in groups.items()}
-        count = repetitions(calls["not"], case["block"], partial(_slowest, comm))
+        count = repetitions(calls["not"], case["block"], partial(slowest, comm))
         blocks: dict[str, Callable[[], list[float]]] = {who: partial(timed, call, count) for who, call in calls.items()}
         times = alternate(blocks, case["rounds"], comm.barrier)
         if comm.rank == 0:
             emit(event="times", nbytes=nbytes, times=times)
     for group in groups.values():
         group.leave()
-
-
-def _slowest(comm: collcomm.Communicator, seconds: float) -> float:
-    return float(comm.all_reduce(np.array([seconds]), op="max")[0])
 
 
 def _cells(row: Row) -> dict[str, str]:

@@ -13,7 +13,7 @@ import collcomm
 from .. import tuning
 from ..datatypes.model import Direction, Method
 from ..pointtopoint import PointToPoint
-from .measure import alternate, repetitions, timed
+from .measure import alternate, repetitions, slowest, timed
 
 JOIN_SECONDS = 60.0
 GAP_BYTES = 64  # between two runs
@@ -29,16 +29,13 @@ def strided_peer(case: dict[str, Any], emit: Callable[..., None]) -> None:
     comm = collcomm.join(case["address"], min_size=2, timeout=JOIN_SECONDS, transports=case["transports"])
     tuning.model()
 
-    def slowest(took: float) -> float:
-        return float(comm.all_reduce(np.array([took]), op="max")[0])
-
     for nbytes, run in case["grid"]:
         call = _exchange(comm, nbytes, run)
         ways = {name: way for name, way in WAYS.items() if name != "gather" or nbytes // run <= tuning.MAX_GATHERED}
         counts, blocks = {}, {}
         for name, way in ways.items():
             comm._point.choose = way
-            counts[name] = repetitions(call, case["block"], slowest)
+            counts[name] = repetitions(call, case["block"], partial(slowest, comm))
             blocks[name] = partial(_in_this_way, comm._point, way, call, counts[name])
         times = alternate(blocks, case["rounds"], comm.barrier)
         if comm.rank == 0:

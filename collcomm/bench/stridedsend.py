@@ -8,7 +8,7 @@ from typing import Any
 
 from ..membership import Coordinator
 from .launch import Peers
-from .measure import format_seconds, format_size, summary
+from .measure import format_seconds, format_size, summaries
 
 Row = dict[str, Any]
 SIZES = tuple(1 << power for power in range(12, 25, 2))  # 4 KiB to 16 MiB
@@ -34,18 +34,11 @@ def bench_strided_send(
         }
         for index in range(2):
             peers.start(index, case)
-        rows = []
-        for event in peers.events(timeout):
-            if event["event"] == "times":
-                rows.append(_row(event))
-            if len(rows) == len(grid):
-                break
-        peers.wait(START_SECONDS)
-    return rows
+        return [_row(event) for event in peers.times(len(grid), timeout, START_SECONDS)]
 
 
 def _row(event: Row) -> Row:
-    times = {name: summary(found) for name, found in event["times"].items()}
+    times = summaries(event["times"])
     best = min(times[name]["median"] for name in ("gather", "pack") if name in times)
     return {
         "kind": "strided-send",

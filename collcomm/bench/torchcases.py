@@ -9,7 +9,7 @@ from typing import Any
 
 from .cases import row_of_times
 from .launch import Peers, free_port
-from .measure import format_seconds, format_size, parse_size, summary
+from .measure import format_seconds, format_size, parse_size, summaries
 from .report import print_table
 
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ class TorchBench:
         case = {"what": "ddp", "parameters": parameters, "block": self._case["block"] * DDP_BLOCK}
         event = next(iter(self._run(n, case)))
         row = {"kind": "ddp", "peers": n, "batch": event["batch"], "parameters": event["parameters"]}
-        row |= {who: summary(times) for who, times in event["times"].items()}
+        row |= summaries(event["times"])
         ratio = row["gloo"]["median"] / row["ours"]["median"]
         return {**row, "ratio": ratio, "asked": DDP_ASKED if parameters == PARAMETERS else None}
 
@@ -81,7 +81,7 @@ class TorchBench:
         rows = []
         for event in self._run(1, {"what": "dispatch"}):
             row = {"kind": "dispatch", "peers": 1, "how": event["how"]}
-            row |= {who: summary(times) for who, times in event["times"].items()}
+            row |= summaries(event["times"])
             rows.append({**row, "ratio": row["gloo"]["median"] / row["ours"]["median"], "asked": None})
         return rows
 
