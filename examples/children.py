@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 Event = dict[str, Any]
 
+QUIET_SECONDS = 0.2
 MAX_LINE_BYTES = 65_536
 MAX_QUEUED_EVENTS = 10_000
 PR_SET_PDEATHSIG = 1
@@ -80,6 +82,18 @@ class Children:
         if event["event"] == "exit":
             self._ended.add(event["peer"])
         return event
+
+    def until_ended(self, silence: float) -> Iterator[Event | None]:
+        """Events until all children have ended, and None in between whenever none came for a moment. Raises TimeoutError when
+        none comes for ``silence`` seconds."""
+        heard = time.monotonic()
+        while self.running:
+            event = self.next_event(QUIET_SECONDS)
+            if event is not None:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > silence:
+                raise TimeoutError(f"no peer has said anything for {silence:.0f} s; see {self._logs}")
+            yield event
 
     def last_words(self, name: str) -> str:
         """The end of what a child wrote to standard error."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from children import Children, EventStream
-from entry import positive, run
+from entry import fill_in, positive, run
 
 SILENCE_SECONDS = 180.0  # without a word from any peer, the run is given up
 GROUP = "default"
@@ -61,9 +61,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--newcomer-round", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--events", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    for name, value in (QUICK if chosen.quick else FULL).items():
-        if getattr(chosen, name, None) is None:
-            setattr(chosen, name, value)
+    fill_in(chosen, QUICK if chosen.quick else FULL)
     if chosen.bind.startswith(("0.0.0.0:", "[::]:")):
         parser.error("--bind: give this machine's own address, not a wildcard: the peers here are reached at it, too")
     if chosen.kill_round and chosen.peers < 2:
@@ -129,19 +127,12 @@ class Job:
 
     def follow(self, display: Any) -> None:
         """Until all peers have ended."""
-        heard = time.monotonic()
-        while self.children.running:
-            event = self.children.next_event(0.2)
+        for event in self.children.until_ended(SILENCE_SECONDS):
             if event is not None:
-                heard = time.monotonic()
                 self.record.add(event)
                 self._act(event)
                 if event["event"] == "step":
                     continue  # drawn with the next quiet moment
-            elif time.monotonic() - heard > SILENCE_SECONDS:
-                raise TimeoutError(
-                    f"no peer has said anything for {SILENCE_SECONDS:.0f} s; see the logs in {self.chosen.out}"
-                )
             display.update()
 
     def _act(self, event: dict[str, Any]) -> None:

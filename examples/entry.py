@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 from children import die_with_owner
 
@@ -28,6 +29,13 @@ def run(arguments: Callable[[], argparse.Namespace], be_peer: Part, run_job: Par
     except TimeoutError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def fill_in(chosen: argparse.Namespace, settings: Mapping[str, Any]) -> None:
+    """Where nothing was chosen."""
+    for name, value in settings.items():
+        if getattr(chosen, name, None) is None:
+            setattr(chosen, name, value)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

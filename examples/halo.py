@@ -24,7 +24,7 @@ from wave import alone, beginning, following
 
 import numpy as np
 from children import Children, EventStream
-from entry import positive, run
+from entry import fill_in, positive, run
 from processgrid import Halo, ProcessGrid, collect
 
 import collcomm
@@ -46,9 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--join", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    for name, value in (QUICK if chosen.quick else FULL).items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, value)
+    fill_in(chosen, QUICK if chosen.quick else FULL)
     parts = max(ProcessGrid(chosen.size, chosen.peers).shape)
     if chosen.size // parts < chosen.radius:
         parser.error(
@@ -144,14 +142,9 @@ def start_peer(chosen: argparse.Namespace, address: str, children: Children, num
 def follow(chosen: argparse.Namespace, children: Children) -> tuple[list[dict[str, Any]], list[str]]:
     """Until all peers have ended: what those told that got to the end, and the names of the others."""
     finished, failed = [], []
-    heard = time.monotonic()
-    while children.running:
-        event = children.next_event(0.2)
+    for event in children.until_ended(SILENCE_SECONDS):
         if event is None:
-            if time.monotonic() - heard > SILENCE_SECONDS:
-                raise TimeoutError(f"no peer has said anything for {SILENCE_SECONDS:.0f} s; see {chosen.out}/logs")
             continue
-        heard = time.monotonic()
         if event["event"] == "step" and event["step"] % max(1, chosen.steps // 5) == 0:
             print(f"step {event['step']} of {chosen.steps}", flush=True)
         elif event["event"] == "lost":

@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import sys
-import time
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from children import Children, EventStream
 from collcomm.planner.experts import exflow
-from entry import positive, run
+from entry import fill_in, positive, run
 from moemodel import Model, alone
 
 import collcomm
@@ -54,9 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--join", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    for name, value in (QUICK if chosen.quick else FULL).items():
-        if getattr(chosen, name, None) is None:
-            setattr(chosen, name, value)
+    fill_in(chosen, QUICK if chosen.quick else FULL)
     return chosen
 
 
@@ -118,14 +115,9 @@ def follow(chosen: argparse.Namespace, children: Children) -> tuple[dict[str, li
     """Until all peers have ended: what they told, by mode, and the names of those that failed."""
     trained: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
     failed = []
-    heard = time.monotonic()
-    while children.running:
-        event = children.next_event(0.2)
+    for event in children.until_ended(SILENCE_SECONDS):
         if event is None:
-            if time.monotonic() - heard > SILENCE_SECONDS:
-                raise TimeoutError(f"no peer has said anything for {SILENCE_SECONDS:.0f} s; see {chosen.out}/logs")
             continue
-        heard = time.monotonic()
         if event["event"] == "trained":
             trained[event["mode"]].append(event)
         elif event["event"] == "lost":

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from children import Children, EventStream
-from entry import positive, run
+from entry import fill_in, positive, run
 
 from collcomm.laboratory import Laboratory, delayed, missing_for_namespaces
 
@@ -97,9 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--join", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    for name, value in (QUICK if chosen.quick else FULL).items():
-        if getattr(chosen, name, None) is None:
-            setattr(chosen, name, value)
+    fill_in(chosen, QUICK if chosen.quick else FULL)
     if chosen.tau >= chosen.every:
         parser.error(f"--tau: must be less than the {chosen.every} of --every")
     if not (chosen.rate > 0 and chosen.delay >= 0 and chosen.step_seconds >= 0):
@@ -176,14 +174,9 @@ def follow(chosen: argparse.Namespace, children: Children) -> tuple[dict[str, li
     """Until all peers have ended: what they told, by method, and the names of those that failed."""
     told: dict[str, list[dict[str, Any]]] = {}
     failed: list[str] = []
-    heard = time.monotonic()
-    while children.running:
-        event = children.next_event(0.2)
+    for event in children.until_ended(SILENCE_SECONDS):
         if event is None:
-            if time.monotonic() - heard > SILENCE_SECONDS:
-                raise TimeoutError(f"no peer has said anything for {SILENCE_SECONDS:.0f} s; see {chosen.out}/logs")
             continue
-        heard = time.monotonic()
         if event["event"] == "trained":
             told.setdefault(event["method"], []).append(event)
             if len(told[event["method"]]) == chosen.peers:
