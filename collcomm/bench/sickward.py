@@ -162,7 +162,8 @@ class Ward:
 
     def close(self) -> None:
         (self.orders / "end").touch()
-        time.sleep(END_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            self.peers.wait(END_SECONDS)
         self.peers.__exit__(None, None, None)
         self._coordinator.terminate()
         self._coordinator.wait(10.0)
