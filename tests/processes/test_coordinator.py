@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -26,6 +25,7 @@ from collcomm.bench.launch import free_port
 from collcomm.errors import CollcommError
 from collcomm.membership import Agent, Coordinator, Welcome, ZmqLines
 from collcomm.types import Booth, Call, GroupReport, Outcome, View, Way
+from tests.support.telling import Telling
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 20.0  # how long anything may take before a test gives up
@@ -118,62 +118,39 @@ def be_a_peer(address: str, name: str, min_size: int) -> None:
     agent.close()
 
 
-class Peer:
+class Peer(Telling):
     """A process of `be_a_peer`; ``wait`` reads what it tells."""
 
     def __init__(self, address: str, name: str, min_size: int):
         command = [sys.executable, __file__, address, name, str(min_size)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.name = name
-        self.heard: list[dict[str, Any]] = []
-        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._events.put(json.loads(line))
-
-    def wait(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The next event of that kind with those fields; others are kept in ``heard``."""
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                found = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"{self.name}: no {event} {fields}; heard {self.heard}") from None
-            self.heard.append(found)
-            if found["event"] == event and all(found[key] == value for key, value in fields.items()):
-                return found
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        super().__init__(name, process, WAIT_SECONDS)
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
 
     def order(self, text: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(text + "\n")
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
 
     def signal(self, number: int) -> float:
         """Returns when it was sent."""
-        self._process.send_signal(number)
+        self.process.send_signal(number)
         return time.monotonic()
 
     def end(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait(WAIT_SECONDS)
-        self._reader.join(WAIT_SECONDS)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(WAIT_SECONDS)
+        self.reader.join(WAIT_SECONDS)
         try:
-            self._process.stdin.close()
+            self.process.stdin.close()
         except BrokenPipeError:
             pass  # an order that it did not live to read
-        self._process.stdout.close()
+        self.process.stdout.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import queue
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import collcomm
 from collcomm.diloco import DiLoCo
 from collcomm.preemption import Preemption
 from tests.support.peers import run_peers
+from tests.support.telling import Telling
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 30.0
@@ -116,34 +116,16 @@ def await_end() -> None:
 # ---- the tests ---------------------------------------------------------------------------------------------------------
 
 
-class Peer:
+class Peer(Telling):
     def __init__(self, *arguments: str):
-        self.name = arguments[1]
-        self.heard: list[dict[str, Any]] = []
-        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "tests.processes.test_preemption", *arguments],
             cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(arguments[1], process, WAIT_SECONDS)
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._events.put(json.loads(line))
-
-    def wait(self, event: str, **fields: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                found = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"{self.name}: no {event} {fields}; heard {self.heard[-5:]}") from None
-            self.heard.append(found)
-            assert found["event"] != "failed" or event == "failed", found
-            if found["event"] == event and all(found[key] == value for key, value in fields.items()):
-                return found
+    def look_at(self, found: dict[str, Any], event: str) -> None:
+        assert found["event"] != "failed" or event == "failed", found
 
     def end(self) -> tuple[int, str]:
         """Exit status and what it has said on standard error."""
@@ -153,7 +135,7 @@ class Peer:
         finally:
             self.process.kill()
             self.process.wait(WAIT_SECONDS)
-            self._reader.join(WAIT_SECONDS)
+            self.reader.join(WAIT_SECONDS)
             said = self.process.stderr.read()
             for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
                 stream.close()

@@ -74,7 +74,9 @@ def environment(folder: Path, backend: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compiling processes
-        "OMPI_MCA_btl_sm_backing_directory": str(folder),  # who looks whether MPI is there starts it, and leaves a segment
+        "OMPI_MCA_btl_sm_backing_directory": str(
+            folder
+        ),  # who looks whether MPI is there starts it, and leaves a segment
     }
 
 
