@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
 MAD_TO_SPREAD = 1.4826  # of a bell shape: median absolute deviation to standard deviation
 RENEW = 8  # values between two looks at a long history: a median moves little by them
-
-
-def median(values: list[float]) -> float:
-    """Of at least one; of two middle ones the mean."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 class Baseline:

@@ -7,8 +7,9 @@ per byte. A cell is compared with what is usual for it under the same work, and 
 from __future__ import annotations
 
 import math
+from statistics import median
 
-from .baseline import Baseline, Watch, median
+from .baseline import Baseline, Watch
 from .breaks import Breaks
 from .company import Company
 from .culprits import Edge

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import median
 
-from .baseline import Baseline, Watch, median
+from .baseline import Baseline, Watch
 from .company import Company
 from .gathering import Class, Gathered, class_of
 from .keeping import Keeping

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from ..types import LinkRow
-from .baseline import median
 from .culprits import Edge
 from .finding import Culprit, CulpritKind
 from .keeping import Keeping

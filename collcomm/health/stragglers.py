@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 
-from .baseline import Baseline, Watch, median
+from .baseline import Baseline, Watch
 from .company import Company
 from .finding import Culprit, CulpritKind, Finding, Syndrome
 from .flows import Flows
