@@ -151,3 +151,35 @@ def test_leaving_in_the_middle_of_a_probe_leaves_nothing_behind() -> None:
 
     run_peers(4, body)
     assert probing_threads() == []
+
+
+@pytest.mark.usefixtures("on_hosts_of_their_own")
+def test_a_glance_does_not_wait_for_the_prober(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends' probers are in the middle of something; whoever is suspected is looked at all the same, by the end that dials."""
+    monkeypatch.setattr("collcomm.engine.prober.TICK_SECONDS", 0.02)
+
+    def body(comm: collcomm.Communicator) -> list[tuple[int, int]]:
+        prober = prober_of(comm)
+        until(lambda: len(prober.rows()) == 2)
+        inside, told, go_on = threading.Event(), [], threading.Event()
+
+        def stay(now: float) -> None:
+            inside.set()
+            go_on.wait(WAIT_SECONDS)
+
+        prober._look_for_work = stay  # type: ignore[method-assign]
+        assert inside.wait(WAIT_SECONDS)
+        prober.report = told.extend
+        comm.barrier()
+        other = comm.view.ids[1 - comm.rank]
+        prober.look_at([other, other, 99])
+        if prober._transport.makes_link(other):
+            until(lambda: len(told) == 2)
+            assert all(row.bandwidth > 0 for row in told)
+        comm.barrier()
+        go_on.set()
+        return sorted((row.source, row.target) for row in told)
+
+    found = run_peers(2, body)
+    assert sorted(map(len, found)) == [0, 2] and max(found) == [(1, 2), (2, 1)]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("collcomm-glances")]
