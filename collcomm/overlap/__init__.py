@@ -1,6 +1,7 @@
 """Communication that hides behind computation.
 
 triggered   an all_reduce whose producer marks chunks as ready, each of which goes as soon as its turn has come
+fused       an all_reduce with an elementwise function in its middle, computed where the shards are
 weave       two halves of a batch, one of which computes while the other communicates
 prefix      states of all ranks gathered once, and combined over those before, or after, this one
 """
