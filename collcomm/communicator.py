@@ -27,6 +27,7 @@ from .inspection import Tell
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
 from .overlap.fused import Epilogue, FusedReduction
+from .overlap.ring import RingExchange
 from .overlap.triggered import TriggeredAllReduce
 from .participant import Participant
 from .partings import Partings
@@ -198,8 +199,8 @@ class Communicator(Participant):
         async_op: bool = False,
         timeout: float | None = None,
     ) -> Any:
-        """An all_reduce of ``x`` and then ``epilogue`` on its rows, of which each rank computes a share: a norm with its residual,
-        say. All get the same bits, in ``x``'s shape; the bytes are those of an all_reduce; see `overlap.fused`.
+        """An all_reduce of ``x``, and then ``epilogue`` on its rows, of which each rank computes a share: a norm with its
+        residual, say. All get the same bits, in ``x``'s shape; the bytes are those of an all_reduce; see `overlap.fused`.
 
         ``epilogue(shard, start)``: given the rows of the sum from ``start`` on, as an array of its own that it may change, it
         returns as many, of the same shape and dtype. Rows are never split; a rank for which there are none does not call
@@ -470,6 +471,12 @@ class Communicator(Participant):
             return value
 
         return target, arrived
+
+    def ring(self, both_ways: bool = False, timeout: float | None = None) -> RingExchange:
+        """For blocks that go round all ranks, each of which computes on the one that it has: ``for owner, block in
+        comm.ring().around(x)``; see `RingExchange`. ``both_ways``: half the steps, of twice the bytes. ``timeout``: seconds for
+        each step, the time that the slowest rank computes included. Nothing is sent yet."""
+        return RingExchange(self._session, self._group, both_ways, self._seconds(timeout))
 
     # -- silent corruption ----------------------------------------------------------------------------------------------
 
