@@ -1,9 +1,9 @@
 """Several operations of the engine for one call, all of them in one view.
 
-The first is a barrier that says what is to be done: peers who call something else find out there, and the view in which it ran is
-where all begin, whatever each had seen before. Every operation commits in one view at all survivors, or fails at all of them
-with the same error (`engine.progress`). So whoever compares the view of each operation with the first one's finds the same as
-all other survivors, at the same operation.
+The first is an all_reduce of one byte under the name of what is to be done: peers who call something else find out there, and
+the view in which it ran is where all begin, whatever each had seen before. Every operation commits in one view at all
+survivors, or fails at all of them with the same error (`engine.progress`). So whoever compares the view of each operation with
+that of the first one finds the same as all other survivors, at the same operation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class OneView:
 
     def open(self) -> View:
         """All members mean the same. Raises CollectiveMismatch and what operations raise, as does `run`."""
-        self.run(request("barrier", _BYTE, part_of=self.text), self._group.view, None, None)
+        nothing = np.zeros(1, np.uint8)
+        self.run(request("all_reduce", _BYTE, size=1, op="max", part_of=self.text), self._group.view, nothing, nothing)
         return self.seen
 
     def run(self, asked: Request, view: View, given: Array | None, target: Array | None) -> Array | None:

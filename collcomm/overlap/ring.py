@@ -12,7 +12,7 @@ There are two buffers each way: out of one a block is read, by the caller and fo
 other. The ring goes in the order that the planner has for the links.
 
 Wire bytes. Each of P ranks with blocks of n bytes sends (P - 1) n in P - 1 steps. Both ways they are as many, in P // 2 steps:
-better where a step's latency counts, or neighbours are reached over links of their own. `RingExchange.visit` sends (P - 1) (n + m),
+better where a step's latency counts, or neighbours are reached over links of their own. `visit` sends (P - 1) (n + m),
 with m bytes of results for a block; the last result comes home when nobody computes any more.
 
 Each step is an operation of the engine, which commits at all ranks or fails at all of them. Its frames bear the view and its
