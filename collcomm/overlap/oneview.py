@@ -42,11 +42,12 @@ class OneView:
         """The flat result of ``asked``, of which the ranks are those of ``view``: of nothing where `seen` is a later one."""
         ufunc = asked.ufunc if asked.op else None
         operation = Operation(asked, view, self._session.member, given, target, ufunc)
+        left = max(_LEAST_SECONDS, self._deadline - self._session.clock.monotonic())
         try:
-            self._group.run(operation, max(_LEAST_SECONDS, self._deadline - self._session.clock.monotonic()))
+            result: Array | None = self._group.run(operation, left)
         finally:
             self.seen = operation.view
-        return operation.result
+        return result
 
     def left(self, view: View) -> bool:
         """Whether the last operation ran in a later view."""
