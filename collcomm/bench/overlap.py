@@ -205,17 +205,13 @@ PRIMITIVES: dict[str, Callable[[collcomm.Communicator, Work], Ways]] = {
     "woven halves, fused norm": fused,
     "prefix of states": prefix,
 }
-MAKERS: dict[str, Callable[[collcomm.Communicator, Work], Ways]] = {
-    **PRIMITIVES,
-    **{name: lambda comm, work, make=make: make(comm, work.part) for name, make in RINGS.items()},
-}
 
 
 def overlap_peer(case: Row, emit: Callable[..., None]) -> None:
     """One process of the bench. Raises AssertionError where overlapping changes a result."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, probe=False)
     for name in case["primitives"]:
-        make = MAKERS[name]
+        make = {**PRIMITIVES, **RINGS}[name]
         communication = make(comm, Work(0.0))["communication"]
         communication()
         seconds = slowest(comm, _timed(communication)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,11 +12,15 @@ import collcomm
 
 Array = np.ndarray[Any, Any]
 Ways = dict[str, Callable[[], Any]]
-Compute = Callable[[float], None]  # for a share of what all communication takes
 BLOCK_BYTES = 1 << 20
 
 
-def around(comm: collcomm.Communicator, compute: Compute, both_ways: bool) -> Ways:
+class Computation(Protocol):
+    def part(self, share: float) -> None:
+        """For a share of the time that all communication takes."""
+
+
+def around(comm: collcomm.Communicator, work: Computation, both_ways: bool) -> Ways:
     """A block's computation takes as long as a step, on average."""
     own = np.full(BLOCK_BYTES // 4, float(comm.rank + 1), np.float32)
     ring = comm.ring(both_ways)
@@ -26,55 +30,55 @@ def around(comm: collcomm.Communicator, compute: Compute, both_ways: bool) -> Wa
         came = [block.copy() for _, block in ring.around(own)]
         total = np.zeros_like(own)
         for block in came:
-            compute(share)
+            work.part(share)
             total += block
         return total
 
     def overlapped() -> Array:
         total = np.zeros_like(own)
         for _, block in ring.around(own):
-            compute(share)
+            work.part(share)
             total += block
         return total
 
     return {
-        "computation": lambda: compute(share * comm.size),
+        "computation": lambda: work.part(share * comm.size),
         "communication": lambda: [None for _ in ring.around(own)],
         "serial": serial,
         "overlapped": overlapped,
     }
 
 
-def there_and_back(comm: collcomm.Communicator, compute: Compute) -> Ways:
+def there_and_back(comm: collcomm.Communicator, work: Computation) -> Ways:
     """Results are as large as blocks."""
     own = np.full(BLOCK_BYTES // 4, float(comm.rank + 1), np.float32)
     ring = comm.ring()
     share = 1 / max(1, comm.size - 1)
 
-    def visited(work: Callable[[int, Array], Array]) -> Array:
+    def visited(make: Callable[[int, Array], Array]) -> Array:
         total = np.zeros_like(own)
-        for _, result in ring.visit(own, work):
+        for _, result in ring.visit(own, make):
             total += result
         return total
 
     def serial() -> Array:
         total = visited(lambda owner, block: block * 2)
-        compute(share * comm.size)
+        work.part(share * comm.size)
         return total
 
-    def work(owner: int, block: Array) -> Array:
-        compute(share)
+    def late(owner: int, block: Array) -> Array:
+        work.part(share)
         return block * 2
 
     return {
-        "computation": lambda: compute(share * comm.size),
+        "computation": lambda: work.part(share * comm.size),
         "communication": lambda: visited(lambda owner, block: block * 2),
         "serial": serial,
-        "overlapped": lambda: visited(work),
+        "overlapped": lambda: visited(late),
     }
 
 
-RINGS: dict[str, Callable[[collcomm.Communicator, Compute], Ways]] = {
+RINGS: dict[str, Callable[[collcomm.Communicator, Computation], Ways]] = {
     "ring, one way": partial(around, both_ways=False),
     "ring, both ways": partial(around, both_ways=True),
     "ring, results straight back": there_and_back,
