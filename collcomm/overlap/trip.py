@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import HostArray
 from ..engine import AnyGroup, AnySession, Handle, Operation, request
-from ..errors import CollcommError, PeerLost, UnsupportedTransport, ViewChanged
+from ..errors import CollcommError, CollectiveMismatch, PeerLost, UnsupportedTransport, ViewChanged
 from ..hostviews import lies_on_device
 from ..parts import HostParts
 from .oneview import OneView
@@ -57,6 +57,8 @@ class Trip:
             view = series.seen
         assert gathered is not None
         places, rows = gathered.reshape(n, 2).T.tolist()
+        if min(rows) < 0:
+            raise CollectiveMismatch(f"{self._text}: somebody has told of {min(rows)} rows")
         order = sorted(range(n), key=lambda other: (places[other], other))
         here = order.index(rank)
         self.view = view

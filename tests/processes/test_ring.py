@@ -109,6 +109,26 @@ def test_other_calls_go_between_the_steps() -> None:
     run_peers(3, body)
 
 
+@pytest.mark.parametrize("everywhere", [True, False], ids=["at all", "at one"])
+def test_the_ring_goes_in_the_order_of_the_plan(everywhere: bool) -> None:
+    """Also where one holds another plan than the others: all go by what all have said."""
+
+    def body(comm: collcomm.Communicator) -> list[int]:
+        if everywhere or comm.rank == 1:
+            comm._group.choosing.strategy(comm.latest).order = (2, 0, 3, 1)
+        order = []
+        for owner, block in comm.ring().around(block_of(comm.rank, 10)):
+            equal(block, block_of(owner, 10))
+            order.append(owner)
+        return order
+
+    orders = run_peers(4, body, probe=False)
+    assert orders[0] == ([0, 2, 1, 3] if everywhere else [0, 3, 1, 2])
+    places = [orders[0].index(rank) for rank in range(4)]
+    for rank in range(4):
+        assert [(places[owner] - places[rank]) % 4 for owner in orders[rank]] == [0, 1, 2, 3]
+
+
 def test_bytes_on_the_wire_are_what_the_docstring_says(each_transport: str) -> None:
     if each_transport == "shm":
         pytest.skip("what goes through shared memory has no wire")
