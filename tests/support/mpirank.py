@@ -58,6 +58,8 @@ def coded(comm: Comm) -> None:
             assert (
                 np.abs(found - comm.all_reduce(x)).max(initial=0) < {"f16": 0.02, "int8": 0.2, "e3m0": 3.0 * n}[codec]
             )
+    for size in (3, 300_000):
+        assert (comm.all_reduce(np.ones(size, np.float32), codec="auto") == n).all()
     odd = "bf16" if comm.rank == n - 1 else "int8"
     raises(collcomm.CollectiveMismatch, lambda: comm.all_reduce(np.ones(3, np.float32), codec=odd), "int8", "bf16")
     assert (comm.all_reduce(np.ones(3, np.float32), codec="int8") == n).all()
