@@ -101,6 +101,17 @@ def test_a_ring_begins_just_when_links_get_slow(name: str) -> None:
         assert outcome.said == [tuple(expected)], (seed, outcome.found)
 
 
+@pytest.mark.parametrize("name", SLOW)
+def test_a_view_of_the_same_members_begins_meanwhile(name: str) -> None:
+    """As when a link breaks under the fault, and is made anew: what was usual before still is."""
+    fault, *expected = SLOW[name]
+    for seed in range(9):
+        pattern = PATTERNS[seed % 3]
+        world = World(seed, [phase_of(pattern), phase_of(pattern, at=AT + 2.0, epoch=2)], fault, tails=0.05)
+        outcome = diagnose(world, AT + 20.0)
+        assert outcome.said == [tuple(expected)], (seed, outcome.found)
+
+
 def test_two_faults_are_two_findings() -> None:
     for seed in range(6):
         fault = Fault(AT, absent=frozenset({2, 5}))
