@@ -474,8 +474,8 @@ class Communicator(Participant):
 
     def ring(self, both_ways: bool = False, timeout: float | None = None) -> RingExchange:
         """For blocks that go round all ranks, each of which computes on the one that it has: ``for owner, block in
-        comm.ring().around(x)``; see `RingExchange`. ``both_ways``: half the steps, of twice the bytes. ``timeout``: seconds for
-        each step, the time that the slowest rank computes included. Nothing is sent yet."""
+        comm.ring().around(x)``; see `RingExchange`. ``both_ways``: `around` takes half the steps, of twice the bytes.
+        ``timeout``: seconds for each step, the time that the slowest rank computes included. Nothing is sent yet."""
         return RingExchange(self._session, self._group, both_ways, self._seconds(timeout))
 
     # -- silent corruption ----------------------------------------------------------------------------------------------
