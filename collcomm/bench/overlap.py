@@ -16,7 +16,9 @@ import collcomm
 from ..laboratory import Network
 from ..overlap import combine_before, weave
 from .launch import CoordinatorProcess, Peers
-from .measure import alternate, format_seconds, slowest
+from .measure import alternate, format_seconds, format_size, slowest
+from .overlapbuckets import NBYTES as LARGE_BYTES
+from .overlapbuckets import URGENT_BYTES, bucketed, urgent
 from .overlaprings import RINGS
 from .report import print_table
 
@@ -35,6 +37,7 @@ Array = np.ndarray[Any, Any]
 def run_overlap(options: argparse.Namespace) -> list[Row]:
     """The rows, which are printed. Needs root."""
     rows = bench_overlap(options.rounds)
+    *rest, wanted = rows
     cells = [
         {
             "primitive": row["primitive"],
@@ -43,16 +46,21 @@ def run_overlap(options: argparse.Namespace) -> list[Row]:
             "one after the other": format_seconds(row["serial"]),
             "overlapped": format_seconds(row["overlapped"]),
             "hidden": f"{row['efficiency']:.0%}",
+            "of the bound": f"{row['of_bound']:.0%}",
         }
-        for row in rows
+        for row in rest
     ]
     print_table("collcomm bench overlap", cells)
+    what = f"{format_size(URGENT_BYTES)}, while {format_size(LARGE_BYTES)} are on their way"
+    times = {way: format_seconds(wanted[way]) for way in ("in order", "by priority")}
+    print_table("what is urgent is there after", [{"urgent": what, **times}])
     return rows
 
 
 def bench_overlap(rounds: int = 5) -> list[Row]:
-    """Between two hosts with links of `RATE`, and round a ring of more."""
-    return [*_bench(PEERS, list(PRIMITIVES), rounds), *_bench(RING_PEERS, list(RINGS), rounds)]
+    """Between two hosts with links of `RATE`, and round a ring of more. The last row is of what is urgent."""
+    *rows, wanted = _bench(PEERS, [*PRIMITIVES, URGENT], rounds)
+    return [*rows, *_bench(RING_PEERS, list(RINGS), rounds), wanted]
 
 
 def _bench(n: int, primitives: list[str], rounds: int) -> list[Row]:
@@ -67,9 +75,12 @@ def _bench(n: int, primitives: list[str], rounds: int) -> list[Row]:
 
 def _row(event: Row) -> Row:
     times = {who: statistics.median(found) for who, found in event["times"].items()}
-    least = min(times["computation"], times["communication"])
+    row = {"primitive": event["primitive"], **times}
+    if event["primitive"] == URGENT:
+        return row
+    parts = times["computation"], times["communication"]
     saved = times["serial"] - times["overlapped"]
-    return {"primitive": event["primitive"], **times, "efficiency": saved / least}
+    return {**row, "efficiency": saved / min(parts), "of_bound": max(parts) / times["overlapped"]}
 
 
 class Work:
@@ -204,13 +215,20 @@ PRIMITIVES: dict[str, Callable[[collcomm.Communicator, Work], Ways]] = {
     "woven halves": woven,
     "woven halves, fused norm": fused,
     "prefix of states": prefix,
+    "a step with buckets": bucketed,
 }
+URGENT = "urgent"
 
 
 def overlap_peer(case: Row, emit: Callable[..., None]) -> None:
     """One process of the bench. Raises AssertionError where overlapping changes a result."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, probe=False)
     for name in case["primitives"]:
+        if name == URGENT:
+            times = alternate(urgent(comm), case["rounds"], comm.barrier)
+            if comm.rank == 0:
+                emit(event="times", primitive=name, times=times)
+            continue
         make = {**PRIMITIVES, **RINGS}[name]
         communication = make(comm, Work(0.0))["communication"]
         communication()
