@@ -18,6 +18,7 @@ from .gathering import Class
 from .keeping import Keeping
 from .limits import Limits
 from .observation import FlowReport, Observation
+from .probes import Probes
 
 MOST_FLOWS = 65536  # directions of links
 MOST_CLASSES = 8  # kinds of work that one flow is compared under
@@ -69,10 +70,10 @@ class Flow:
         usual = Baseline(limits.history, limits.least, limits.flow_warmup)
         return Watch(usual, limits.held_window, limits.held_sustained)
 
-    def under(self, work: Class | None, fan: int) -> Watch:
+    def under(self, work: Class | None, fan: int, probed: float | None) -> Watch:
         """Its speed under this work, while its sender sends to about 2 ** ``fan`` others. Traffic may begin to go another way
-        just when it gets slow: what is usual there is, at first, what was usual elsewhere, and a sender's others take their
-        shares."""
+        just when it gets slow: what is usual there is, at first, what was usual elsewhere, or the bytes per second that a
+        probe has found; and a sender's others take their shares."""
         watch = self.speeds.get((work, fan))
         if watch is None:
             known = [
@@ -80,6 +81,8 @@ class Flow:
                 for (others_work, others_fan), other in self.speeds.items()
                 if others_work == work and other.usual.ready
             ]
+            if not known and probed:
+                known = [2.0 ** (fan - 1) / probed]
             watch = self.speeds.of((work, fan))
             if known:
                 watch.usual.assume(max(known))
@@ -97,10 +100,11 @@ class Flow:
 
 
 class Flows:
-    def __init__(self, limits: Limits, company: Company, breaks: Breaks):
+    def __init__(self, limits: Limits, company: Company, breaks: Breaks, probes: Probes):
         self._limits = limits
         self._company = company
         self._breaks = breaks
+        self._probes = probes
         self._flows: Keeping[Edge, Flow] = Keeping(lambda: Flow(limits), MOST_FLOWS)
 
     def view_changed(self) -> None:
@@ -191,7 +195,7 @@ class Flows:
         if work is None and flow.speed is not None:
             watch = flow.speed  # no operation has ended meanwhile: the work is the one of before
         else:
-            watch = flow.speed = flow.under(work, fan)
+            watch = flow.speed = flow.under(work, fan, self._probes.bandwidth(edge))
         each = pending.busy / pending.nbytes
         usual = watch.usual
         if usual.ready:
