@@ -10,10 +10,8 @@ array, cut into a shard per member:
 
 While one piece is on its way, a thread encodes the next one and decodes the one before.
 
-Why it is all or nothing. Every step is an operation of the engine, which commits in one view at all survivors, or fails at all of
-them with the same error (`engine.progress`). It opens with an all_reduce of one byte that says what is to be done with which
-codec: peers who differ find out there, it settles what each of them might decide otherwise (`codedchoice`), and the view in which
-it ran is where all begin. From then on everybody compares the view of each operation with that: were all of them run in it,
+Why it is all or nothing. Every step is an operation of the engine, and all of them run in one view (`oneview`); the first one
+says what is to be done with which codec, and settles which that is, of several (`codedchoice`). Were all run in that view,
 everybody has everything, and holds the same result; else a member has died, with it its shard, and all survivors, who see the
 same at the same operation, begin again in the later view with their original input. Nothing is written over an input before the
 last operation has committed; what a codec left out is remembered only then. Who has returned and dies had committed the last
@@ -30,20 +28,20 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .codecs import Codec, ErrorFeedback
-from .engine import AnyGroup, Operation, request
+from .engine import request
 from .engine.operation import Scratch
+from .oneview import OneView
 from .types import View
 
 Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _BYTE = np.dtype(np.uint8)
-_LEAST_SECONDS = 1e-3
 
 
 class Piece(NamedTuple):
@@ -77,10 +75,9 @@ def wire_bytes(codec: Codec, count: int, size: int, pieces: int = 1) -> int:
 
 
 class Job(NamedTuple):
-    """What is to be reduced. ``text``: the call, in words. ``out``: where the result goes, ``early``: as soon as parts of it are
-    there; otherwise it may lie where the input lies."""
+    """What is to be reduced. ``out``: where the result goes, ``early``: as soon as parts of it are there; otherwise it may lie
+    where the input lies."""
 
-    text: str
     numbers: Floats
     out: Floats
     early: bool
@@ -89,88 +86,30 @@ class Job(NamedTuple):
     feedback: ErrorFeedback | None
 
 
-class Clock(Protocol):
-    def monotonic(self) -> float: ...
-
-
-class CodedReduction:
-    """Of one communicator; calls come one after the other, in the communicator's turn. ``seen``: the view of the last
-    operation, also of one that failed."""
-
-    def __init__(self, group: AnyGroup, member: int, clock: Clock):
-        self.seen = group.view
-        self._group = group
-        self._member = member
-        self._clock = clock
-        self._scratch = Scratch()
-
-    def open(self, text: str, proposal: int, base: View, deadline: float) -> tuple[int, View]:
-        """All members mean the same ``text``, and begin in this view, by the greatest of their proposals, each a byte. Raises
-        CollectiveMismatch and what operations raise."""
-        asked = request("all_reduce", _BYTE, size=1, op="max", part_of=text)
-        agreed = np.array([proposal], np.uint8)
-        self._ran(Operation(asked, base, self._member, agreed, agreed, asked.ufunc), deadline)
-        return int(agreed[0]), self.seen
-
-    def run_plain(self, text: str, given: Array, target: Array | None, op: str, view: View, deadline: float) -> Array:
-        """As `run`, without a codec: members have found that none would help. Returns ``target``, or a new array."""
-        asked = request("all_reduce", given.dtype, given.size, op=op, part_of=text)
-        result = self._ran(Operation(asked, view, self._member, given, target, asked.ufunc), deadline)
-        assert result is not None
-        return result
-
-    def run(self, job: Job, pieces: int, view: View, deadline: float) -> View:
-        """Reduce; returns the view of those who contributed. Raises what operations raise, and MalformedPayload."""
-        while True:
-            residual = np.zeros_like(job.numbers) if job.feedback is not None else None
-            found = _Round(self, job, pieces, view, residual, deadline).run()
-            if found.epoch == view.epoch:
-                break
-            view = found
-        if job.feedback is not None and residual is not None:
-            job.feedback.settle(residual)
-        return view
-
-    def room(self, name: str, nbytes: int) -> Bytes:
-        """Memory that is kept for the next call."""
-        found: Bytes = self._scratch.take(name, nbytes)
-        return found
-
-    def exchange(self, given: Bytes, target: Bytes, view: View, text: str, deadline: float) -> View:
-        """All members' equal blocks to their ranks; returns the view in which it ran."""
-        blocks = (given.size // view.size,) * view.size
-        asked = request("all_to_all", _BYTE, size=given.size, sends=blocks, receives=blocks, part_of=text)
-        self._ran(Operation(asked, view, self._member, given, target), deadline)
-        return self.seen
-
-    def gather(self, given: Bytes, target: Bytes, view: View, text: str, deadline: float) -> View:
-        asked = request("all_gather", _BYTE, counts=(given.size,) * view.size, part_of=text)
-        self._ran(Operation(asked, view, self._member, given, target), deadline)
-        return self.seen
-
-    def _ran(self, operation: Operation, deadline: float) -> Array | None:
-        """The flat result."""
-        try:
-            result: Array | None = self._group.run(operation, max(_LEAST_SECONDS, deadline - self._clock.monotonic()))
-        finally:
-            self.seen = operation.view
-        return result
+def reduce(series: OneView, job: Job, pieces: int, view: View, scratch: Scratch) -> None:
+    """Over those of ``view`` who are there at the end. Raises what operations raise, and MalformedPayload."""
+    while True:
+        residual = np.zeros_like(job.numbers) if job.feedback is not None else None
+        _Round(series, job, pieces, view, residual, scratch).run()
+        if not series.left(view):
+            break
+        view = series.seen
+    if job.feedback is not None and residual is not None:
+        job.feedback.settle(residual)
 
 
 class _Round:
-    """One try in one view."""
+    """One try in one view. ``scratch``: memory that is kept for the next call."""
 
-    def __init__(
-        self, owner: CodedReduction, job: Job, pieces: int, view: View, residual: Floats | None, deadline: float
-    ):
-        rank = view.rank_of(self_id := owner._member)
-        assert rank is not None, f"member {self_id} is not in view {view.epoch}"
-        self._owner = owner
+    def __init__(self, series: OneView, job: Job, pieces: int, view: View, residual: Floats | None, scratch: Scratch):
+        rank = view.rank_of(series.member)
+        assert rank is not None, f"member {series.member} is not in view {view.epoch}"
+        self._series = series
         self._job = job
         self._view = view
         self._rank = rank
         self._residual = residual
-        self._deadline = deadline
+        self._scratch = scratch
         self._pieces = cut(job.numbers.size, view.size, pieces, job.codec.block)
         slots = [job.codec.encoded_bytes(piece.shard) for piece in self._pieces]
         most = max(slots)
@@ -179,15 +118,15 @@ class _Round:
         self._came = self._rooms("came", most * view.size, 2)
         self._results = self._rooms("results", sum(slots) * view.size, 1)[0]
         self._own = self._rooms("own", most, 2)
-        self._total = owner.room("total", 4 * max(piece.shard for piece in self._pieces)).view(np.float32)
+        self._total = scratch.take("total", 4 * max(piece.shard for piece in self._pieces)).view(np.float32)
         self._slots = slots
 
     def _rooms(self, name: str, nbytes: int, count: int) -> list[Bytes]:
         count = min(count, len(self._pieces))
-        return [self._owner.room(f"{name} {number}", nbytes) for number in range(count)]
+        return [self._scratch.take(f"{name} {number}", nbytes) for number in range(count)]
 
-    def run(self) -> View:
-        """The view of the last operation: if it is a later one, nothing has come of this."""
+    def run(self) -> None:
+        """Nothing has come of this where the last operation ran in a later view."""
         last = len(self._pieces) - 1
         with _beside(last > 0) as submit:
             decoding: list[Future[None]] = []
@@ -197,17 +136,17 @@ class _Round:
                 upcoming: Future[None] | None = None
                 if number <= last:
                     encoding.pop(number).result()
-                    found = self._exchange(number)
-                    if found.epoch != self._view.epoch:
-                        return found
+                    self._exchange(number)
+                    if self._series.left(self._view):
+                        return
                     upcoming = submit(self._reduce, number)
                     if number + 2 <= last:
                         encoding[number + 2] = submit(self._encode, number + 2)
                 if reducing is not None:
                     reducing.result()
-                    found = self._gather(number - 1)
-                    if found.epoch != self._view.epoch:
-                        return found
+                    self._gather(number - 1)
+                    if self._series.left(self._view):
+                        return
                     if self._job.early:
                         decoding.append(submit(self._decode, number - 1))
                 reducing = upcoming
@@ -216,18 +155,22 @@ class _Round:
         if not self._job.early:
             for number in range(last + 1):
                 self._decode(number)
-        return self._view
 
-    def _exchange(self, number: int) -> View:
+    def _exchange(self, number: int) -> None:
+        """All members' equal blocks to their ranks."""
         given, came = (rooms[number % 2][: self._whole(number)] for rooms in (self._given, self._came))
-        return self._owner.exchange(given, came, self._view, self._text(number), self._deadline)
+        blocks = (self._slots[number],) * self._view.size
+        text = self._text(number)
+        asked = request("all_to_all", _BYTE, size=given.size, sends=blocks, receives=blocks, part_of=text)
+        self._series.run(asked, self._view, given, came)
 
-    def _gather(self, number: int) -> View:
+    def _gather(self, number: int) -> None:
         own = self._own[number % 2][: self._slots[number]]
-        return self._owner.gather(own, self._gathered(number), self._view, self._text(number), self._deadline)
+        asked = request("all_gather", _BYTE, counts=(own.size,) * self._view.size, part_of=self._text(number))
+        self._series.run(asked, self._view, own, self._gathered(number))
 
     def _text(self, number: int) -> str:
-        return f"piece {number + 1} of {len(self._pieces)} of {self._job.text}"
+        return f"piece {number + 1} of {len(self._pieces)} of {self._series.text}"
 
     def _whole(self, number: int) -> int:
         return self._slots[number] * self._view.size
@@ -309,4 +252,4 @@ def _now(function: Callable[[int], None], number: int) -> Future[None]:
     return done
 
 
-__all__ = ["CodedReduction", "Job", "Piece", "cut", "wire_bytes"]
+__all__ = ["Job", "Piece", "cut", "reduce", "wire_bytes"]

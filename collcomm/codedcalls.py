@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,14 +11,15 @@ import numpy as np
 
 from .arrays import HostArray
 from .codecs import Codec, ErrorFeedback, UnknownCodec, codec_of
-from .coded import CodedReduction, Job
+from .coded import Job, reduce
 from .codedchoice import AUTO, MOST_ALLOWED, agreed, propose
 from .datatypes import Datatype
 from .engine import AnyGroup, AnySession, request
+from .engine.operation import Scratch
 from .errors import UnsupportedTransport
 from .hostviews import lies_on_device
 from .invocation import target_of
-from .types import View
+from .oneview import OneView
 
 AnyCodec = str | Codec | ErrorFeedback | Sequence[str | Codec | None]
 OPS = {"sum": "sum", "avg": "avg", "mean": "avg"}
@@ -28,22 +29,15 @@ _FLOATING = ("float16", "float32", "float64", "bfloat16")
 
 @dataclass
 class _Call:
-    """One call: ``text`` is what all members must have in common; ``allowed``: codecs, of which members choose one (None: plain);
-    ``unknown``: why it cannot be done here."""
+    """One call. ``allowed``: codecs, of which members choose one (None: plain); ``unknown``: why it cannot be done here."""
 
     given: HostArray
     target: HostArray | None
     op: str
-    text: str
+    series: OneView
     allowed: tuple[Codec | None, ...]
     feedback: ErrorFeedback | None
     unknown: UnknownCodec | None
-    base: View
-    deadline: float
-    seen: View = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.seen = self.base
 
 
 class CodedCalls:
@@ -52,7 +46,7 @@ class CodedCalls:
     def __init__(self, session: AnySession, group: AnyGroup):
         self._session = session
         self._group = group
-        self._reduction = CodedReduction(group, session.member, session.clock)
+        self._scratch = Scratch()
 
     def pieces(self, nbytes: int) -> int:
         """Into how many pieces an array of ``nbytes`` goes in the present view, as this member has it."""
@@ -73,16 +67,15 @@ class CodedCalls:
         seconds: float,
     ) -> Any:
         """See `Communicator.all_reduce`."""
-        if self._session.failure is not None:
-            raise self._session.failure
         call = self._call(x, op, out, codec, datatype, seconds)
-        conclude = partial(self._conclude, call)
+        conclude = partial(_conclude, call)
+        work, text = partial(self._work, call), call.series.text
         if async_op:
-            return self._group.call(partial(self._work, call), call.text, True, conclude)
+            return self._group.call(work, text, True, conclude)
         try:
-            found = self._group.call(partial(self._work, call), call.text, False)
+            found = self._group.call(work, text, False)
         except BaseException:
-            self._group.show(call.seen)
+            call.series.show()
             raise
         return conclude(found, None)
 
@@ -104,19 +97,13 @@ class CodedCalls:
         allowed, specs, unknown = _known(codec)
         text = f"all_reduce({OPS[op]}, {given.dtype.name}, {given.flat.size} elements, codec {specs})"
         deadline = self._session.clock.monotonic() + seconds
-        return _Call(given, target, OPS[op], text, allowed, feedback, unknown, self._group.view, deadline)
+        series = OneView(self._session, self._group, text, deadline)
+        return _Call(given, target, OPS[op], series, allowed, feedback, unknown)
 
     def _work(self, call: _Call) -> Any:
         """The flat result."""
-        try:
-            return self._reduced(call)
-        finally:
-            call.seen = self._reduction.seen
-
-    def _reduced(self, call: _Call) -> Any:
-        reduction, given, target = self._reduction, call.given, call.target
-        proposal = self._proposal(call.allowed, given.flat.size)
-        proposal, view = reduction.open(call.text, proposal, call.base, call.deadline)
+        series, given, target = call.series, call.given, call.target
+        proposal, view = series.open(self._proposal(call.allowed, given.flat.size))
         if call.unknown is not None:
             raise call.unknown
         choice, pieces = agreed(proposal)
@@ -125,7 +112,8 @@ class CodedCalls:
         flat = given.flat
         if codec is None:
             into = None if target is None else flat if target is given else target.flat
-            plain = reduction.run_plain(call.text, flat, into, call.op, view, call.deadline)
+            asked = request("all_reduce", given.dtype, flat.size, op=call.op, part_of=series.text)
+            plain = series.run(asked, view, flat, into)
             if target is not None:
                 target.put()
             return plain
@@ -137,8 +125,8 @@ class CodedCalls:
         single = result if result.dtype == _SINGLE else np.empty(flat.size, _SINGLE)
         if flat.size:
             early = not np.may_share_memory(single, given.flat)
-            job = Job(call.text, numbers, single, early, call.op == "avg", codec, call.feedback)
-            reduction.run(job, pieces, view, call.deadline)
+            job = Job(numbers, single, early, call.op == "avg", codec, call.feedback)
+            reduce(series, job, pieces, view, self._scratch)
         if single is not result:
             with np.errstate(over="ignore"):
                 result[:] = single
@@ -146,11 +134,12 @@ class CodedCalls:
             target.put()
         return result
 
-    def _conclude(self, call: _Call, flat: Any, error: BaseException | None) -> Any:
-        self._group.show(call.seen)
-        if error is not None:
-            raise error
-        return call.given.like(flat, call.given.whole) if call.target is None else call.target.value
+
+def _conclude(call: _Call, flat: Any, error: BaseException | None) -> Any:
+    call.series.show()
+    if error is not None:
+        raise error
+    return call.given.like(flat, call.given.whole) if call.target is None else call.target.value
 
 
 def _known(codec: AnyCodec) -> tuple[tuple[Codec | None, ...], str, UnknownCodec | None]:

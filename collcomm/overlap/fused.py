@@ -35,8 +35,8 @@ from ..engine.operation import Scratch
 from ..errors import CollcommError, CollectiveMismatch, EpilogueFailed, UnsupportedTransport
 from ..hostviews import lies_on_device
 from ..invocation import target_of
+from ..oneview import OneView
 from ..types import View
-from .oneview import OneView
 
 Array = np.ndarray[Any, Any]
 Epilogue = Callable[[Any, int], Any]
@@ -103,7 +103,7 @@ class FusedReduction:
             result = np.empty_like(given.flat)
         else:
             result = target.flat if apart else self._room.take("result", given.flat.nbytes).view(given.dtype)
-        view = call.series.open()
+        _, view = call.series.open()
         while True:
             self._round(call, view, result)
             if not call.series.left(view):

@@ -13,8 +13,8 @@ from ..arrays import HostArray
 from ..engine import AnyGroup, AnySession, Handle, Operation, request
 from ..errors import CollcommError, CollectiveMismatch, PeerLost, UnsupportedTransport, ViewChanged
 from ..hostviews import lies_on_device
+from ..oneview import OneView
 from ..parts import HostParts
-from .oneview import OneView
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Parts = Mapping[int, Bytes]  # by rank
@@ -44,7 +44,7 @@ class Trip:
 
     def _open(self, series: OneView) -> None:
         """All learn who has how many rows; the order is what they say, should some hold another plan than others."""
-        view = series.open()
+        _, view = series.open()
         while True:
             n, rank = view.size, view.rank_of(self._session.member)
             assert rank is not None

@@ -38,6 +38,7 @@ CORE = {
     "coded",
     "codedchoice",
     "codedcalls",
+    "oneview",
     "inspection",
     "departure",
 }
