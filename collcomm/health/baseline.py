@@ -14,7 +14,7 @@ class Baseline:
     count, and there is nothing usual before ``least`` have come. The spread is at least ``floor`` of the median, so that what
     happened to be very even for a while does not make sick what is a little less so."""
 
-    __slots__ = ("_due", "_floor", "_least", "_skip", "_values", "median", "ready", "spread")
+    __slots__ = ("_due", "_floor", "_least", "_skip", "_values", "assumed", "median", "ready", "spread")
 
     def __init__(self, history: int, least: int, warmup: int, floor: float = 0.05):
         self._values: deque[float] = deque(maxlen=history)
@@ -25,6 +25,7 @@ class Baseline:
         self.median = 0.0
         self.spread = 0.0
         self.ready = False
+        self.assumed = False  # what is usual is what something else tells
 
     def skip(self, count: int) -> None:
         """The next ``count`` values do not count."""
@@ -32,7 +33,7 @@ class Baseline:
 
     def assume(self, value: float) -> None:
         """That ``value`` is usual, for something else tells so, until enough values have come."""
-        self.median, self.spread, self.ready = value, self._floor * abs(value), True
+        self.median, self.spread, self.ready, self.assumed = value, self._floor * abs(value), True, True
 
     def add(self, value: float) -> None:
         if self._skip > 0:
@@ -50,7 +51,7 @@ class Baseline:
         deviation = median([value - middle if value > middle else middle - value for value in values])
         self.spread = max(MAD_TO_SPREAD * deviation, self._floor * abs(middle))
         self._due = RENEW if len(values) >= 2 * self._least else 1
-        self.ready = True
+        self.ready, self.assumed = True, False
 
     def beyond(self, value: float, deviations: float) -> bool:
         """Whether ``value`` is above what is usual by more than so many spreads."""

@@ -47,6 +47,7 @@ class Flow:
         self._limits = limits
         self.speeds: Keeping[tuple[Class | None, int], Watch] = Keeping(self._speed_watch, MOST_CLASSES)
         self.speed: Watch | None = None  # the one of the present work
+        self.regime: tuple[Class | None, int] = (None, 0)  # the key of that
         self.holds: Keeping[Class | None, Watch] = Keeping(self._held_watch, MOST_CLASSES)
         self.held: Watch | None = None
         self.report: FlowReport | None = None
@@ -72,21 +73,28 @@ class Flow:
 
     def under(self, work: Class | None, fan: int, probed: float | None) -> Watch:
         """Its speed under this work, while its sender sends to about 2 ** ``fan`` others. Traffic may begin to go another way
-        just when it gets slow: what is usual there is, at first, what was usual elsewhere, or the bytes per second that a
-        probe has found; and a sender's others take their shares."""
+        just when it gets slow: what is usual there is, at first, assumed to be what was usual elsewhere, or the bytes per second
+        that a probe has found."""
         watch = self.speeds.get((work, fan))
         if watch is None:
             known = [
-                other.usual.median * 2.0 ** max(0, fan - others_fan)
-                for (others_work, others_fan), other in self.speeds.items()
+                other.usual.median
+                for (others_work, _), other in self.speeds.items()
                 if others_work == work and other.usual.ready
             ]
             if not known and probed:
-                known = [2.0 ** (fan - 1) / probed]
+                known = [1.0 / probed]
             watch = self.speeds.of((work, fan))
             if known:
                 watch.usual.assume(max(known))
+        self.regime = work, fan
         return watch
+
+    def learn(self) -> None:
+        """What was assumed is not so: what is usual under this work is found out."""
+        self.speeds.pop(self.regime)
+        self.speed = self.speeds.of(self.regime)
+        self.factor, self.slow_since = 1.0, math.inf
 
     @property
     def is_held(self) -> bool:
@@ -283,6 +291,17 @@ class Flows:
         if flow is None or flow.speed is None or not flow.speed.usual.ready:
             return 1.0
         return flow.speed.present / flow.speed.usual.median
+
+    def is_assumed(self, edge: Edge) -> bool:
+        """Whether it is compared with what others tell of it, not with what it was."""
+        flow = self._flows.get(edge)
+        return flow is not None and flow.speed is not None and flow.speed.usual.assumed
+
+    def learn(self, edges: Collection[Edge]) -> None:
+        """Of what was assumed of these, nothing holds."""
+        for edge in edges:
+            if self.is_assumed(edge):
+                self._flows.of(edge).learn()
 
     def deviating(self, edge: Edge) -> int:
         flow = self._flows.get(edge)

@@ -120,6 +120,14 @@ class Probes:
             factor,
         )
 
+    def about_side(self, member: int, kind: CulpritKind, ids: Collection[int], factor: float) -> Question:
+        """What it sends, or what it receives, seems to be slow."""
+        both = self.about_member(member, ids, factor)
+        culprit = Culprit(kind, (member,))
+        if kind is CulpritKind.SENDER:
+            return both._replace(into=(), otherwise=culprit)
+        return both._replace(out=(), otherwise=culprit)
+
     def missing(self, question: Question, since: float) -> list[Edge]:
         """What has not been measured since then."""
         return [edge for edge in question.asked if self._fresh(edge, since) is None]
@@ -128,8 +136,9 @@ class Probes:
         row = self._rows.get(edge)
         return row.bandwidth if row is not None and row.at >= since else None
 
-    def decide(self, question: Question, since: float, usual: float) -> Decision:
-        """When nothing is `missing`. ``usual``: bytes per second that the suspected flow used to carry."""
+    def decide(self, question: Question, since: float, usual: float, certain: bool) -> Decision | None:
+        """When nothing is `missing`. ``usual``: bytes per second that the suspected flow used to carry. None when that is not
+        ``certain`` to be slow, and no probe is."""
         suspect = question.otherwise.members
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in question.asked}
         # halfway, by ratio, between well and as slow as the flow
@@ -142,6 +151,8 @@ class Probes:
             return Decision(CulpritKind.SENDER, suspect[:1], text)
         if into and all(into) and not (out and all(out)):
             return Decision(CulpritKind.RECEIVER, suspect[-1:], text)
+        if not certain and not any(slower >= line for slower in times.values()):
+            return None
         members = suspect
         if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
             members = suspect[::-1]

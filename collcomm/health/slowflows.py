@@ -14,6 +14,7 @@ from .probes import Decision, Probes, Question
 GUESS = 0.5  # how sure the best guess is
 ALIKE = 3.0  # flows that are slow for one reason are so by about the same factor
 MOST_WANTED = 16  # probes at once
+SIDES = frozenset((CulpritKind.SENDER, CulpritKind.RECEIVER))
 
 
 class _Doubt:
@@ -106,14 +107,18 @@ class SlowFlows:
     def _question(self, suspect: Suspect, hot: Collection[Edge]) -> Question:
         """What has to be measured so that it is known who of several is to blame; nothing when the traffic tells."""
         sick = {member for edge in set(hot) - suspect.edges for member in edge}
-        ids, members = self._company.ids, suspect.culprit.members
+        ids, members, factor = self._company.ids, suspect.culprit.members, self._factor(suspect)
+        assumed = self._is_assumed(suspect)
         if suspect.culprit.kind is CulpritKind.LINK:
-            return self._probes.about_link(
-                (members[0], members[1]), suspect.unsure, members[::-1] in hot, ids, sick, self._factor(suspect)
-            )
+            unsure = SIDES if assumed else suspect.unsure
+            edge, both_ways = (members[0], members[1]), assumed or members[::-1] in hot
+            return self._probes.about_link(edge, unsure, both_ways, ids, sick, factor)
         if suspect.culprit.kind is CulpritKind.RANK:
-            return self._probes.about_member(members[0], ids, self._factor(suspect))
-        return Question()
+            return self._probes.about_member(members[0], ids, factor)
+        return self._probes.about_side(members[0], suspect.culprit.kind, ids, factor) if assumed else Question()
+
+    def _is_assumed(self, suspect: Suspect) -> bool:
+        return any(self._flows.is_assumed(edge) for edge in suspect.edges)
 
     def _factor(self, suspect: Suspect) -> float:
         return max(self._flows.factor(edge) for edge in suspect.edges)
@@ -126,7 +131,12 @@ class SlowFlows:
         if doubt.decision is None and question.asked and not missing:
             flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
             assert flow is not None and flow.speed is not None
-            doubt.decision = self._probes.decide(question, since, 1.0 / flow.speed.usual.median)
+            certain = not self._is_assumed(suspect)
+            doubt.decision = self._probes.decide(question, since, 1.0 / flow.speed.usual.median, certain)
+            if doubt.decision is None:
+                self._flows.learn(suspect.edges)
+                del self._doubts[suspect.culprit.members]
+                return
         if doubt.decision is not None:
             culprit = Culprit(doubt.decision.kind, doubt.decision.members)
             if doubt.said is not None and culprit != doubt.said:

@@ -26,6 +26,9 @@ HEALTHY: dict[str, Callable[[int, str], World]] = {
         [phase_of(pattern), phase_of(pattern, at=35.0, epoch=2, ids=(0, 1, 2, 4, 5, 6, 7), work={6: 1.7})],
         tails=0.05,
     ),
+    "another way for the traffic": lambda seed, pattern: World(
+        seed, [phase_of("ring"), phase_of("direct", at=30.0), phase_of(pattern, at=50.0)], tails=0.05
+    ),
     "changes of size": lambda seed, pattern: World(
         seed,
         [

@@ -101,6 +101,15 @@ def test_a_ring_begins_just_when_links_get_slow(name: str) -> None:
         assert outcome.said == [tuple(expected)], (seed, outcome.found)
 
 
+@pytest.mark.parametrize(("slow", "kind"), [(row(40.0), "sender"), (column(40.0), "receiver")])
+def test_a_ring_ends_just_when_links_get_slow(slow: dict[tuple[int, int], float], kind: str) -> None:
+    """Nothing is known of most flows but what probes have found once; new ones tell whether they are as slow as they seem."""
+    for seed in range(9):
+        world = World(seed, [phase_of("ring"), phase_of("direct", at=AT)], Fault(AT, slow=slow), tails=0.05)
+        outcome = diagnose(world, AT + 25.0)
+        assert outcome.said == [("communication slow", kind, (SICK,))], (seed, outcome.found)
+
+
 @pytest.mark.parametrize("name", SLOW)
 def test_a_view_of_the_same_members_begins_meanwhile(name: str) -> None:
     """As when a link breaks under the fault, and is made anew: what was usual before still is."""
