@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import ml_dtypes
@@ -138,6 +138,26 @@ class Company:
             raise AssertionError(f"{name} has ended") from None
         assert not (isinstance(said, str) and said.startswith("Traceback")), said
         return said
+
+    def until(self, names: Iterable[str], last: Any) -> list[Any]:
+        """All that ``names`` tell, until each has told ``last`` or was killed."""
+        told: list[Any] = []
+        listening = {self._pipes[name]: name for name in names}
+        while listening:
+            ready = wait(list(listening), HEAR_SECONDS)
+            assert ready, f"{sorted(listening.values())} say nothing; so far: {told}"
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                try:
+                    said = pipe.recv()
+                except EOFError:
+                    said = last
+                assert not (isinstance(said, str) and said.startswith("Traceback")), said
+                if said == last:
+                    del listening[pipe]
+                else:
+                    told.append(said)
+        return told
 
     def kill(self, *names: str) -> None:
         """All at once."""
