@@ -168,8 +168,8 @@ class Snapshots:
         :raises ShardLost: of an owner and its buddy both are gone; at all members alike. The ring is made nevertheless.
         :raises PeerLost: members kept dying meanwhile; call it again.
         """
-        until = Deadline(self._timeout)
         self._settle(LONGEST * self._timeout)
+        until = Deadline(self._timeout)
         for _ in range(MOST_TURNS):
             try:
                 agreement = self._agree(until)
@@ -199,14 +199,11 @@ class Snapshots:
         return {names[owner]: self._shard(agreement, owner) for owner, taker in pairs if taker == self._me}
 
     def close(self) -> None:
-        """Let what is on its way end, within the timeout, and give memory and links back."""
+        """Let what is on its way end, and give memory and links back."""
         try:
             self._settle(LONGEST * self._timeout)
         finally:
-            if self._lane is not None:
-                self._lane.close()
-            self._lane = None
-            self._held = Holdings()
+            self._abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +211,10 @@ class Snapshots:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()  # the others need not wait to hear of it
 
     # -- the snapshot on its way ----------------------------------------------------------------------------------------
 
@@ -302,15 +302,21 @@ class Snapshots:
         self._held.keep_only(parcel.key)
         self._rings = {self._generation: self._rings[self._generation]}
 
+    def _abandon(self) -> None:
+        if self._lane is not None:
+            self._lane.close()
+        self._lane = self._going = None
+        self._held = Holdings()
+
     # -- recovery -------------------------------------------------------------------------------------------------------
 
     def _agree(self, until: Deadline) -> Agreement | None:
         """Make the new ring; None where somebody has gone since they told what they hold."""
         held = tuple((copy.key, copy.step, copy.owner) for copy in self._held)
         report = Report(self._me, self._generation, self._rings, held)
-        told = self._comm.all_gather_object(report.row, timeout=until.left)
+        told = self._comm.all_gather_object(report.row, timeout=until.left + LONGEST * self._timeout)
         ids = self._comm.view.ids
-        if self._lane is not None:
+        if self._lane is not None:  # whatever it was doing has ended, at all members
             self._lane.close()
             self._lane = None
         lane = self._comm.split(range(len(ids)))

@@ -236,6 +236,42 @@ def test_a_member_that_does_not_come_is_not_waited_for_without_end() -> None:
     run_peers(3, body)
 
 
+def test_an_error_is_not_held_up_by_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peer 1 sends nothing; peer 0, which waits for that in the background, fails."""
+    send, failed = collcomm.Communicator.send, threading.Event()
+
+    def held_up(comm: collcomm.Communicator, *arguments: Any, **options: Any) -> Any:
+        if comm.name == "peer-1":
+            failed.wait(LIMIT)
+        else:
+            sending.set()
+        return send(comm, *arguments, **options)
+
+    sending = threading.Event()
+    monkeypatch.setattr(collcomm.Communicator, "send", held_up)
+
+    def fail(snapshots: Snapshots) -> None:
+        with snapshots:
+            snapshots.recover()
+            snapshots.take(1, {"x": np.ones(3)})
+            assert sending.wait(LIMIT)
+            raise ZeroDivisionError
+
+    def body(comm: collcomm.Communicator) -> None:
+        snapshots = Snapshots(comm, timeout=10 * LIMIT)
+        if comm.name == "peer-0":
+            with pytest.raises(ZeroDivisionError):
+                fail(snapshots)
+            failed.set()
+        else:
+            with snapshots:
+                snapshots.recover()
+                snapshots.take(1, {"x": np.ones(3)})
+                assert failed.wait(LIMIT), "the error waits"
+
+    run_peers(2, body)
+
+
 def test_a_newcomer_makes_the_ring_larger() -> None:
     with collcomm.Coordinator("127.0.0.1:0") as coordinator:
         found: dict[str, Any] = {}
