@@ -7,14 +7,27 @@ all of them; so whoever is left holds the same one, and only an owner who died t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CollcommError
+from ..types import View
 from .holdings import Key
 
 Ring = tuple[tuple[int, str], ...]  # ids and names of members; each one's buddy is the next, the last one's the first
+
+
+def ring_of(view: View) -> Ring:
+    """The ring of all members, by rank, but from host to host: who shares a host may die with it, so neighbours share one only
+    where one host has more members than all others together, or they are alone."""
+    seen: Counter[int] = Counter()
+    places = []
+    for member, host in zip(view.members, view.hosts, strict=True):
+        places.append((seen[host], host, member.id, member.name))
+        seen[host] += 1
+    return tuple((member, name) for _, _, member, name in sorted(places))
 
 
 class ShardLost(CollcommError):

@@ -32,7 +32,7 @@ import numpy as np
 from ..engine import Handle
 from ..errors import CollcommError, CollectiveTimeout, PeerLost
 from ..hostviews import Array
-from .agreement import Agreement, Report, Ring, agree, loss
+from .agreement import Agreement, Report, Ring, agree, loss, ring_of
 from .handover import deliver
 from .holdings import Copy, Holdings, Key
 from .lane import Deadline, Members, Parcel, swap
@@ -104,7 +104,7 @@ class Snapshots:
     def broken(self) -> bool:
         """Whether the group is not the one that the ring was made for, so that `recover` is due. It changes inside calls of
         the communicator and of this object only, at all members alike."""
-        return self._failure is not None or self._lane is None or self._comm.view.ids != self._ids
+        return self._failure is not None or self._lane is None or set(self._comm.view.ids) != set(self._ids)
 
     @property
     def step(self) -> int | None:
@@ -259,7 +259,7 @@ class Snapshots:
             raise CollcommError("call recover() first: it makes the ring, at founders and newcomers alike")
         if self._failure is not None:
             raise self._failure
-        if self._comm.view.ids != self._ids:
+        if set(self._comm.view.ids) != set(self._ids):
             raise PeerLost(
                 f"the group has changed (view {self._comm.view.epoch}): call recover() before the next snapshot"
             )
@@ -283,7 +283,7 @@ class Snapshots:
             raise
         if whole:
             self._whole(parcel)
-        if self._lane.view.ids != self._ids:
+        if set(self._lane.view.ids) != set(self._ids):
             self._failure = PeerLost("a member of the ring has gone: call recover() before the next snapshot")
         elif not whole and len(self._ids) > 1:
             self._failure = CollectiveTimeout(f"the snapshot of step {parcel.step} did not get through: call recover()")
@@ -330,7 +330,7 @@ class Snapshots:
         self._key, self._step = agreement.key, agreement.step
         self._rings = {} if agreement.key is None else {agreement.key[0]: agreement.ring}
         self._generation, self._number = agreement.generation, 0
-        self._rings[self._generation] = tuple((member.id, member.name) for member in self._comm.view.members)
+        self._rings[self._generation] = ring_of(self._comm.view)
         self._agreement, self._failure = agreement, None
         return agreement
 

@@ -73,10 +73,10 @@ class Parcel:
 
 
 def swap(
-    lane: Members, ids: tuple[int, ...], parcel: Parcel, held: Holdings, sent: Callable[[], None], seconds: float
+    lane: Members, ring: tuple[int, ...], parcel: Parcel, held: Holdings, sent: Callable[[], None], seconds: float
 ) -> bool:
-    """Give ``parcel`` to the next of ``ids`` and hold what comes from the one before. Returns whether all members hold whole
-    copies now, the same at all of them. ``sent`` is called when the caller's arrays are needed no more.
+    """Give ``parcel`` to the next of ``ring``, by id, and hold what comes from the one before. Returns whether all members hold
+    whole copies now, the same at all of them. ``sent`` is called when the caller's arrays are needed no more.
 
     :raises CollectiveMismatch: members took snapshots of different steps; at all of them.
     """
@@ -84,13 +84,13 @@ def swap(
     form = JOINED if parcel.joined else APART
     words = [*parcel.key, parcel.step, parcel.index.nbytes, parcel.layout.nbytes, form]
     told = np.asarray(lane.all_gather(np.array([words], np.int64), timeout=until.left))
-    if lane.view.ids != ids:
+    if set(lane.view.ids) != set(ring):
         return False
     _check_steps(lane.view, told)
     problem: Exception | None = None
     whole = True
     try:
-        copy = _pass_on(lane, told, parcel, held, sent, until)
+        copy = _pass_on(lane, ring, told, parcel, held, sent, until)
         held.put(copy)
     except (PeerLost, CollectiveTimeout):
         whole = False
@@ -112,10 +112,18 @@ def _check_steps(view: View, told: Array) -> None:
 
 
 def _pass_on(
-    lane: Members, told: Array, parcel: Parcel, held: Holdings, sent: Callable[[], None], until: Deadline
+    lane: Members,
+    ring: tuple[int, ...],
+    told: Array,
+    parcel: Parcel,
+    held: Holdings,
+    sent: Callable[[], None],
+    until: Deadline,
 ) -> Copy:
-    ahead, behind = (lane.rank + 1) % lane.size, (lane.rank - 1) % lane.size
-    owner = lane.view.ids[behind]
+    place = ring.index(lane.view.ids[lane.rank])
+    owner = ring[place - 1]
+    ahead, behind = lane.view.rank_of(ring[(place + 1) % len(ring)]), lane.view.rank_of(owner)
+    assert ahead is not None and behind is not None
     going = [lane.send(row, ahead, async_op=True, timeout=until.left) for row in (parcel.index, *parcel.rows)]
     going[-1].add_done_callback(lambda _: sent())
     try:

@@ -10,13 +10,15 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 
 import collcomm
 from collcomm.snapshots import ShardLost, Snapshots
-from collcomm.snapshots.agreement import Report, Ring, agree, buddy_of, loss
+from collcomm.snapshots.agreement import Report, Ring, agree, buddy_of, loss, ring_of
 from collcomm.snapshots.holdings import Copy, Holdings
 from collcomm.snapshots.shard import Layout, described, restored, written
+from collcomm.types import Member, View
 from tests.support.peers import run_peers
 
 DTYPES = [np.dtype(name) for name in ("bool", "i1", "u8", "f2", "f8", "c16")]
@@ -116,13 +118,21 @@ def test_two_copies_are_held_of_an_owner_and_their_memory_is_used_again() -> Non
     assert held.nbytes == 0
 
 
-def ring_of(n: int) -> Ring:
+def test_neighbours_are_on_different_hosts() -> None:
+    members = [Member(i + 1, f"p{i}", "h", 1, host) for i, host in enumerate(["a", "a", "a", "b", "b", "b"])]
+    names = [name for _, name in ring_of(View(1, tuple(members)))]
+    assert names == ["p0", "p3", "p1", "p4", "p2", "p5"]
+    apart = [Member(i + 1, f"p{i}", "h", 1) for i in range(3)]
+    assert [member for member, _ in ring_of(View(1, tuple(apart)))] == [1, 2, 3]
+
+
+def plain_ring(n: int) -> Ring:
     return tuple((member, f"p{member}") for member in range(1, n + 1))
 
 
 def reports(n: int, snapshots: dict[int, set[int]], here: set[int], kept: bool = True) -> list[Report]:
     """Of members ``here`` of a ring of ``n``. ``snapshots``: by number, whose copy has come whole to its buddy."""
-    ring = ring_of(n)
+    ring = plain_ring(n)
     found = []
     for member in sorted(here):
         held = []
@@ -168,7 +178,7 @@ def test_whoever_dies_all_is_there_unless_neighbours_died_together(seed: int) ->
     dead = set(chance.sample(sorted(everybody), chance.randrange(1, n)))
     under_way = {owner for owner in everybody if chance.random() < 0.5}
     found = agree(reports(n, {7: everybody, 8: under_way}, everybody - dead))
-    ring = ring_of(n)
+    ring = plain_ring(n)
     assert set(found.lost) == {owner for owner in dead if buddy_of(ring, owner)[0] in dead}
     assert found.step == 7 or {owner for owner in dead if buddy_of(ring, owner)[0] not in dead} <= under_way
     for owner, holders in found.holders.items():
@@ -216,6 +226,32 @@ def test_members_that_are_not_at_one_step_are_told() -> None:
 
     texts = run_peers(3, body)
     assert len(set(texts)) == 1 and "peer" in texts[0] and "of step 4" in texts[0] and "of step 5" in texts[0]
+
+
+def test_recoveries_leave_nothing_over() -> None:
+    def count() -> tuple[int, int]:
+        return psutil.Process().num_fds(), threading.active_count()
+
+    def body(comm: collcomm.Communicator) -> None:
+        snapshots = Snapshots(comm, timeout=LIMIT)
+        found = []
+        for turn in range(6):
+            snapshots.recover()
+            for step in range(2):
+                snapshots.take(step, {"x": np.ones(30_000)})
+            assert snapshots.finish() == 1
+            comm.barrier()
+            if turn in (1, 5):
+                found.append(count())
+            comm.barrier()
+        assert found[1][0] < found[0][0] + 6, "descriptors: what else runs here has some, more or less"
+        assert found[1][1] <= found[0][1]
+        snapshots.close()
+        comm.barrier()
+        assert snapshots.nbytes == 0 and count()[1] < found[0][1]
+        comm.barrier()
+
+    run_peers(3, body)
 
 
 def test_a_member_that_does_not_come_is_not_waited_for_without_end() -> None:
