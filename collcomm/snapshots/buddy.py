@@ -116,21 +116,24 @@ class Snapshots:
         """Of memory that copies take here."""
         return self._held.nbytes
 
-    def take(self, step: int, shard: Mapping[str, Any], meta: Any = None) -> None:
+    def take(self, step: int, shard: Mapping[str, Any], meta: Any = None) -> bool:
         """Send ``shard`` (name -> numpy array or CPU tensor, any strides) as it is now, with a small ``meta`` that msgpack can
-        hold, to this member's buddy, in the background. Waits for the snapshot before, if that is still on its way.
+        hold, to this member's buddy, in the background. Waits for the snapshot before, if that is still on its way. Returns
+        whether this one was begun: not if a member was lost in the one before; the ring is ``broken`` then, at all members.
 
-        :raises PeerLost: the group has changed; call `recover`.
+        :raises PeerLost: the ring was ``broken`` already; call `recover`.
         :raises CollectiveTimeout: the snapshot before has not got through; call `recover`.
         :raises CollectiveMismatch: members took snapshots of different steps.
         :raises TypeError: what is no array, or a dtype that cannot be sent; a meta that msgpack cannot hold.
         """
         if not isinstance(step, int | np.integer) or not 0 <= step < 2**62:
             raise ValueError(f"step must be a number that is not negative, not {step!r}")
+        self._require_ring()
         layout, arrays = described(shard, meta)
         index = layout.encoded()
         self._finish(LONGEST * self._timeout)
-        self._require_ring()
+        if self._failure is not None:
+            return False
         assert self._lane is not None
         self._number += 1
         parcel, keep = self._packed(int(step), layout, index, arrays)
@@ -140,6 +143,7 @@ class Snapshots:
             self._free.clear()
         work = partial(self._send, self._lane, self._ids, parcel, keep if self._copy == "later" else None)
         self._going = self._lane.compose(work, f"snapshot of step {step}", async_op=True), parcel
+        return True
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the arrays given to `take` may be written: they are copied, or with copy="never" sent.

@@ -112,6 +112,8 @@ class _Save:
     def _gather(self, value: Any, problem: Exception | None) -> list[Any]:
         """Everybody's ``value``, by rank. Raises ``problem`` here and SaveFailed elsewhere; PeerLost where a member has gone."""
         told = self._comm.all_gather_object([value, problem and str(problem)], timeout=self._timeout)
+        if isinstance(problem, OSError | MemoryError):
+            raise SaveFailed(f"nothing was saved in {self._directory}, by this peer: {problem}") from problem
         if problem is not None:
             raise problem
         if self._comm.view.ids != self._view.ids:
@@ -134,7 +136,7 @@ class _Save:
             self._directory.mkdir(parents=True, exist_ok=True)
             return write_part(path, parts), None
         except (OSError, CollcommError, MemoryError) as error:
-            return 0, SaveFailed(f"nothing was saved in {self._directory}, by this peer: {error}")
+            return 0, error
 
     def _place(self, index: Index) -> Exception | None:
         """Put the index in place. Returns what was wrong."""
@@ -149,7 +151,7 @@ class _Save:
         except FileNotFoundError as error:
             return SaveFailed(f"{error.filename} is not seen by rank 0; all peers must see one directory")
         except OSError as error:
-            return SaveFailed(f"no index in {self._directory}: {error}")
+            return error
         return None
 
     def _withdraw(self, path: Path) -> None:
