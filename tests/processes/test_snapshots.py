@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.support.shards import (
     die_in_call,
     is_whole,
     meet,
+    outlive,
     own_is_whole,
     shard_of,
     until_broken,
@@ -180,3 +183,41 @@ def test_the_taker_dies_while_the_shard_is_handed_over(on_failure: str, over_tcp
         orphans = {owner: buddy, taker: one}
         assert peers.hear(one) == (1, orphans, [taker], True)
         assert peers.hear(buddy) == (1, orphans, [owner], True)
+
+
+def check_deaths(seed: int) -> None:
+    """Two of five are killed at some instant, the second after the recovery from the first."""
+    chance = random.Random(seed)
+    options = {
+        "min_size": 5,
+        "on_failure": chance.choice(["retry", "raise"]),
+        "transports": [chance.choice(["shm", "tcp"])],
+    }
+    copy = chance.choice(["now", "later"])
+    alive = [f"p{number}" for number in range(5)]
+    with collcomm.Coordinator("127.0.0.1:0") as coordinator, Company(coordinator.address) as peers:
+        for name in alive:
+            peers.start(name, outlive, copy, **options)
+        assert {peers.hear(name) for name in alive} == {"running"}
+        for _ in range(2):
+            time.sleep(chance.uniform(0.0, 0.5))  # the death comes anywhere in a snapshot
+            victim = chance.choice(alive)
+            alive.remove(victim)
+            peers.kill(victim)
+            told = [peers.hear(name) for name in alive]
+            assert all(said == told[0] for said in told)
+            step, orphans, lost, right = told[0]
+            assert right and step >= 0 and victim in {*orphans, *lost}, told
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(2))
+def test_deaths_at_any_instant(seed: int) -> None:
+    check_deaths(seed)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("seed", range(2, 100))
+def test_more_deaths_at_any_instant(seed: int) -> None:
+    check_deaths(seed)

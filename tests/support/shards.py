@@ -93,7 +93,7 @@ def until_broken(
         snapshots.wait()
         for array in shard.values():
             array[:] = 0  # the update
-        comm.all_reduce(np.ones(1))
+        meet(comm)
         step += 1
 
 
@@ -103,6 +103,28 @@ def meet(comm: collcomm.Communicator) -> None:
         comm.step()
     except collcomm.PeerLost:
         pass
+
+
+def outlive(comm: collcomm.Communicator, tell: Connection, copy: str) -> None:
+    """Snapshots without pause until two are left; tells of each recovery, of which all must be bit-identical."""
+    with Snapshots(comm, copy, timeout=HEAR_SECONDS / 2) as snapshots:
+        snapshots.recover()
+        snapshots.take(0, shard_of(comm.name, 0), {"step": 0})
+        snapshots.finish()
+        comm.barrier()
+        tell.send("running")
+        step = 1
+        while comm.size > 2:
+            until_broken(comm, snapshots, step)
+            try:
+                found = snapshots.recover(partial=True)
+                taken = snapshots.take_over()
+            except collcomm.PeerLost:
+                continue
+            assert found.step is not None
+            right = own_is_whole(comm, found) and all(is_whole(one, name, found.step) for name, one in taken.items())
+            tell.send((found.step, found.orphans, found.lost, right))
+            step = found.step + 1
 
 
 def own_is_whole(comm: collcomm.Communicator, found: Recovery) -> bool:
