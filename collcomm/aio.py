@@ -21,6 +21,7 @@ from . import joining
 from .codedcalls import AnyCodec
 from .communicator import Communicator
 from .datatypes import Datatype
+from .overlap.fused import Epilogue
 from .types import View
 
 T = TypeVar("T")
@@ -137,6 +138,11 @@ class AsyncCommunicator:
         return await self._comm.all_reduce(
             x, op=op, out=out, codec=codec, datatype=datatype, async_op=True, timeout=timeout
         )
+
+    async def fused_all_reduce(
+        self, x: Any, epilogue: Epilogue, op: str = "sum", out: Any = None, timeout: float | None = None
+    ) -> Any:
+        return await self._comm.fused_all_reduce(x, epilogue, op=op, out=out, async_op=True, timeout=timeout)
 
     async def reduce(
         self,

@@ -109,16 +109,15 @@ class CodedReduction:
         CollectiveMismatch and what operations raise."""
         asked = request("all_reduce", _BYTE, size=1, op="max", part_of=text)
         agreed = np.array([proposal], np.uint8)
-        view = self._ran(Operation(asked, base, self._member, agreed, agreed, asked.ufunc), deadline)
-        return int(agreed[0]), view
+        self._ran(Operation(asked, base, self._member, agreed, agreed, asked.ufunc), deadline)
+        return int(agreed[0]), self.seen
 
     def run_plain(self, text: str, given: Array, target: Array | None, op: str, view: View, deadline: float) -> Array:
         """As `run`, without a codec: members have found that none would help. Returns ``target``, or a new array."""
         asked = request("all_reduce", given.dtype, given.size, op=op, part_of=text)
-        operation = Operation(asked, view, self._member, given, target, asked.ufunc)
-        self._ran(operation, deadline)
-        assert operation.result is not None
-        return operation.result
+        result = self._ran(Operation(asked, view, self._member, given, target, asked.ufunc), deadline)
+        assert result is not None
+        return result
 
     def run(self, job: Job, pieces: int, view: View, deadline: float) -> View:
         """Reduce; returns the view of those who contributed. Raises what operations raise, and MalformedPayload."""
@@ -141,18 +140,21 @@ class CodedReduction:
         """All members' equal blocks to their ranks; returns the view in which it ran."""
         blocks = (given.size // view.size,) * view.size
         asked = request("all_to_all", _BYTE, size=given.size, sends=blocks, receives=blocks, part_of=text)
-        return self._ran(Operation(asked, view, self._member, given, target), deadline)
+        self._ran(Operation(asked, view, self._member, given, target), deadline)
+        return self.seen
 
     def gather(self, given: Bytes, target: Bytes, view: View, text: str, deadline: float) -> View:
         asked = request("all_gather", _BYTE, counts=(given.size,) * view.size, part_of=text)
-        return self._ran(Operation(asked, view, self._member, given, target), deadline)
+        self._ran(Operation(asked, view, self._member, given, target), deadline)
+        return self.seen
 
-    def _ran(self, operation: Operation, deadline: float) -> View:
+    def _ran(self, operation: Operation, deadline: float) -> Array | None:
+        """The flat result."""
         try:
-            self._group.run(operation, max(_LEAST_SECONDS, deadline - self._clock.monotonic()))
+            result: Array | None = self._group.run(operation, max(_LEAST_SECONDS, deadline - self._clock.monotonic()))
         finally:
             self.seen = operation.view
-        return operation.view
+        return result
 
 
 class _Round:

@@ -26,6 +26,8 @@ from .errors import CommunicatorClosed
 from .inspection import Tell
 from .invocation import conclude, operation_of, target_of
 from .objects import gather_objects, spread_object
+from .overlap.fused import Epilogue, FusedReduction
+from .overlap.ring import RingExchange
 from .overlap.triggered import TriggeredAllReduce
 from .participant import Participant
 from .partings import Partings
@@ -57,6 +59,7 @@ class Communicator(Participant):
         super().__init__(session, group, name, op_timeout)
         self._partings = Partings()
         self._coded = CodedCalls(session, group)
+        self._fused = FusedReduction(session, group)
         self._sharing = Sharing(session, group, lambda lane: Communicator(session, lane, name, op_timeout))
 
     # -- membership -----------------------------------------------------------------------------------------------------
@@ -186,6 +189,26 @@ class Communicator(Participant):
         ready: call ``ready(i)`` for each and then ``result()``; see `TriggeredAllReduce`. Every member calls this with the same
         ``op``, size and ``chunks``, and calls no other operation before all of them are marked."""
         return TriggeredAllReduce(self, x, op, chunks, codec, timeout)
+
+    def fused_all_reduce(
+        self,
+        x: Any,
+        epilogue: Epilogue,
+        op: str = "sum",
+        out: Any = None,
+        async_op: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """An all_reduce of ``x``, and then ``epilogue`` on its rows, of which each rank computes a share: a norm with its
+        residual, say. All get the same bits, in ``x``'s shape; the bytes are those of an all_reduce; see `overlap.fused`.
+
+        ``epilogue(shard, start)``: given the rows of the sum from ``start`` on, as an array of its own that it may change, it
+        returns as many, of the same shape and dtype. Rows are never split; a rank for which there are none does not call
+        it. It is called again, with other rows, where a member dies before the end, so what it makes must depend on nothing
+        but its arguments, and it makes no calls of this communicator. Where it raises, its error is raised at that rank and
+        `EpilogueFailed` at all others. ``x`` and ``out`` lie in host memory.
+        """
+        return self._fused.all_reduce(x, epilogue, op, out, async_op, self._seconds(timeout))
 
     def reduce(
         self,
@@ -448,6 +471,12 @@ class Communicator(Participant):
             return value
 
         return target, arrived
+
+    def ring(self, both_ways: bool = False, timeout: float | None = None) -> RingExchange:
+        """For blocks that go round all ranks, each of which computes on the one that it has: ``for owner, block in
+        comm.ring().around(x)``; see `RingExchange`. ``both_ways``: `around` takes half the steps, of twice the bytes.
+        ``timeout``: seconds for each step, the time that the slowest rank computes included. Nothing is sent yet."""
+        return RingExchange(self._session, self._group, both_ways, self._seconds(timeout))
 
     # -- silent corruption ----------------------------------------------------------------------------------------------
 

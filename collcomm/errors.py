@@ -23,6 +23,11 @@ class CollectiveMismatch(CollcommError):
     """Peers called a collective with different kind, op, dtype or size. Every peer gets it; the odd one is named."""
 
 
+class EpilogueFailed(CollcommError):
+    """The function within a fused all_reduce raised at another rank, which is named; there, its own error is raised. Inputs
+    are intact."""
+
+
 class CollectiveTimeout(CollcommError, TimeoutError):
     """An operation did not finish within its deadline; every peer of the group gets it, inputs are intact."""
 

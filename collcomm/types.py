@@ -206,12 +206,14 @@ class View:
 class Verdict:
     """Why the operations that a view change ended have failed.
 
-    ``kind`` is "lost", "mismatch", "timeout" or "link"; ``culprits`` are names of members.
+    ``kind`` is "lost", "mismatch", "timeout" or "link"; ``culprits`` are names of members. ``differ``: all living members have
+    said what they called, and it is not the same.
     """
 
     kind: str
     text: str
     culprits: tuple[str, ...] = ()
+    differ: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import termios
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -278,20 +279,29 @@ class SocketStream:
 class TcpStream(SocketStream):
     """A `SocketStream` over TCP."""
 
-    __slots__ = ()
+    __slots__ = ("_owed",)
 
     def __init__(self, sock: socket.socket, member: int, spins: int = SPINS, serial: int = 0):
         super().__init__(sock, member, spins, serial)
+        self._owed: tuple[int, float] | None = (
+            None  # what was acknowledged when something was seen not to be, and when that was
+        )
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _forgo_congestion_control(sock)
 
     def unacknowledged_for(self) -> float:
         """A live host whose program does not read still acknowledges or answers window probes, so a slow reader is never taken
-        for a dead path."""
+        for a dead path. The kernel tells when an acknowledgement came last, which on a connection that rested may be long
+        before anything was owed: it counts from the first call that sees that it is."""
         info = read(self.socket, ACKNOWLEDGED)
-        if info is not None and ((info.unacked and (info.retransmits or info.backoff)) or info.probes > 1):
-            return info.last_ack_ms / 1e3
-        return 0.0
+        if info is None or not (info.unacked or info.probes > 1):
+            self._owed = None
+            return 0.0
+        now, owed = time.monotonic(), self._owed
+        if owed is None or owed[0] != info.acknowledged:
+            owed = self._owed = info.acknowledged, now
+        sent_again = info.retransmits or info.backoff or info.probes > 1
+        return min(info.last_ack_ms / 1e3, now - owed[1]) if sent_again else 0.0
 
     def path_report(self) -> PathReport | None:
         """A path may have room for more than ``rate``: the kernel lets a connection have no more than net.ipv4.tcp_wmem in

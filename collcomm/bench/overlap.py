@@ -16,11 +16,15 @@ import collcomm
 from ..laboratory import Network
 from ..overlap import combine_before, weave
 from .launch import CoordinatorProcess, Peers
-from .measure import alternate, format_seconds, slowest
+from .measure import alternate, format_seconds, format_size, slowest
+from .overlapbuckets import NBYTES as LARGE_BYTES
+from .overlapbuckets import URGENT_BYTES, bucketed, urgent
+from .overlaprings import RINGS
 from .report import print_table
 
 PORT = 48149
 PEERS = 2
+RING_PEERS = 6
 RATE = 12.5e6  # bytes/s each way: one of two cores' worth of computation is left for the wire
 NBYTES = 4 << 20
 PARTS = 16
@@ -33,6 +37,7 @@ Array = np.ndarray[Any, Any]
 def run_overlap(options: argparse.Namespace) -> list[Row]:
     """The rows, which are printed. Needs root."""
     rows = bench_overlap(options.rounds)
+    *rest, wanted = rows
     cells = [
         {
             "primitive": row["primitive"],
@@ -41,30 +46,41 @@ def run_overlap(options: argparse.Namespace) -> list[Row]:
             "one after the other": format_seconds(row["serial"]),
             "overlapped": format_seconds(row["overlapped"]),
             "hidden": f"{row['efficiency']:.0%}",
+            "of the bound": f"{row['of_bound']:.0%}",
         }
-        for row in rows
+        for row in rest
     ]
     print_table("collcomm bench overlap", cells)
+    what = f"{format_size(URGENT_BYTES)}, while {format_size(LARGE_BYTES)} are on their way"
+    times = {way: format_seconds(wanted[way]) for way in ("in order", "by priority")}
+    print_table("what is urgent is there after", [{"urgent": what, **times}])
     return rows
 
 
 def bench_overlap(rounds: int = 5) -> list[Row]:
-    """Between two hosts with links of `RATE`."""
-    with Network(PEERS, RATE) as network:
+    """Between two hosts with links of `RATE`, and round a ring of more. The last row is of what is urgent."""
+    *rows, wanted = _bench(PEERS, [*PRIMITIVES, URGENT], rounds)
+    return [*rows, *_bench(RING_PEERS, list(RINGS), rounds), wanted]
+
+
+def _bench(n: int, primitives: list[str], rounds: int) -> list[Row]:
+    with Network(n, RATE) as network:
         at = f"{network.hub_address}:{PORT}"
         with CoordinatorProcess(at, network.enter(None)) as coordinator, Peers(network.enter) as peers:
-            for index in range(PEERS):
-                peers.start(
-                    index, {"case": "overlap_peer", "address": coordinator.address, "n": PEERS, "rounds": rounds}
-                )
-            return [_row(event) for event in peers.times(len(PRIMITIVES), RUN_SECONDS)]
+            case = {"case": "overlap_peer", "address": coordinator.address, "n": n, "rounds": rounds}
+            for index in range(n):
+                peers.start(index, {**case, "primitives": primitives})
+            return [_row(event) for event in peers.times(len(primitives), RUN_SECONDS)]
 
 
 def _row(event: Row) -> Row:
     times = {who: statistics.median(found) for who, found in event["times"].items()}
-    least = min(times["computation"], times["communication"])
+    row = {"primitive": event["primitive"], **times}
+    if event["primitive"] == URGENT:
+        return row
+    parts = times["computation"], times["communication"]
     saved = times["serial"] - times["overlapped"]
-    return {"primitive": event["primitive"], **times, "efficiency": saved / least}
+    return {**row, "efficiency": saved / min(parts), "of_bound": max(parts) / times["overlapped"]}
 
 
 class Work:
@@ -161,13 +177,59 @@ def prefix(comm: collcomm.Communicator, work: Work) -> Ways:
     }
 
 
-PRIMITIVES = {"triggered all_reduce": triggered, "woven halves": woven, "prefix of states": prefix}
+def fused(comm: collcomm.Communicator, work: Work) -> Ways:
+    """As `woven`, with a norm of the rows after each all_reduce."""
+    layers = 4
+    batch = np.random.default_rng(0).standard_normal((2 * 64, NBYTES // 4 // 128 // layers)).astype(np.float32)
+
+    def norm(rows: Array, start: int) -> Array:
+        return rows / np.sqrt(np.square(rows).mean(1, keepdims=True) + np.float32(1e-6))
+
+    def block(x: Array) -> Generator[Any, Any, Array]:
+        for _ in range(layers):
+            work.part(len(x) / len(batch) / layers)
+            x = yield comm.fused_all_reduce(x, norm, async_op=True)
+        return x
+
+    def serial() -> Array:
+        x = batch
+        for _ in range(layers):
+            work.part(1 / layers)
+            x = comm.fused_all_reduce(x, norm)
+        return x
+
+    def communication() -> None:
+        for _ in range(layers):
+            comm.fused_all_reduce(batch, norm)
+
+    return {
+        "computation": lambda: work.part(1.0),
+        "communication": communication,
+        "serial": serial,
+        "overlapped": lambda: weave(block, batch),
+    }
+
+
+PRIMITIVES: dict[str, Callable[[collcomm.Communicator, Work], Ways]] = {
+    "triggered all_reduce": triggered,
+    "woven halves": woven,
+    "woven halves, fused norm": fused,
+    "prefix of states": prefix,
+    "a step with buckets": bucketed,
+}
+URGENT = "urgent"
 
 
 def overlap_peer(case: Row, emit: Callable[..., None]) -> None:
     """One process of the bench. Raises AssertionError where overlapping changes a result."""
     comm = collcomm.join(case["address"], min_size=case["n"], timeout=JOIN_SECONDS, probe=False)
-    for name, make in PRIMITIVES.items():
+    for name in case["primitives"]:
+        if name == URGENT:
+            times = alternate(urgent(comm), case["rounds"], comm.barrier)
+            if comm.rank == 0:
+                emit(event="times", primitive=name, times=times)
+            continue
+        make = {**PRIMITIVES, **RINGS}[name]
         communication = make(comm, Work(0.0))["communication"]
         communication()
         seconds = slowest(comm, _timed(communication)[0])

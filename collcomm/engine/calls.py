@@ -80,28 +80,29 @@ class Calls:
         try:
             result = self._carry_out(operation, seq, deadline)
         except BaseException as error:
-            self._record(operation, seq, began, self._clock.monotonic(), type(error).__name__)
+            self._record(request, request.nbytes(), seq, began, self._clock.monotonic(), type(error).__name__)
             if self.recorder is not None:
                 self.recorder.failed(type(error).__name__)
             if isinstance(error, DeviceFailed):
                 self._abandon(f"{request.call.text}: {error}")
             raise
         ended = self._clock.monotonic()
+        nbytes = request.nbytes()
         if lost == self.seconds_lost:
-            self.choosing.took(request.kind, request.nbytes(), ended - began)
-        self._record(operation, seq, began, ended, "")
+            self.choosing.took(request.kind, nbytes, ended - began)
+        self._record(request, nbytes, seq, began, ended, "")
         return result
 
-    def _record(self, operation: Operation, seq: int, began: float, ended: float, outcome: str) -> None:
+    def _record(self, request: Request, nbytes: int, seq: int, began: float, ended: float, outcome: str) -> None:
         if self.recorder is None:
             return
-        request, marks = operation.request, self.marks
+        marks = self.marks
         self.recorder.operation(
             self.progress.gid,
             marks.epoch,
             seq,
             request.kind,
-            request.nbytes(),
+            nbytes,
             marks.algorithm,
             began,
             marks.first,

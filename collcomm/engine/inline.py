@@ -19,7 +19,7 @@ from .plan import Plan
 from .reduction import combine
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-RECORDED = 16  # one small operation in so many has its messages recorded: that takes a microsecond for each
+RECORDED = 32  # one small operation in so many has its messages recorded: that takes a microsecond for each
 
 
 def run_inline(

@@ -17,6 +17,7 @@ Why all survivors agree. The coordinator hands out ``decided`` = min over the su
 survivor reports complete >= s, and decided >= s: what anybody has returned, everybody returns, also if the peer that
 returned it is dead by now. (2) For s > decided some survivor was not complete when it froze, so nobody has ever
 committed s, and nobody will: commit is refused from the freeze on, and frames of the old epoch are dropped after it.
+But where all of them have called something else at s, it is s - 1; `membership.round` argues why nobody has committed s then.
 (3) A survivor's complete is at most committed + 1, so at most one operation per communicator is open to decision.
 A witness is what members share besides messages: `windows` says why (1) to (3) hold with it.
 Inputs stay intact on abort because an executor never writes them (or restores them before the call goes on).

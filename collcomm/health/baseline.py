@@ -6,7 +6,7 @@ from collections import deque
 from statistics import median
 
 MAD_TO_SPREAD = 1.4826  # of a bell shape: median absolute deviation to standard deviation
-RENEW = 8  # values between two looks at a long history: a median moves little by them
+RENEW = 16  # values between two looks at a long history: a median moves little by them
 
 
 class Baseline:
@@ -14,14 +14,14 @@ class Baseline:
     count, and there is nothing usual before ``least`` have come. The spread is at least ``floor`` of the median, so that what
     happened to be very even for a while does not make sick what is a little less so."""
 
-    __slots__ = ("_floor", "_fresh", "_least", "_skip", "_values", "median", "ready", "spread")
+    __slots__ = ("_due", "_floor", "_least", "_skip", "_values", "median", "ready", "spread")
 
     def __init__(self, history: int, least: int, warmup: int, floor: float = 0.05):
         self._values: deque[float] = deque(maxlen=history)
         self._least = least
         self._skip = warmup
         self._floor = floor
-        self._fresh = 0
+        self._due = least  # so many values later, what is usual is looked at again
         self.median = 0.0
         self.spread = 0.0
         self.ready = False
@@ -30,23 +30,26 @@ class Baseline:
         """The next ``count`` values do not count."""
         self._skip = max(self._skip, count)
 
+    def assume(self, value: float) -> None:
+        """That ``value`` is usual, for something else tells so, until enough values have come."""
+        self.median, self.spread, self.ready = value, self._floor * abs(value), True
+
     def add(self, value: float) -> None:
         if self._skip > 0:
             self._skip -= 1
             return
         self._values.append(value)
-        self._fresh += 1
-        if len(self._values) < self._least:
-            return
-        if not self.ready or self._fresh >= RENEW or len(self._values) < 2 * self._least:
+        self._due -= 1
+        if not self._due:
             self._renew()
 
     def _renew(self) -> None:
-        values = list(self._values)
+        values = sorted(self._values)
         self.median = median(values)
-        deviation = median([abs(value - self.median) for value in values])
-        self.spread = max(MAD_TO_SPREAD * deviation, self._floor * abs(self.median))
-        self._fresh = 0
+        middle = self.median
+        deviation = median([value - middle if value > middle else middle - value for value in values])
+        self.spread = max(MAD_TO_SPREAD * deviation, self._floor * abs(middle))
+        self._due = RENEW if len(values) >= 2 * self._least else 1
         self.ready = True
 
     def beyond(self, value: float, deviations: float) -> bool:
@@ -94,14 +97,19 @@ class Watch:
         if not self.usual.ready:
             self.usual.add(value)
             return
+        recent = self._recent
+        recent.append((value, deviates, weight))
+        if not (deviates or self._deviating or self.departed):  # as nearly always
+            if len(recent) > self._window:
+                self.usual.add(recent.popleft()[0])
+            return
         if deviates and not self._deviating:
             self.since = since
-        self._recent.append((value, deviates, weight))
         self._deviating += deviates
         if deviates:
             self._weight += weight
-        if len(self._recent) > self._window:
-            self._leave(*self._recent.popleft())
+        if len(recent) > self._window:
+            self._leave(*recent.popleft())
         if self.departed:
             self.departed = self._deviating > self._window - self._sustained
         else:

@@ -86,10 +86,10 @@ class Diagnosis:
         self.parameters = limits = limits or Limits()
         self._company = Company(limits)
         self._breaks = Breaks(limits)
-        self._flows = Flows(limits, self._company, self._breaks)
+        self._probes = Probes(limits)
+        self._flows = Flows(limits, self._company, self._breaks, self._probes)
         self._pace = Pace(limits, self._company)
         self._gathering = Gathering()
-        self._probes = Probes(limits)
         self._hangs = Hangs(limits, self._company, self._pace, self._flows, self._breaks)
         self._slow = SlowFlows(limits, self._company, self._flows, self._probes)
         self._stragglers = Stragglers(limits, self._company, self._pace, self._flows)
@@ -145,8 +145,12 @@ class Diagnosis:
     def view_changed(self, now: float, epoch: int, ids: Iterable[int], gone: Iterable[int] = ()) -> None:
         """From now on ``ids`` are the members, without those that are ``gone``. Observations of other epochs are passed over."""
         self._company.hear(now)
+        before = self._company.ids
         self._company.view(now, epoch, set(ids) - set(gone))
-        self._view_changed()
+        if self._company.ids == before:
+            self._gathering.clear()  # a link broke, or somebody was late: what is usual holds on
+        else:
+            self._view_changed()
 
     def _view_changed(self) -> None:
         ids = self._company.ids

@@ -7,6 +7,7 @@ per byte. A cell is compared with what is usual for it under the same work, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from statistics import median
 
 from .baseline import Baseline, Watch
@@ -17,6 +18,7 @@ from .gathering import Class
 from .keeping import Keeping
 from .limits import Limits
 from .observation import FlowReport, Observation
+from .probes import Probes
 
 MOST_FLOWS = 65536  # directions of links
 MOST_CLASSES = 8  # kinds of work that one flow is compared under
@@ -53,6 +55,7 @@ class Flow:
         self.moved_at = -math.inf
         self.judged_at = -math.inf
         self.loaded_at = -math.inf  # when it carried about as much as others of its sender
+        self.slow_since = math.inf  # of its last values, the first that deviated came then
         self.factor = 1.0
         self.standing = False
         self.pending = Amount()
@@ -67,6 +70,24 @@ class Flow:
         usual = Baseline(limits.history, limits.least, limits.flow_warmup)
         return Watch(usual, limits.held_window, limits.held_sustained)
 
+    def under(self, work: Class | None, fan: int, probed: float | None) -> Watch:
+        """Its speed under this work, while its sender sends to about 2 ** ``fan`` others. Traffic may begin to go another way
+        just when it gets slow: what is usual there is, at first, what was usual elsewhere, or the bytes per second that a
+        probe has found; and a sender's others take their shares."""
+        watch = self.speeds.get((work, fan))
+        if watch is None:
+            known = [
+                other.usual.median * 2.0 ** max(0, fan - others_fan)
+                for (others_work, others_fan), other in self.speeds.items()
+                if others_work == work and other.usual.ready
+            ]
+            if not known and probed:
+                known = [2.0 ** (fan - 1) / probed]
+            watch = self.speeds.of((work, fan))
+            if known:
+                watch.usual.assume(max(known))
+        return watch
+
     @property
     def is_held(self) -> bool:
         """Its receiver takes nothing."""
@@ -79,10 +100,11 @@ class Flow:
 
 
 class Flows:
-    def __init__(self, limits: Limits, company: Company, breaks: Breaks):
+    def __init__(self, limits: Limits, company: Company, breaks: Breaks, probes: Probes):
         self._limits = limits
         self._company = company
         self._breaks = breaks
+        self._probes = probes
         self._flows: Keeping[Edge, Flow] = Keeping(lambda: Flow(limits), MOST_FLOWS)
 
     def view_changed(self) -> None:
@@ -173,7 +195,7 @@ class Flows:
         if work is None and flow.speed is not None:
             watch = flow.speed  # no operation has ended meanwhile: the work is the one of before
         else:
-            watch = flow.speed = flow.speeds.of((work, fan))
+            watch = flow.speed = flow.under(work, fan, self._probes.bandwidth(edge))
         each = pending.busy / pending.nbytes
         usual = watch.usual
         if usual.ready:
@@ -181,6 +203,7 @@ class Flows:
             flow.judged_at = flow.at
         slow = flow.factor >= limits.flow_slow and flow.factor >= limits.flow_apart * others and operations_slow
         watch.add(flow.at, each, slow and usual.beyond(each, limits.deviations), max(1, pending.completed))
+        flow.slow_since = min(flow.slow_since, flow.at) if watch.deviating else math.inf
 
     def slow(self, now: float) -> set[Edge]:
         """Those that have been for a while: by the rule of `Watch`, or, when they are plainly so, for two values in a row."""
@@ -202,13 +225,21 @@ class Flows:
             if flow.speed is not None and flow.speed.warm and now - flow.speed.at < 3.0 * self._limits.interval
         }
 
-    def judged(self, now: float) -> set[Edge]:
-        """Those that carry enough to be judged, now: operations may go another way than they did a while ago."""
+    def slow_since(self, edges: Collection[Edge]) -> float:
+        """When the first of these began to be slow."""
+        return min(
+            (flow.slow_since for edge in edges if (flow := self._flows.get(edge)) is not None), default=-math.inf
+        )
+
+    def judged(self, now: float, since: float = -math.inf) -> set[Edge]:
+        """Those that carry enough to be judged, and were ``since`` then: operations may go another way than they did a while
+        ago, and how a flow was before others got slow says nothing of how it is now."""
         return {
             edge
             for edge, flow in self._flows.items()
             if flow.speed is not None
             and flow.speed.usual.ready
+            and flow.judged_at >= since
             and now - flow.judged_at < self._limits.forget / 4
             and now - flow.loaded_at < LOADED_INTERVALS * self._limits.interval
         }

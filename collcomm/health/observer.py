@@ -7,36 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .observation import FlowReport, Observation, OpenOperation, Sample, sampled, stride_of
+from .records import OperationRecord
 
+_SEQ, _ENTER, _EXIT = (OperationRecord._fields.index(name) for name in ("seq", "enter", "exit"))
+_FIELDS = len(OperationRecord._fields)
 FIRST_SECONDS = 1.0  # what the first observation covers, as far as rates go
 
 
-class Ended(Protocol):
-    """The part of an operation's record that is told."""
-
-    @property
-    def gid(self) -> int: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def seq(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def enter(self) -> float: ...
-    @property
-    def commit(self) -> float: ...
-    @property
-    def exit(self) -> float: ...
-    @property
-    def waited(self) -> float: ...
-
-
 class Records(Protocol):
-    def since(self, count: int) -> tuple[Sequence[Any], int]:
-        """The operations that have ended after the first ``count``, as far as they are kept, and how many there are now."""
+    def since(self, count: int) -> tuple[Sequence[tuple[Any, ...]], int]:
+        """The operations that have ended after the first ``count``, as far as they are kept, and how many there are now. Rows
+        begin with the fields of `OperationRecord`."""
 
 
 class Standing(NamedTuple):
@@ -86,8 +67,8 @@ class Observer:
         member, epoch = self._view()
         ended, self._count = self._records.since(self._count)
         standings = list(self._standings())
-        inside = sum(min(one.exit - one.enter, covers) for one in ended)
-        inside += sum(min(one.open.age, covers) for one in standings if one.open is not None)
+        inside = sum([row[_EXIT] - row[_ENTER] for row in ended])
+        inside += sum(one.open.age for one in standings if one.open is not None)
         self._told_at = now
         return Observation(
             member=member,
@@ -103,12 +84,13 @@ class Observer:
             flows=self._flows(),
         )
 
-    def _samples(self, ended: Sequence[Ended], covers: float) -> tuple[Sample, ...]:
+    def _samples(self, ended: Sequence[tuple[Any, ...]], covers: float) -> tuple[Sample, ...]:
         stride = stride_of(len(ended) / max(covers, 1e-3))
+        found = [OperationRecord._make(row[:_FIELDS]) for row in ended if sampled(row[_SEQ], stride)]
         return tuple(
             Sample(one.gid, one.epoch, one.seq, one.kind, one.nbytes, one.commit - one.enter, one.waited)
-            for one in ended
-            if one.commit > 0.0 and sampled(one.seq, stride)
+            for one in found
+            if one.commit > 0.0
         )
 
     def _flows(self) -> tuple[FlowReport, ...]:

@@ -10,7 +10,7 @@ from .company import Company
 from .gathering import Class, Gathered, class_of
 from .keeping import Keeping
 from .limits import Limits
-from .observation import Observation, Sample
+from .observation import Observation
 
 MOST_CLASSES = 256
 HANG_LEAST_SEEN = 5  # operations from which a time limit can be derived
@@ -61,11 +61,10 @@ class Pace:
         of the bytes are of, if any."""
         if not observation.samples:
             return None
-        counts: Counter[Class] = Counter()
+        classes = [class_of(sample.gid, sample.kind, sample.nbytes) for sample in observation.samples]
+        counts = Counter(classes)
         volume: Counter[Class] = Counter()
-        for sample in observation.samples:
-            cls = _class(sample)
-            counts[cls] += 1
+        for cls, sample in zip(classes, observation.samples, strict=True):
             volume[cls] += sample.nbytes
         period = self._company.period.get(observation.member, 0.0)
         total = len(observation.samples)
@@ -76,7 +75,7 @@ class Pace:
             watch = self._periods.of((main, observation.member))
             slow = watch.usual.ready and period > self._limits.slowed * watch.usual.median
             watch.add(observation.at, period, slow)
-        typical = median([sample.took for sample in observation.samples if _class(sample) == main])
+        typical = median([sample.took for cls, sample in zip(classes, observation.samples, strict=True) if cls == main])
         watch = self._typical.of((main, observation.member))
         watch.add(observation.at, typical, watch.usual.ready and typical > self._limits.slowed * watch.usual.median)
         return main
@@ -145,7 +144,3 @@ class Pace:
     def _recent(self, now: float) -> list[Watch]:
         horizon = now - 3.0 * self._limits.interval
         return [watch for _, watch in self._periods.items() if watch.at > horizon]
-
-
-def _class(sample: Sample) -> Class:
-    return class_of(sample.gid, sample.kind, sample.nbytes)

@@ -77,6 +77,11 @@ class Probes:
                 continue
             self._rows.of((row.source, row.target)).measured(now, row.bandwidth)
 
+    def bandwidth(self, edge: Edge) -> float | None:
+        """As measured last, if it was."""
+        row = self._rows.get(edge)
+        return None if row is None else row.bandwidth
+
     def keep(self, ids: Collection[int]) -> None:
         for edge in [edge for edge, _ in self._rows.items() if not set(edge) <= set(ids)]:
             self._rows.pop(edge)

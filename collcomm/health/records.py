@@ -11,12 +11,13 @@ record that is one whole ring younger.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 OPERATIONS = 16_384
 TRANSFERS = 65_536
+HELD_UP = 64  # writers between their two steps, at most: threads of one peer that end an operation at the same moment
 _number = itemgetter(-1)
 
 
@@ -116,19 +117,28 @@ class Recorder:
 
     def operations(self) -> list[OperationRecord]:
         """Those that are kept, oldest first."""
-        return self.since(0)[0]
+        return [OperationRecord._make(row[:-1]) for row in self.since(0)[0]]
 
     def transfers(self) -> list[TransferRecord]:
         """Those that are kept, oldest first."""
         return [TransferRecord._make(row[:-1]) for row in _ordered(self._transfers, 0)]
 
-    def since(self, count: int) -> tuple[list[OperationRecord], int]:
-        """Those that came after the first ``count``, as far as they are kept, and how many there have been."""
+    def since(self, count: int) -> tuple[list[tuple[Any, ...]], int]:
+        """Those that came after the first ``count``, as far as they are kept, and how many there have been. A row has the fields
+        of `OperationRecord`, and its number: to make objects of thousands takes milliseconds of each second."""
         rows = _ordered(self._operations, count)
-        now = rows[-1][-1] + 1 if rows else count
-        return [OperationRecord._make(row[:-1]) for row in rows], now
+        return rows, rows[-1][-1] + 1 if rows else count
 
 
 def _ordered(ring: Sequence[tuple[Any, ...] | None], after: int) -> list[tuple[Any, ...]]:
+    """Numbers ``after`` and later, which lie from that one's place on; what is older follows, and is not looked through."""
     copied = list(ring)
-    return sorted((row for row in copied if row is not None and row[-1] >= after), key=_number)
+    start = after % len(copied)
+    found, passed = [], 0
+    for row in chain(islice(copied, start, None), islice(copied, start)):
+        if row is not None and row[-1] >= after:
+            found.append(row)
+        elif (passed := passed + 1) > HELD_UP:
+            break
+    found.sort(key=_number)
+    return found

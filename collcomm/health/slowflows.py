@@ -48,7 +48,7 @@ class SlowFlows:
         """``excused``: members that come late; what flows to or from them waits for that."""
         self.wanted, self.withdrawn = [], set()
         sick = {edge for edge in self._flows.slow(now) if not set(edge) & set(excused)}
-        judged = self._flows.judged(now)
+        judged = self._flows.judged(now, self._flows.slow_since(sick))
         slow = sick & judged  # of the others, nothing is known since they were avoided
         warm = {edge for edge in self._flows.warm(now) if not set(edge) & set(excused)}
         self._forget(slow | warm)

@@ -44,8 +44,9 @@ class Toll:
         self._operations += 1
         self._classes.add(cls)
         for member, seconds in late.items():
-            self._late[member] = self._late.get(member, 0.0) + max(0.0, seconds)
-            self._most[member] = max(self._most.get(member, 0.0), seconds)
+            if seconds > 0.0:
+                self._late[member] = self._late.get(member, 0.0) + seconds
+                self._most[member] = max(self._most.get(member, 0.0), seconds)
         if at - self._began >= SPAN_INTERVALS * self._limits.interval and self._operations >= LEAST_OPERATIONS:
             self._close(at, late.keys(), since)
 

@@ -52,7 +52,7 @@ class Dispute:
             f"{', '.join(alive[member] for member in members)} called {self.calls[members[0]].text}"
             for members in ranked
         )
-        return Verdict("mismatch", f"{', '.join(odd)} called something else: {said}", tuple(odd))
+        return Verdict("mismatch", f"{', '.join(odd)} called something else: {said}", tuple(odd), differ=True)
 
     def _timeout(self, missing: list[int], variants: Mapping[int, list[int]], alive: Mapping[int, str]) -> Verdict:
         if missing:

@@ -4,6 +4,10 @@ Why the outcome is the same for everybody. A survivor's report is frozen when it
 facts. It decides alone and once per epoch, and tells all survivors the same. See `collcomm.engine.progress` for
 why ``decided = min(complete)`` neither loses an operation that somebody has returned, nor keeps one that somebody could
 not finish.
+An operation of which all members say that they called something else is not done, although each may be complete at it: one
+without data is so from its beginning. Nobody has committed it. Whoever commits an operation has heard of all members, of each by
+a chain of frames that bear its fingerprint, and whoever gets one with another fingerprint stops, and passes nothing on. That they
+speak of this operation is plain when nobody has entered a later one.
 When a survivor dies during the round, the round begins anew with the others: each halt names its heirs, those whose reports
 decide, and a peer that has answered it knows them. So a coordinator that takes over knows whom a lost decision was made by.
 """
@@ -69,7 +73,11 @@ def decide(
 
 def _outcome(gid: int, decided: int, entered: int, round: Round, raise_on_loss: bool) -> Outcome:
     for verdict_gid, seq, verdict in round.verdicts:
-        if verdict_gid == gid and seq > decided:
+        if verdict_gid != gid:
+            continue
+        if verdict.differ and seq == decided == entered:
+            decided -= 1
+        if seq > decided:
             return Outcome(decided, max(entered, seq), verdict)
     if raise_on_loss and round.lost and entered > decided:
         return Outcome(decided, entered, Verdict("lost", "; ".join(round.lost)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..errors import CollectiveTimeout
+from .flat import in_a_row
 
 MOST_CHUNKS = 4096
 
@@ -43,7 +44,7 @@ class TriggeredAllReduce:
     """
 
     def __init__(self, comm: Reduces, x: Any, op: str, number: int, codec: Any, timeout: float | None):
-        flat = _flat(x)
+        flat = in_a_row(x)
         if not 1 <= number <= MOST_CHUNKS:
             raise ValueError(f"chunks must be from 1 to {MOST_CHUNKS}, not {number!r}")
         edges = [len(flat) * index // number for index in range(number + 1)]
@@ -91,12 +92,3 @@ class TriggeredAllReduce:
         if errors:
             raise errors[0]
         return self._x
-
-
-def _flat(x: Any) -> Any:
-    """All of ``x`` in one row, without a copy."""
-    flags = getattr(x, "flags", None)
-    contiguous = x.is_contiguous() if hasattr(x, "is_contiguous") else bool(flags is not None and flags.c_contiguous)
-    if not contiguous:
-        raise ValueError("x must be a contiguous array or tensor: chunks of it are filled, and reduced in place")
-    return x.reshape(-1)

@@ -30,6 +30,8 @@ MISMATCHES: dict[str, tuple[Body, Body, str]] = {
     "large size": (lambda c: c.all_reduce(np.ones(600_000)), lambda c: c.all_reduce(np.ones(500_000)), "600000"),
     "kind": (lambda c: c.barrier(), lambda c: c.all_reduce(np.ones(4)), "barrier"),
     "root": (lambda c: c.broadcast(np.ones(4), root=1), lambda c: c.broadcast(np.ones(4), root=0), "root 1"),
+    "no data": (lambda c: c.split([0, 1, 2]), lambda c: c.barrier(), "split"),
+    "ranks": (lambda c: c.split([2]), lambda c: c.split([0, 1]), r"ranks \[2\]"),
     "counts": (
         lambda c: c.all_gather(np.ones(1), counts=[1, 1, 1]),
         lambda c: c.all_gather(np.ones(2), counts=[2, 2, 2]),

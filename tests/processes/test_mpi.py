@@ -61,6 +61,10 @@ def test_codecs(ulfm: bool) -> None:
     assert _done(_run(3, {"cases": ["coded"]}, ulfm), "coded") == [0, 1, 2]
 
 
+def test_fused_and_rings() -> None:
+    assert _done(_run(3, {"cases": ["overlapping"]}, ulfm=True), "overlapping") == [0, 1, 2]
+
+
 def test_one_rank_alone() -> None:
     events = _run(1, {"cases": list(ALONE)})
     assert all(_done(events, case) == [0] for case in ALONE)

@@ -155,7 +155,7 @@ def test_leaving_in_the_middle_of_a_probe_leaves_nothing_behind() -> None:
 
 @pytest.mark.usefixtures("on_hosts_of_their_own")
 def test_a_glance_does_not_wait_for_the_prober(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ends' probers are in the middle of something; whoever is suspected is looked at all the same, by the end that dials."""
+    """Both ends' probers are in the middle of something; whoever is suspected is looked at all the same."""
     monkeypatch.setattr("collcomm.engine.prober.TICK_SECONDS", 0.02)
 
     def body(comm: collcomm.Communicator) -> list[tuple[int, int]]:

@@ -58,9 +58,35 @@ def coded(comm: Comm) -> None:
             assert (
                 np.abs(found - comm.all_reduce(x)).max(initial=0) < {"f16": 0.02, "int8": 0.2, "e3m0": 3.0 * n}[codec]
             )
+    for size in (3, 300_000):
+        assert (comm.all_reduce(np.ones(size, np.float32), codec="auto") == n).all()
     odd = "bf16" if comm.rank == n - 1 else "int8"
     raises(collcomm.CollectiveMismatch, lambda: comm.all_reduce(np.ones(3, np.float32), codec=odd), "int8", "bf16")
     assert (comm.all_reduce(np.ones(3, np.float32), codec="int8") == n).all()
+    comm.leave()
+
+
+def overlapping(comm: Comm) -> None:
+    """A fused all_reduce, also one whose function fails, and rings."""
+
+    def epilogue(shard: np.ndarray, start: int) -> np.ndarray:
+        if (shard < 0).all():
+            raise ValueError("all are negative")
+        return shard + np.arange(start, start + len(shard))[:, None]
+
+    n = comm.size
+    for width in (1, 5000):
+        x = np.ones((2 * n - 1, width))
+        equal(comm.fused_all_reduce(x, epilogue, out=x), np.arange(n, 3 * n - 1)[:, None] * np.ones(width))
+        x[:] = -1
+        x[0] = 1
+        error: type[Exception] = collcomm.EpilogueFailed if comm.rank == 0 else ValueError
+        raises(error, lambda: comm.fused_all_reduce(x, epilogue), "all are negative")
+        for both_ways in (False, True):
+            for owner, block in comm.ring(both_ways).around(np.full((comm.rank, width), comm.rank)):
+                equal(block, np.full((owner, width), owner))
+        for helper, result in comm.ring().visit(np.full((2, width), comm.rank), lambda owner, block: block * comm.rank):
+            equal(result, np.full((2, width), comm.rank * helper))
     comm.leave()
 
 
@@ -139,6 +165,7 @@ def absent() -> None:
 
 ENDING = {
     "coded": coded,
+    "overlapping": overlapping,
     "parting_words": parting_words,
     "cut_short": cut_short,
     "leaving": leaving,

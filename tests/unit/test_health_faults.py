@@ -91,6 +91,27 @@ def test_links_that_are_less_or_more_slow(factor: float) -> None:
         assert outcome.found[0].factor == pytest.approx(factor, rel=0.5)
 
 
+@pytest.mark.parametrize("name", ["link at 10%", "slow egress", "slow ingress"])
+def test_a_ring_begins_just_when_links_get_slow(name: str) -> None:
+    """As when the plan changes; how links fared in the traffic of before tells what to expect of them, and not how they are."""
+    fault, *expected = SLOW[name]
+    for seed in range(9):
+        world = World(seed, [phase_of("direct"), phase_of("ring", at=AT)], fault, tails=0.05)
+        outcome = diagnose(world, AT + 20.0)
+        assert outcome.said == [tuple(expected)], (seed, outcome.found)
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_view_of_the_same_members_begins_meanwhile(name: str) -> None:
+    """As when a link breaks under the fault, and is made anew: what was usual before still is."""
+    fault, *expected = SLOW[name]
+    for seed in range(9):
+        pattern = PATTERNS[seed % 3]
+        world = World(seed, [phase_of(pattern), phase_of(pattern, at=AT + 2.0, epoch=2)], fault, tails=0.05)
+        outcome = diagnose(world, AT + 20.0)
+        assert outcome.said == [tuple(expected)], (seed, outcome.found)
+
+
 def test_two_faults_are_two_findings() -> None:
     for seed in range(6):
         fault = Fault(AT, absent=frozenset({2, 5}))

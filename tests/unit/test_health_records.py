@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,10 @@ def transfer(seq: int) -> TransferRecord:
     return TransferRecord(0, 1, seq, 2, 0, bool(seq % 2), seq + 0.0, seq + 0.1, seq + 0.2, 64)
 
 
+def named(rows: list[tuple[Any, ...]]) -> list[OperationRecord]:
+    return [OperationRecord._make(row[:-1]) for row in rows]
+
+
 def test_nothing_has_happened() -> None:
     recorder = Recorder()
     assert recorder.operations() == []
@@ -53,12 +58,12 @@ def test_an_observer_gets_what_is_new_and_knows_how_much_it_has_missed() -> None
     for seq in range(3):
         recorder.operation(*operation(seq))
     first, count = recorder.since(0)
-    assert [one.seq for one in first] == [0, 1, 2]
+    assert named(first) == [operation(seq) for seq in range(3)]
     assert recorder.since(count) == ([], 3)
     for seq in range(3, 9):
         recorder.operation(*operation(seq))
     later, now = recorder.since(count)
-    assert ([one.seq for one in later], now) == ([5, 6, 7, 8], 9)
+    assert (named(later), now) == ([operation(seq) for seq in range(5, 9)], 9)
     assert now - count - len(later) == 2
 
 
@@ -108,7 +113,8 @@ def test_a_reader_sees_each_record_once_while_the_ring_is_written_over() -> None
     seen: list[int] = []
     count = 0
     while count < each:
-        found, count = recorder.since(count)
+        rows, count = recorder.since(count)
+        found = named(rows)
         assert found == [operation(one.seq) for one in found]
         seen += [one.seq for one in found]
     writer.join(WAIT_SECONDS)

@@ -235,6 +235,17 @@ def test_a_verdict_on_one_communicator_is_none_on_another() -> None:
     assert (outcomes[0].consumed, outcomes[7].consumed) == (4, 3)
 
 
+@pytest.mark.parametrize(("entered", "differ", "decided"), [(5, True, 4), (6, True, 5), (5, False, 5)])
+def test_what_all_called_by_another_name_is_not_done_though_all_are_complete(
+    entered: int, differ: bool, decided: int
+) -> None:
+    """Unless somebody is in a later operation: then that is what it spoke of, and this one may have been returned."""
+    round = Round(1, {1: {0: GroupReport(5, 5, (1, 2))}, 2: {0: GroupReport(5, entered, (1, 2))}})
+    round.verdicts.append((0, 5, Verdict("mismatch", "odd", differ=differ)))
+    outcome = decide(round, {1, 2}, raise_on_loss=False)[0]
+    assert (outcome.decided, outcome.verdict is not None) == (decided, decided == 4)
+
+
 def test_a_loss_concerns_only_communicators_of_the_lost() -> None:
     """Member 3 is lost; communicator 7 has members 1 and 2 only, and could just go on."""
     reports = {0: GroupReport(4, 5, (1, 2, 3)), 7: GroupReport(2, 3, (1, 2))}

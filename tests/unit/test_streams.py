@@ -11,6 +11,7 @@ from collcomm.transports.base import MAX_BUFFERS, LinkBroken
 from collcomm.transports.frames import GREETING_BYTES, HEADER_BYTES, BadFrame, Greeting, Header, Kind, pack, unpack
 from collcomm.transports.poller import SocketPoller
 from collcomm.transports.stream import TcpStream
+from collcomm.transports.tcpinfo import TcpInfo
 from collcomm.transports.tls import Tls, TlsStream
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +99,25 @@ def test_a_closed_connection_is_a_broken_link(pair: tuple[TcpStream, TcpStream])
         read(far, 1)
     assert (caught.value.member, caught.value.evidence) == (1, "closed")
     assert far.unacknowledged_for() == 0.0
+
+
+def test_what_is_owed_counts_from_when_it_is_seen(
+    pair: tuple[TcpStream, TcpStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection rested for ten seconds, and then a packet was lost: that is no silence of ten seconds."""
+    near, _ = pair
+    now, told = 100.0, TcpInfo(last_ack_ms=10_000, acknowledged=7)
+    monkeypatch.setattr("collcomm.transports.stream.read", lambda sock, least: told)
+    monkeypatch.setattr("collcomm.transports.stream.time.monotonic", lambda: now)
+    assert near.unacknowledged_for() == 0.0
+    told = told._replace(unacked=1, retransmits=1)
+    assert near.unacknowledged_for() == 0.0
+    now = 101.6
+    assert near.unacknowledged_for() == pytest.approx(1.6)
+    told = told._replace(acknowledged=8, last_ack_ms=300)
+    assert near.unacknowledged_for() == 0.0
+    now = 104.0
+    assert near.unacknowledged_for() == pytest.approx(0.3)
 
 
 def test_a_connection_that_was_closed_here_meanwhile_is_a_broken_link(pair: tuple[TcpStream, TcpStream]) -> None:

@@ -102,7 +102,7 @@ def test_a_stream_that_is_reset_in_the_midst(make: Any, victim: int) -> None:
         assert relay is not None
 
         def cut() -> None:
-            until(lambda: relay.passed[0] > 6 * CHUNK)
+            until(lambda: relay.passed[0] > 3 * CHUNK)
             relay.reset()
 
         memory = {"in": given, "out": got, "tmp": room}
