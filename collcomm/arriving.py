@@ -41,11 +41,16 @@ class Arriving:
     def fill(self, target: Carriage, check: Check) -> None:
         """Read it into ``target``, of its size; once more after an interruption goes on where that was."""
         stream = self.stream
+        short = False  # it comes more slowly than it is read
         while self._got < self.size:
             if self._got == self._frames * FRAME_BYTES:
                 self._enter(_read_header(stream, check))
             room = target.incoming(self._got, min(self.size, self._frames * FRAME_BYTES) - self._got)
-            count = stream.receive(room[0]) if len(room) == 1 else stream.receive_several(room)
+            if len(room) > 1:
+                count = stream.receive_several(room)
+            else:
+                count = stream.receive_whole(room[0]) if short else stream.receive(room[0])
+                short = count < len(room[0])
             if count:
                 target.arrived(self._got, count)
                 self._got += count

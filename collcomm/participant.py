@@ -131,9 +131,10 @@ class Participant:
         """Close at once. The others will find out by themselves; prefer ``leave()``."""
         if self._group.gid == 0:
             self._session.close()
+            self._point.close()
         else:
+            self._point.close()  # a call of several operations may wait for a message
             self._session.release(self._group)
-        self._point.close()
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:

@@ -49,3 +49,12 @@ def tensor_like(template: Any, array: Any, make: Callable[[Any], Any]) -> Any:
     """``array`` as a tensor of ``template``'s dtype; ``make`` makes one of an array of a dtype that others share."""
     hidden = _HIDDEN.get(str(template.dtype))
     return make(array) if hidden is None else make(array.view(hidden[0])).view(template.dtype)
+
+
+def tensor_of(array: np.ndarray[Any, Any]) -> Any:
+    """A tensor over the memory of ``array``; torch has been imported by somebody."""
+    torch = sys.modules["torch"]
+    for name, (bits, dtype) in _HIDDEN.items():
+        if array.dtype == dtype:
+            return torch.from_numpy(array.view(bits)).view(getattr(torch, name.removeprefix("torch.")))
+    return torch.from_numpy(array)

@@ -70,6 +70,9 @@ class Stream(Protocol):
     def receive(self, target: memoryview) -> int:
         """Read up to ``len(target)`` bytes; waits a few milliseconds at most; 0 when nothing came."""
 
+    def receive_whole(self, target: memoryview) -> int:
+        """As `receive`, of bytes that are on their way: sleeps, a few milliseconds at most, until all of ``target`` has come."""
+
     def receive_several(self, targets: Sequence[memoryview]) -> int:
         """As `receive`, into one after the other, `MAX_BUFFERS` of them at most, none empty; perhaps into the first only."""
 

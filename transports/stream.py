@@ -148,6 +148,10 @@ class SocketStream:
                 return count
         return self.try_receive(target, 0)
 
+    def receive_whole(self, target: memoryview) -> int:
+        """Without a look, nor a turn of this program, for each packet that comes over a slow link."""
+        return self.try_receive(target, socket.MSG_WAITALL)
+
     def try_receive(self, target: memoryview, _flags: int = socket.MSG_DONTWAIT) -> int:
         if self._skip and not self._pass_over(_flags):
             return 0

@@ -24,6 +24,7 @@ from .plantables import PLAN_PARTS, run_plan
 from .records import run_records
 from .report import print_rows
 from .sickcases import run_health
+from .snapshots import run_snapshots
 from .strided import STRIDED, run_strided
 from .succession import bench_succession
 from .torchcases import PARTS, run_torch
@@ -41,7 +42,14 @@ DEFAULT_PEERS = {
     "coordinator": [3],
     "hosts": [4],
 }
-PLAIN = {"checks": run_checks, "records": run_records, "codecs": run_codecs, "coded": run_coded, "overlap": run_overlap}
+PLAIN = {
+    "checks": run_checks,
+    "records": run_records,
+    "codecs": run_codecs,
+    "coded": run_coded,
+    "overlap": run_overlap,
+    "snapshots": run_snapshots,
+}
 DEFAULT_SIZES = ["4", "1K", "64K", "1M", "16M", "64M"]
 
 
@@ -67,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "codecs",
             "coded",
             "overlap",
+            "snapshots",
             *STRIDED,
         ],
         help="a collective; a death in one, or of the coordinator; a newcomer; silent strangers; links of 1 Gbit/s, with "
@@ -74,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "halos; our torch.distributed backend against Gloo; measured plans against fixed ones, and what is said of "
         "faults that are planted, on networks of namespaces (root); what checks for silent corruption cost; what records cost; "
         "what codecs encode and decode, and all_reduce with one (coded), also over links of 500 Mbit/s (root); "
-        "what of communication hides behind computation (root)",
+        "what of communication hides behind computation, and what a snapshot at each step costs (root)",
     )
     parser.add_argument(
         "part",

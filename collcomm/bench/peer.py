@@ -25,6 +25,7 @@ from .overlap import overlap_peer
 from .planpeer import lasting_peer, plan_peer
 from .records import recorded_peer
 from .sickpeer import sick_peer
+from .snapshots import snapshot_peer
 from .statepeer import donor, newcomer
 from .stridedpeer import strided_peer
 from .torchrank import torch_rank
@@ -159,6 +160,7 @@ CASES = {
     "lasting_peer": lambda case: lasting_peer(case, emit),
     "plan_peer": lambda case: plan_peer(case, emit),
     "overlap_peer": lambda case: overlap_peer(case, emit),
+    "snapshot_peer": lambda case: snapshot_peer(case, emit),
     "recorded_peer": lambda case: recorded_peer(case, emit),
     "sick_peer": lambda case: sick_peer(case, emit),
     "strided_peer": lambda case: strided_peer(case, emit),

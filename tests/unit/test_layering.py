@@ -70,8 +70,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "overlap": FACE | {"aio"},
     "diloco": FACE | {"aio", "overlap"},
     "experts": FACE,
+    "snapshots": FACE,
     "laboratory": set(),  # its processes start without the rest of the package
-    "bench": FACE | {"aio", "", "diloco", "keys", "laboratory"},
+    "bench": FACE | {"aio", "", "diloco", "keys", "laboratory", "snapshots"},
     "simulate": FACE,
     "plan": FACE | {"bench"},
     "certificates": BOTTOM,
@@ -130,7 +131,7 @@ PURE_ALLOWED_THIRD_PARTY: dict[str, set[str]] = {
 
 BASE = {"numpy", "zmq", "msgpack", "xxhash", "ml_dtypes"}
 OPTIONAL = {"torch", "cupy", "mpi4py", "rich", "matplotlib", "psutil", "greenlet", "etcd3gw", "cryptography", "scipy"}
-OPTIONAL |= {"prometheus_client"}
+OPTIONAL |= {"prometheus_client", "safetensors"}
 MODULE_OF = {
     "etcd3gw": "etcd",
     "cryptography": "certificates",
@@ -138,6 +139,7 @@ MODULE_OF = {
     "cupy": "cuda_ipc",
     "scipy": "milp",
     "prometheus_client": "metrics",
+    "safetensors": "partfile",
 }  # packages whose module bears a plainer name
 MEASURING = {"bench", "chaos", "cli", "console", "plan", "simulate"}  # compares with torch, draws, runs greenlets
 

@@ -250,3 +250,24 @@ def test_headers_come_out_as_they_went_in(fields: tuple[int, int, int, int, int,
 def test_greetings_come_out_as_they_went_in() -> None:
     greeting = Greeting(5, 7, 3, 4, 1, 2, 0, b"n" * 16)
     assert Greeting.unpack(greeting.pack()) == greeting
+
+
+def test_what_is_on_its_way_is_waited_for_as_a_whole(pair: tuple[TcpStream, TcpStream]) -> None:
+    """In however many pieces it comes, and behind what was put back or is passed over."""
+    near, far = pair
+    data = bytes(range(256)) * 400
+    near.send(b"xy" + data[:3])
+    target = bytearray(len(data))
+    view = memoryview(target)
+    far.skip(2)
+    got = far.receive_whole(view)
+    assert got <= 3, "nobody sends more: it comes back after a while"
+    far.unread(view[:got].tobytes())
+    got = sent = 0
+    while got < len(data):
+        sent += near.try_send(data[3 + sent : 3 + sent + 1500], b"") if 3 + sent < len(data) else 0
+        got += far.receive_whole(view[got:])
+    assert target == data
+    near.close()
+    with pytest.raises(LinkBroken):
+        far.receive_whole(memoryview(bytearray(1)))
