@@ -45,18 +45,21 @@ class _Row:
 
 class Question(NamedTuple):
     """Which links to measure, to learn what is to blame. ``out``, ``into``: those that leave, or come to, who is suspected;
-    ``pair``: both directions of one link of which the wrong one may be suspected; ``otherwise``: the answer when neither all of
-    ``out`` alone nor all of ``into`` alone are slow. ``factor``: how many times as slow the suspected flow is."""
+    ``pair``: both directions of one link of which the wrong one may be suspected, since acknowledgements go the other way;
+    ``back_out``, ``back_into``: as ``out`` and ``into``, if it is; ``otherwise``: the answer when neither all of those that leave
+    alone, nor all that come alone, are slow. ``factor``: how many times as slow the suspected flow is."""
 
     out: tuple[Edge, ...] = ()
     into: tuple[Edge, ...] = ()
     pair: tuple[Edge, ...] = ()
+    back_out: tuple[Edge, ...] = ()
+    back_into: tuple[Edge, ...] = ()
     otherwise: Culprit = Culprit(CulpritKind.LINK, ())
     factor: float = 1.0
 
     @property
     def asked(self) -> tuple[Edge, ...]:
-        return self.out + self.into + self.pair
+        return self.out + self.into + self.pair + self.back_out + self.back_into
 
 
 class Decision(NamedTuple):
@@ -87,23 +90,18 @@ class Probes:
             self._rows.pop(edge)
 
     def about_link(
-        self,
-        edge: Edge,
-        unsure: Collection[CulpritKind],
-        both_ways: bool,
-        ids: Collection[int],
-        sick: Collection[int],
-        factor: float,
+        self, edge: Edge, unsure: Collection[CulpritKind], ids: Collection[int], sick: Collection[int], factor: float
     ) -> Question:
-        """``unsure``: what ``edge`` may be as well. ``both_ways``: both of its directions look slow."""
+        """``unsure``: what ``edge`` may be as well, as far as the traffic tells."""
         source, target = edge
         healthy = sorted(set(ids) - set(edge) - set(sick)) or sorted(set(ids) - set(edge))
-        out = healthy[:WITNESSES] if CulpritKind.SENDER in unsure else ()
-        into = healthy[-WITNESSES:] if CulpritKind.RECEIVER in unsure else ()
+        first, last = healthy[:WITNESSES], healthy[-WITNESSES:]
         return Question(
-            tuple((source, witness) for witness in out),
-            tuple((witness, target) for witness in into),
-            (edge, (target, source)) if both_ways else (),
+            tuple((source, witness) for witness in first) if CulpritKind.SENDER in unsure else (),
+            tuple((witness, target) for witness in last) if CulpritKind.RECEIVER in unsure else (),
+            (edge, (target, source)),
+            tuple((target, witness) for witness in first),
+            tuple((witness, source) for witness in last),
             Culprit(CulpritKind.LINK, edge),
             factor,
         )
@@ -115,9 +113,8 @@ class Probes:
         return Question(
             tuple((member, witness) for witness in witnesses),
             tuple((witness, member) for witness in witnesses),
-            (),
-            Culprit(CulpritKind.RANK, (member,)),
-            factor,
+            otherwise=Culprit(CulpritKind.RANK, (member,)),
+            factor=factor,
         )
 
     def about_side(self, member: int, kind: CulpritKind, ids: Collection[int], factor: float) -> Question:
@@ -143,19 +140,18 @@ class Probes:
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in question.asked}
         # halfway, by ratio, between well and as slow as the flow
         line = max(self._limits.probe_slow, math.sqrt(question.factor))
-        out = [times[edge] >= line for edge in question.out]
-        into = [times[edge] >= line for edge in question.into]
         text = "probes: " + ", ".join(f"{one} to {other} {1 / slower:.0%}" for (one, other), slower in times.items())
         text += " of what is expected"
-        if out and all(out) and not (into and all(into)):
-            return Decision(CulpritKind.SENDER, suspect[:1], text)
-        if into and all(into) and not (out and all(out)):
-            return Decision(CulpritKind.RECEIVER, suspect[-1:], text)
         if not certain and not any(slower >= line for slower in times.values()):
             return None
-        members = suspect
+        members, leave, come = suspect, question.out, question.into
         if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
-            members = suspect[::-1]
+            members, leave, come = suspect[::-1], question.back_out, question.back_into
+        out, into = [times[edge] >= line for edge in leave], [times[edge] >= line for edge in come]
+        if out and all(out) and not (into and all(into)):
+            return Decision(CulpritKind.SENDER, members[:1], text)
+        if into and all(into) and not (out and all(out)):
+            return Decision(CulpritKind.RECEIVER, members[-1:], text)
         return Decision(question.otherwise.kind, members, text)
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:

@@ -11,7 +11,8 @@ from .flows import Flows
 from .limits import Limits
 from .probes import Decision, Probes, Question
 
-GUESS = 0.5  # how sure the best guess is
+GUESS = 0.5  # how sure the best guess is ...
+UNPROBED = 0.8  # ... and what traffic alone tells
 ALIKE = 3.0  # flows that are slow for one reason are so by about the same factor
 MOST_WANTED = 16  # probes at once
 SIDES = frozenset((CulpritKind.SENDER, CulpritKind.RECEIVER))
@@ -111,8 +112,7 @@ class SlowFlows:
         assumed = self._is_assumed(suspect)
         if suspect.culprit.kind is CulpritKind.LINK:
             unsure = SIDES if assumed else suspect.unsure
-            edge, both_ways = (members[0], members[1]), assumed or members[::-1] in hot
-            return self._probes.about_link(edge, unsure, both_ways, ids, sick, factor)
+            return self._probes.about_link((members[0], members[1]), unsure, ids, sick, factor)
         if suspect.culprit.kind is CulpritKind.RANK:
             return self._probes.about_member(members[0], ids, factor)
         return self._probes.about_side(members[0], suspect.culprit.kind, ids, factor) if assumed else Question()
@@ -147,7 +147,8 @@ class SlowFlows:
         self._want(missing)
         if not missing or now - doubt.since >= self._limits.probe_patience:
             doubt.said = suspect.culprit
-            self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), GUESS)
+            sure = suspect.culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
+            self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), UNPROBED if sure else GUESS)
 
     def _fresh_since(self, now: float, doubt: _Doubt) -> float:
         return max(doubt.since, now - self._limits.probe_fresh)
