@@ -106,24 +106,17 @@ class Probes:
             factor,
         )
 
-    def about_member(self, member: int, ids: Collection[int], factor: float) -> Question:
-        """What it sends is slow, and what it receives as well: either may be so only because acknowledgements are late."""
+    def about_member(self, suspect: Culprit, ids: Collection[int], factor: float) -> Question:
+        """What it sends, or receives, is slow, or both: either may be so only because acknowledgements are late."""
+        (member,) = suspect.members
         others = sorted(set(ids) - {member})
         witnesses = others[:1] + others[-1:] if len(others) > 1 else others
         return Question(
             tuple((member, witness) for witness in witnesses),
             tuple((witness, member) for witness in witnesses),
-            otherwise=Culprit(CulpritKind.RANK, (member,)),
+            otherwise=suspect,
             factor=factor,
         )
-
-    def about_side(self, member: int, kind: CulpritKind, ids: Collection[int], factor: float) -> Question:
-        """What it sends, or what it receives, seems to be slow."""
-        both = self.about_member(member, ids, factor)
-        culprit = Culprit(kind, (member,))
-        if kind is CulpritKind.SENDER:
-            return both._replace(into=(), otherwise=culprit)
-        return both._replace(out=(), otherwise=culprit)
 
     def missing(self, question: Question, since: float) -> list[Edge]:
         """What has not been measured since then."""
@@ -152,7 +145,8 @@ class Probes:
             return Decision(CulpritKind.SENDER, members[:1], text)
         if into and all(into) and not (out and all(out)):
             return Decision(CulpritKind.RECEIVER, members[-1:], text)
-        return Decision(question.otherwise.kind, members, text)
+        both = question.otherwise.kind is not CulpritKind.LINK and all(out) and all(into)
+        return Decision(CulpritKind.RANK if both else question.otherwise.kind, members, text)
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
         """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""

@@ -20,6 +20,7 @@ from .clocks import PeerClock, clocks_of
 from .diagnosis import Diagnosis
 from .dump import Dump
 from .finding import Finding
+from .limits import Limits
 from .observation import INTERVAL_SECONDS, FlowReport, Observation, OpenOperation, Sample, sampled, stride_of
 from .records import OperationRecord, TransferRecord
 
@@ -45,7 +46,8 @@ def diagnose(dumps: Sequence[Dump]) -> list[Finding]:
     members: dict[int, set[int]] = defaultdict(set)
     for one in seen:
         members[one.epoch].add(one.member)
-    diagnosis, findings, epoch, ticked = Diagnosis(), [], -1, 0.0
+    diagnosis = Diagnosis(Limits(probe_patience=0.0))  # nobody probes any more
+    findings, epoch, ticked = [], -1, 0.0
     ids: list[int] = []
     for at, together in groupby(seen, key=lambda one: one.at):
         told = list(together)

@@ -80,8 +80,7 @@ class SlowFlows:
         for suspect in suspects(plain, judged, self._limits.row_share, firm=plain, order=self._flows.factor):
             question = self._question(suspect, plain)
             doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
-            if question.asked:
-                self._want(self._probes.missing(question, self._fresh_since(now, doubt)))
+            self._want(self._probes.missing(question, self._fresh_since(now, doubt)))
 
     def _may_spread(self, now: float, suspect: Suspect, hot: set[Edge]) -> bool:
         """One flow is slow and others of the same end seem to be: what they are is seen within two observations."""
@@ -99,23 +98,16 @@ class SlowFlows:
                 return  # acknowledgements go the other way, and wait behind data
             if edges < suspect.edges and culprit != suspect.culprit:
                 self._withdraw(culprit)  # what looked like a link is one of many of its end
-        question = self._question(suspect, hot)
-        if question.asked or suspect.unsure:
-            self._doubt(now, suspect, question)
-        else:
-            self._name(now, suspect.culprit, suspect.edges, "", 0.9)
+        self._doubt(now, suspect, self._question(suspect, hot))
 
     def _question(self, suspect: Suspect, hot: Collection[Edge]) -> Question:
-        """What has to be measured so that it is known who of several is to blame; nothing when the traffic tells."""
+        """What has to be measured so that it is known who of several is to blame."""
         sick = {member for edge in set(hot) - suspect.edges for member in edge}
-        ids, members, factor = self._company.ids, suspect.culprit.members, self._factor(suspect)
-        assumed = self._is_assumed(suspect)
-        if suspect.culprit.kind is CulpritKind.LINK:
-            unsure = SIDES if assumed else suspect.unsure
-            return self._probes.about_link((members[0], members[1]), unsure, ids, sick, factor)
-        if suspect.culprit.kind is CulpritKind.RANK:
-            return self._probes.about_member(members[0], ids, factor)
-        return self._probes.about_side(members[0], suspect.culprit.kind, ids, factor) if assumed else Question()
+        ids, culprit, factor = self._company.ids, suspect.culprit, self._factor(suspect)
+        if culprit.kind is not CulpritKind.LINK:
+            return self._probes.about_member(culprit, ids, factor)
+        unsure = SIDES if self._is_assumed(suspect) else suspect.unsure
+        return self._probes.about_link((culprit.members[0], culprit.members[1]), unsure, ids, sick, factor)
 
     def _is_assumed(self, suspect: Suspect) -> bool:
         return any(self._flows.is_assumed(edge) for edge in suspect.edges)
@@ -128,7 +120,7 @@ class SlowFlows:
         doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
         since = self._fresh_since(now, doubt)
         missing = self._probes.missing(question, since)
-        if doubt.decision is None and question.asked and not missing:
+        if doubt.decision is None and not missing:
             flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
             assert flow is not None and flow.speed is not None
             certain = not self._is_assumed(suspect)
@@ -145,7 +137,7 @@ class SlowFlows:
             self._name(now, culprit, suspect.edges, f"; {doubt.decision.text}", 0.9)
             return
         self._want(missing)
-        if not missing or now - doubt.since >= self._limits.probe_patience:
+        if now - doubt.since >= self._limits.probe_patience:
             doubt.said = suspect.culprit
             sure = suspect.culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
             self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), UNPROBED if sure else GUESS)
