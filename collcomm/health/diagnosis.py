@@ -27,15 +27,17 @@ Why a healthy member is not accused:
    than the last byte that anybody saw), and it is among the links with the best evidence at hand. Data that the receiver does
    not take is unacknowledged as well: such flows stand behind a fault, not at it, and are left out.
 3. *Seconds per byte* are compared with the same flow under the same kind of work, sent to about as many at a time, so a link
-   that is always slow is healthy, and another algorithm begins anew; and with what all others fare at the moment, so load, a
-   change of size or a slow network that all share is nobody's fault. A value counts only when the operations that it comes
-   from were slow, by the median of them. A finding needs three of four such values, or two with a factor of four in a row, of
-   at least three operations: one transfer that takes ten times as long, and through several observations, is over with its
-   operation. One slow flow that is alone in its row or column is not blamed on its end until probes of that end say so, and
-   when all that a member sends is slow with all that it receives, probes say which of these is only late in its
-   acknowledgements. Probes count for ten seconds, against the best that was measured before. What is not used any more, since
-   others were found to be faster, holds a finding up, but begins none. What flows to or from a member that comes late is left
-   out: the time in which that takes nothing is counted as held, but not to the last bit.
+   that is always slow is healthy; and with what all others fare at the moment, so load, a change of size or a slow network
+   that all share is nobody's fault. Where the traffic goes another way, what is usual is at first assumed to be what was
+   usual elsewhere, or what a probe has found; such a suspicion counts only if a new probe confirms it, and else is learnt as
+   usual. A value counts only when the operations that it comes from were slow, by the median of them. A finding needs three
+   of four such values, or two with a factor of four in a row, of at least three operations: one transfer that takes ten times
+   as long, and through several observations, is over with its operation. Before anybody is named, probes of the link both
+   ways, or of what the member sends and receives, tell a link from an end of it, and what is slow from what waits for late
+   acknowledgements; where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for ten
+   seconds, against the best that was measured before. What is not used any more, since others were found to be faster, holds
+   a finding up, but begins none. What flows to or from a member that comes late is left out: the time in which that takes
+   nothing is counted as held, but not to the last bit.
 4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by six spreads and 15% of the time
    between two operations, and at least half as late as the last. What is usual is a median: half of what it learns may be
    wrong. It learns from a value only 12 operations later, and not while half of these deviate. If late arrivals are
@@ -51,8 +53,8 @@ Why a healthy member is not accused:
    which itself is not held up by another.
 
 What these rules cannot tell: a member that is slow from the first operations of a view on is usual to them; one that is given
-more work than others, with nothing else changed, comes late, and is said to; a single slow flow to a member with no other traffic
-and without probes is said to be the link, with half of the confidence.
+more work than others, with nothing else changed, comes late, and is said to; a fault that comes with a new plan, and with which
+operations take no longer than they did with the old one, is not noticed.
 """
 
 from __future__ import annotations
