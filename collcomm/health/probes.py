@@ -16,6 +16,7 @@ from .limits import Limits
 
 MOST_BANDWIDTH = 1e12  # bytes per second; no link is faster
 MOST_ROWS = 65536
+LATEST = 8  # measurements of a link
 SPANS, SPAN_SECONDS = 8, 15.0  # of what was measured of a link, that are remembered
 TURNED = 2.0  # times as slow, and the other direction of a link is the slow one
 WITNESSES = 2  # other members that each end of a link is probed with
@@ -26,17 +27,22 @@ class _Row:
     again and again."""
 
     def __init__(self) -> None:
-        self.at = -math.inf
         self.bandwidth = 0.0
+        self._latest: deque[tuple[float, float]] = deque(maxlen=LATEST)  # when, and what
         self._spans: deque[tuple[float, float]] = deque(maxlen=SPANS)  # when each began, and the best of it
 
     def measured(self, now: float, bandwidth: float) -> None:
-        self.at, self.bandwidth = now, bandwidth
+        self.bandwidth = bandwidth
+        self._latest.append((now, bandwidth))
         if self._spans and now - self._spans[-1][0] < SPAN_SECONDS:
             began, best = self._spans.pop()
             self._spans.append((began, max(best, bandwidth)))
         else:
             self._spans.append((now, bandwidth))
+
+    def fresh(self, since: float) -> float | None:
+        """The least since then: a long probe that ends now may have seen most of its link's better times."""
+        return min((bandwidth for at, bandwidth in self._latest if at >= since), default=None)
 
     def before(self, since: float) -> float | None:
         """The best of all spans that were over by then: the others may be of this fault, and some of them of earlier ones."""
@@ -92,16 +98,17 @@ class Probes:
     def about_link(
         self, edge: Edge, unsure: Collection[CulpritKind], ids: Collection[int], sick: Collection[int], factor: float
     ) -> Question:
-        """``unsure``: what ``edge`` may be as well, as far as the traffic tells."""
+        """``unsure``: what ``edge`` may be as well, as far as the traffic tells. Witnesses are the same everywhere: one probe of
+        a link measures it both ways."""
         source, target = edge
         healthy = sorted(set(ids) - set(edge) - set(sick)) or sorted(set(ids) - set(edge))
-        first, last = healthy[:WITNESSES], healthy[-WITNESSES:]
+        witnesses = healthy[:WITNESSES]
         return Question(
-            tuple((source, witness) for witness in first) if CulpritKind.SENDER in unsure else (),
-            tuple((witness, target) for witness in last) if CulpritKind.RECEIVER in unsure else (),
+            tuple((source, witness) for witness in witnesses) if CulpritKind.SENDER in unsure else (),
+            tuple((witness, target) for witness in witnesses) if CulpritKind.RECEIVER in unsure else (),
             (edge, (target, source)),
-            tuple((target, witness) for witness in first),
-            tuple((witness, source) for witness in last),
+            tuple((target, witness) for witness in witnesses),
+            tuple((witness, source) for witness in witnesses),
             Culprit(CulpritKind.LINK, edge),
             factor,
         )
@@ -124,7 +131,7 @@ class Probes:
 
     def _fresh(self, edge: Edge, since: float) -> float | None:
         row = self._rows.get(edge)
-        return row.bandwidth if row is not None and row.at >= since else None
+        return None if row is None else row.fresh(since)
 
     def decide(self, question: Question, since: float, usual: float, certain: bool) -> Decision | None:
         """When nothing is `missing`. ``usual``: bytes per second that the suspected flow used to carry. None when that is not
@@ -150,15 +157,15 @@ class Probes:
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
         """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""
-        row = self._rows.get(edge)
-        assert row is not None
+        row, fresh = self._rows.of(edge), self._fresh(edge, since)
+        assert fresh is not None
         before = row.before(since)
         if before is not None:
-            return max(1e-3, before / row.bandwidth)
+            return max(1e-3, before / fresh)
         others = [
             each.bandwidth
             for other, each in self._rows.items()
             if not set(other) & set(suspect) and each.bandwidth > 0.0
         ]
         expected = median(others) if others else usual
-        return max(1e-3, expected / row.bandwidth)
+        return max(1e-3, expected / fresh)

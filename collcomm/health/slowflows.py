@@ -79,8 +79,8 @@ class SlowFlows:
         judged = self._flows.judged(now) | plain
         for suspect in suspects(plain, judged, self._limits.row_share, firm=plain, order=self._flows.factor):
             question = self._question(suspect, plain)
-            doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
-            self._want(self._probes.missing(question, self._fresh_since(now, doubt)))
+            self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
+            self._want(self._probes.missing(question, self._fresh_since(now, suspect)))
 
     def _may_spread(self, now: float, suspect: Suspect, hot: set[Edge]) -> bool:
         """One flow is slow and others of the same end seem to be: what they are is seen within two observations."""
@@ -118,7 +118,7 @@ class SlowFlows:
     def _doubt(self, now: float, suspect: Suspect, question: Question) -> None:
         """Ask for probes, and say what follows from them; after a while, the best guess."""
         doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
-        since = self._fresh_since(now, doubt)
+        since = self._fresh_since(now, suspect)
         missing = self._probes.missing(question, since)
         if doubt.decision is None and not missing:
             flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
@@ -142,8 +142,9 @@ class SlowFlows:
             sure = suspect.culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
             self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), UNPROBED if sure else GUESS)
 
-    def _fresh_since(self, now: float, doubt: _Doubt) -> float:
-        return max(doubt.since, now - self._limits.probe_fresh)
+    def _fresh_since(self, now: float, suspect: Suspect) -> float:
+        """Probes count that were made since its first slow value."""
+        return max(self._flows.slow_since(suspect.edges), now - self._limits.probe_fresh)
 
     def _want(self, edges: list[Edge]) -> None:
         self.wanted += edges[: MOST_WANTED - len(self.wanted)]
