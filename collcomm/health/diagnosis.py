@@ -34,7 +34,7 @@ Why a healthy member is not accused:
    of four such values, or two with a factor of four in a row, of at least three operations: one transfer that takes ten times
    as long, and through several observations, is over with its operation. Before anybody is named, probes of the link both
    ways, or of what the member sends and receives, tell a link from an end of it, and what is slow from what waits for late
-   acknowledgements; where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for ten
+   acknowledgements; where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for some
    seconds, against the best that was measured before. What is not used any more, since others were found to be faster, holds
    a finding up, but begins none. What flows to or from a member that comes late is left out: the time in which that takes
    nothing is counted as held, but not to the last bit.
@@ -142,7 +142,8 @@ class Diagnosis:
     def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
         """Results of active probes, of these or other links."""
         ids = self._company.ids
-        self._probes.measured(now, [row for row in rows if row.source in ids and row.target in ids])
+        among = [row for row in rows if row.source in ids and row.target in ids]
+        self._probes.measured(now, among, lambda edge: self._slow.suspects(now, edge))
 
     def view_changed(self, now: float, epoch: int, ids: Iterable[int], gone: Iterable[int] = ()) -> None:
         """From now on ``ids`` are the members, without those that are ``gone``. Observations of other epochs are passed over."""

@@ -54,8 +54,8 @@ class Limits:
     held_share: float = 0.2  # of the time, more than usual, that a receiver has let senders stand
     row_share: float = 0.75  # of the flows of a member that are slow, and its egress or ingress is
 
-    probe_patience: float = 10.0  # a probe takes 60 ms, and more where links are slow and in use; then a guess is said
-    probe_fresh: float = 10.0  # older ones may be of another fault
+    probe_patience: float = 15.0  # a probe takes 60 ms, and more where links are slow and in use; then a guess is said
+    probe_fresh: float = 15.0  # older ones may be of another fault
     probe_slow: float = 2.0  # times less than expected, at least: running traffic takes half of what a probe could have
 
     silent_least: float = 0.5  # seconds without an acknowledgement: beyond the first retransmissions of TCP

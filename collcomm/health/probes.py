@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ MOST_ROWS = 65536
 LATEST = 8  # measurements of a link
 SPANS, SPAN_SECONDS = 8, 15.0  # of what was measured of a link, that are remembered
 TURNED = 2.0  # times as slow, and the other direction of a link is the slow one
-WITNESSES = 2  # other members that each end of a link is probed with
+WITNESSES = 3  # other members that each end of a link is probed with; most of them have to agree
 
 
 class _Row:
@@ -31,9 +31,12 @@ class _Row:
         self._latest: deque[tuple[float, float]] = deque(maxlen=LATEST)  # when, and what
         self._spans: deque[tuple[float, float]] = deque(maxlen=SPANS)  # when each began, and the best of it
 
-    def measured(self, now: float, bandwidth: float) -> None:
+    def measured(self, now: float, bandwidth: float, suspected: bool) -> None:
+        """What is measured because it is ``suspected`` does not tell how it was before."""
         self.bandwidth = bandwidth
         self._latest.append((now, bandwidth))
+        if suspected:
+            return
         if self._spans and now - self._spans[-1][0] < SPAN_SECONDS:
             began, best = self._spans.pop()
             self._spans.append((began, max(best, bandwidth)))
@@ -79,12 +82,14 @@ class Probes:
         self._limits = limits
         self._rows: Keeping[Edge, _Row] = Keeping(_Row, MOST_ROWS)
 
-    def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
-        """``rows`` from probes that have just been made. What cannot be is passed over."""
+    def measured(self, now: float, rows: Iterable[LinkRow], suspected: Callable[[Edge], bool]) -> None:
+        """``rows`` from probes that have just been made, some of them of links that are ``suspected``. What cannot be is passed
+        over."""
         for row in rows:
             if row.source == row.target or not 0.0 < row.bandwidth <= MOST_BANDWIDTH:
                 continue
-            self._rows.of((row.source, row.target)).measured(now, row.bandwidth)
+            edge = row.source, row.target
+            self._rows.of(edge).measured(now, row.bandwidth, suspected(edge))
 
     def bandwidth(self, edge: Edge) -> float | None:
         """As measured last, if it was."""
@@ -116,8 +121,7 @@ class Probes:
     def about_member(self, suspect: Culprit, ids: Collection[int], factor: float) -> Question:
         """What it sends, or receives, is slow, or both: either may be so only because acknowledgements are late."""
         (member,) = suspect.members
-        others = sorted(set(ids) - {member})
-        witnesses = others[:1] + others[-1:] if len(others) > 1 else others
+        witnesses = sorted(set(ids) - {member})[:WITNESSES]
         return Question(
             tuple((member, witness) for witness in witnesses),
             tuple((witness, member) for witness in witnesses),
@@ -148,11 +152,11 @@ class Probes:
         if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
             members, leave, come = suspect[::-1], question.back_out, question.back_into
         out, into = [times[edge] >= line for edge in leave], [times[edge] >= line for edge in come]
-        if out and all(out) and not (into and all(into)):
+        if _most(out) and not _most(into):
             return Decision(CulpritKind.SENDER, members[:1], text)
-        if into and all(into) and not (out and all(out)):
+        if _most(into) and not _most(out):
             return Decision(CulpritKind.RECEIVER, members[-1:], text)
-        both = question.otherwise.kind is not CulpritKind.LINK and all(out) and all(into)
+        both = question.otherwise.kind is not CulpritKind.LINK and _most(out) and _most(into)
         return Decision(CulpritKind.RANK if both else question.otherwise.kind, members, text)
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
@@ -169,3 +173,7 @@ class Probes:
         ]
         expected = median(others) if others else usual
         return max(1e-3, expected / fresh)
+
+
+def _most(slow: Sequence[bool]) -> bool:
+    return 2 * sum(slow) > len(slow)

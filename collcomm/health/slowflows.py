@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 from .company import Company
@@ -15,6 +16,7 @@ GUESS = 0.5  # how sure the best guess is ...
 UNPROBED = 0.8  # ... and what traffic alone tells
 ALIKE = 3.0  # flows that are slow for one reason are so by about the same factor
 MOST_WANTED = 16  # probes at once
+SUSPECTED_SECONDS = 30.0  # since a probe was wanted: by then it has been made, or given up
 SIDES = frozenset((CulpritKind.SENDER, CulpritKind.RECEIVER))
 
 
@@ -38,7 +40,13 @@ class SlowFlows:
         self._doubts: dict[tuple[int, ...], _Doubt] = {}  # by the members of a suspect
         self._named: dict[Culprit, tuple[frozenset[Edge], Finding]] = {}
         self.wanted: list[Edge] = []
+        self._wanted_at: dict[Edge, float] = {}
         self.withdrawn: set[Culprit] = set()
+
+    def suspects(self, now: float, edge: Edge) -> bool:
+        """Whether ``edge`` was to be measured a moment ago, or has to do with somebody who was named."""
+        named = {member for culprit in self._named for member in culprit.members}
+        return now - self._wanted_at.get(edge, -math.inf) < SUSPECTED_SECONDS or not named.isdisjoint(edge)
 
     def view_changed(self) -> None:
         ids = self._company.ids
@@ -63,6 +71,8 @@ class SlowFlows:
                     self._consider(now, suspect, hot)
         else:
             self._look_ahead(now, {edge for edge in warm if self._flows.factor(edge) >= self._limits.flow_plain})
+        self._wanted_at = {edge: at for edge, at in self._wanted_at.items() if now - at < SUSPECTED_SECONDS}
+        self._wanted_at.update(dict.fromkeys((*self.wanted, *(edge[::-1] for edge in self.wanted)), now))
         return [finding for _, finding in self._named.values()]
 
     def _forget(self, hot: Collection[Edge]) -> None:

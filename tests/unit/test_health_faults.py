@@ -169,7 +169,7 @@ def test_offline_it_finds_members_and_faults_by_itself(world_of: Callable[[Fault
 
 
 def test_without_probes_the_best_guess_is_the_link_and_is_not_sure(world_of: Callable[[Fault], World]) -> None:
-    outcome = diagnose(world_of(Fault(AT, slow=row(10.0))), AT + 20.0, probes=False)
+    outcome = diagnose(world_of(Fault(AT, slow=row(10.0))), AT + 25.0, probes=False)
     (finding,) = outcome.found
     assert outcome.said == [("communication slow", "link", (SICK, NEXT))] and finding.confidence <= 0.5
     assert "sender" in finding.evidence and "receiver" in finding.evidence
@@ -179,8 +179,8 @@ def test_without_probes_the_best_guess_is_the_link_and_is_not_sure(world_of: Cal
 
 def test_probes_that_come_late_correct_the_guess(world_of: Callable[[Fault], World]) -> None:
     world = world_of(Fault(AT, slow=row(10.0)))
-    outcome = diagnose(world, AT + 15.0, probes=False)
-    diagnosis, now = outcome.diagnosis, AT + 15.0
+    outcome = diagnose(world, AT + 22.0, probes=False)
+    diagnosis, now = outcome.diagnosis, AT + 22.0
     diagnosis.measured(now, [world.probe(edge, now) for edge in diagnosis.wanted])
     (finding,) = diagnosis.tick(now)
     assert (finding.culprit.kind.value, finding.culprit.members) == ("sender", (SICK,)) and finding.confidence > 0.8
