@@ -148,16 +148,17 @@ class Probes:
         text += " of what is expected"
         if not certain and not any(slower >= line for slower in times.values()):
             return None
-        members, leave, come = suspect, question.out, question.into
+        ways = [(suspect, question.out, question.into)]
         if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
-            members, leave, come = suspect[::-1], question.back_out, question.back_into
-        out, into = [times[edge] >= line for edge in leave], [times[edge] >= line for edge in come]
-        if _most(out) and not _most(into):
-            return Decision(CulpritKind.SENDER, members[:1], text)
-        if _most(into) and not _most(out):
-            return Decision(CulpritKind.RECEIVER, members[-1:], text)
-        both = question.otherwise.kind is not CulpritKind.LINK and _most(out) and _most(into)
-        return Decision(CulpritKind.RANK if both else question.otherwise.kind, members, text)
+            ways.insert(0, (suspect[::-1], question.back_out, question.back_into))
+        for members, leave, come in ways:
+            out, into = (_most([times[edge] >= line for edge in edges]) for edges in (leave, come))
+            if out != into:
+                culprit = members[:1] if out else members[-1:]
+                return Decision(CulpritKind.SENDER if out else CulpritKind.RECEIVER, culprit, text)
+            if out and question.otherwise.kind is not CulpritKind.LINK:
+                return Decision(CulpritKind.RANK, members, text)
+        return Decision(question.otherwise.kind, ways[0][0], text)
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
         """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""

@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from collcomm.health.finding import CulpritKind
+from collcomm.health.limits import Limits
+from collcomm.health.probes import Probes
+from collcomm.types import LinkRow
 from tests.support.ailing import NEVER, Fault, Outcome, World, diagnose, phase_of
 
 SEEDS = range(21)
@@ -227,3 +231,16 @@ def test_who_is_gone_is_in_no_finding_any_more(world_of: Callable[[Fault], World
     diagnosis.view_changed(AT + 10.0, 2, [member for member in range(8) if member != SICK], [SICK])
     assert diagnosis.holding == [] and [ended.culprit.members for ended in diagnosis.take_ended()] == [(SICK,)]
     assert diagnosis.tick(AT + 10.1) == [] and diagnosis.take_ended() == []
+
+
+def test_acknowledgements_of_a_receiver_that_is_slow_may_be_later_than_its_data() -> None:
+    """What 7 receives is slow; the way back of one link looked even slower for a moment, and nothing else that 7 sends."""
+    probes, ids = Probes(Limits()), range(1, 9)
+    rows = [(a, b) for a in ids for b in ids if a != b]
+    probes.measured(0.0, [LinkRow(*edge, 1e-4, 1e8) for edge in rows], lambda edge: False)
+    slow = {edge: 1e7 for edge in rows if edge[1] == 7} | {(7, 5): 3e6}
+    probes.measured(60.0, [LinkRow(*edge, 1e-4, slow.get(edge, 1e8)) for edge in rows], lambda edge: True)
+    both = frozenset((CulpritKind.SENDER, CulpritKind.RECEIVER))
+    question = probes.about_link((5, 7), both, ids, (), 10.0)
+    decision = probes.decide(question, 50.0, 1e8, True)
+    assert decision is not None and (decision.kind, decision.members) == (CulpritKind.RECEIVER, (7,))
