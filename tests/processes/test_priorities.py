@@ -29,20 +29,22 @@ def full(comm: collcomm.Communicator, size: int) -> Array:
 
 def test_what_is_urgent_overtakes_what_was_there_before() -> None:
     def body(comm: collcomm.Communicator) -> list[str]:
-        large, small, order = full(comm, LARGE), full(comm, 100), []
-        with PriorityScheduler(comm) as scheduler:
-            begun = threading.Event()
+        large, small, order = full(comm, 2 * LARGE), full(comm, 100), []
+        with PriorityScheduler(comm, turn_seconds=1e-4) as scheduler:
+            begun, wanted = threading.Event(), threading.Event()
 
             def note(start: int, stop: int) -> None:
                 order.append("large")
                 begun.set()
+                assert wanted.wait(WAIT_SECONDS)  # so that some of it is left
 
             slow = scheduler.all_reduce(large, priority=1, on_chunk=note)
             assert begun.wait(WAIT_SECONDS)
             quick = scheduler.all_reduce(small, priority=0, on_chunk=lambda start, stop: order.append("small"))
+            wanted.set()
             assert quick.result(WAIT_SECONDS) is small and (small == 6).all()
             assert slow.result(WAIT_SECONDS) is large and (large == 6).all()
-            assert slow.reduced == LARGE and slow.view == comm.view and len(slow.views) == 1
+            assert slow.reduced == 2 * LARGE and slow.view == comm.view and len(slow.views) == 1
         return order
 
     orders = run_peers(3, body)
@@ -258,11 +260,11 @@ def test_a_backward_pass_fills_buckets_and_adds_up_passes() -> None:
         return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)).double()
 
     batch = torch.linspace(-1, 1, 72, dtype=torch.float64).reshape(12, 6)
-    whole = model()
+    whole, *parts = (model() for _ in range(3))  # here: the peers are threads, which share torch's random numbers
     (2 * whole(batch).square().mean()).backward()
 
     def body(comm: collcomm.Communicator) -> None:
-        mine, part = model(), batch[comm.rank * 6 : comm.rank * 6 + 6]
+        mine, part = parts[comm.rank], batch[comm.rank * 6 : comm.rank * 6 + 6]
         buckets = AutogradBuckets(comm, mine, bucket_bytes=200)
         for step in range(3):
             if step == 1:
