@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import CollectiveTimeout, PeerLost
+from ..errors import PeerLost
 from .agreement import Agreement
 from .holdings import Copy, Holdings
-from .lane import JOINED, Deadline, Members, taken
+from .lane import JOINED, Deadline, Members, all_came, taken
 
 
 def deliver(
@@ -25,19 +25,12 @@ def deliver(
     whether all have come, the same at all members; takers are holders then. ``seconds``: for what all tell at the end."""
     if not pairs:
         return True
-    problem: Exception | None = None
-    whole = True
-    try:
+
+    def move() -> None:
         for owner, taker in pairs:
             _deliver_one(lane, me, agreement, owner, taker, held, until)
-    except (PeerLost, CollectiveTimeout):
-        whole = False
-    except Exception as error:  # the others hear of it first
-        whole, problem = False, error
-    agreed = lane.all_reduce(np.array([whole], np.int64), op="min", timeout=until.left + seconds)
-    if problem is not None:
-        raise problem
-    if not agreed[0]:
+
+    if not all_came(lane, move, until, seconds):
         return False
     for owner, taker in pairs:
         holders = agreement.holders[owner]

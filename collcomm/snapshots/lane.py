@@ -87,14 +87,19 @@ def swap(
     if set(lane.view.ids) != set(ring):
         return False
     _check_steps(lane.view, told)
+    return all_came(lane, lambda: held.put(_pass_on(lane, ring, told, parcel, held, sent, until)), until, seconds)
+
+
+def all_came(lane: Members, move: Callable[[], object], until: Deadline, seconds: float) -> bool:
+    """Whether ``move`` has come to its end at all members, the same at all of them: it has not where a peer was lost or time was
+    up. ``seconds``: beyond ``until``, for what all tell. What else it raises here is raised when the others know."""
     problem: Exception | None = None
     whole = True
     try:
-        copy = _pass_on(lane, ring, told, parcel, held, sent, until)
-        held.put(copy)
+        move()
     except (PeerLost, CollectiveTimeout):
         whole = False
-    except Exception as error:  # the others hear of it first
+    except Exception as error:
         whole, problem = False, error
     agreed = lane.all_reduce(np.array([whole], np.int64), op="min", timeout=until.left + seconds)
     if problem is not None:
