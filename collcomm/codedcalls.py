@@ -68,16 +68,7 @@ class CodedCalls:
     ) -> Any:
         """See `Communicator.all_reduce`."""
         call = self._call(x, op, out, codec, datatype, seconds)
-        conclude = partial(_conclude, call)
-        work, text = partial(self._work, call), call.series.text
-        if async_op:
-            return self._group.call(work, text, True, conclude)
-        try:
-            found = self._group.call(work, text, False)
-        except BaseException:
-            call.series.show()
-            raise
-        return conclude(found, None)
+        return call.series.call(partial(self._work, call), partial(_conclude, call), async_op)
 
     def _call(self, x: Any, op: str, out: Any, codec: AnyCodec, datatype: Datatype | None, seconds: float) -> _Call:
         if lies_on_device(x) or lies_on_device(out):
@@ -136,7 +127,6 @@ class CodedCalls:
 
 
 def _conclude(call: _Call, flat: Any, error: BaseException | None) -> Any:
-    call.series.show()
     if error is not None:
         raise error
     return call.given.like(flat, call.given.whole) if call.target is None else call.target.value

@@ -8,11 +8,13 @@ compares the view of each operation with that of the first one finds the same as
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .engine import AnyGroup, AnySession, Operation, Request, request
+from .engine.handle import Conclusion
 from .types import View
 
 Array = np.ndarray[Any, Any]
@@ -51,6 +53,23 @@ class OneView:
         finally:
             self.seen = operation.view
         return result
+
+    def call(self, work: Callable[[], Any], conclude: Conclusion, async_op: bool) -> Any:
+        """What ``conclude`` makes of the result of ``work``, which runs in the communicator's turn; or a handle of that. The user
+        knows of the membership then."""
+
+        def concluded(value: Any, error: BaseException | None) -> Any:
+            self.show()
+            return conclude(value, error)
+
+        if async_op:
+            return self._group.call(work, self.text, True, concluded)
+        try:
+            found = self._group.call(work, self.text, False)
+        except BaseException:
+            self.show()
+            raise
+        return concluded(found, None)
 
     def left(self, view: View) -> bool:
         """Whether the last operation ran in a later view."""

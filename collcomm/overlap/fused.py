@@ -65,16 +65,7 @@ class FusedReduction:
 
     def all_reduce(self, x: Any, epilogue: Epilogue, op: str, out: Any, async_op: bool, seconds: float) -> Any:
         call = self._call(x, epilogue, op, out, seconds)
-        conclude = partial(_conclude, call)
-        work, text = partial(self._work, call), call.series.text
-        if async_op:
-            return self._group.call(work, text, True, conclude)
-        try:
-            found = self._group.call(work, text, False)
-        except BaseException:
-            call.series.show()
-            raise
-        return conclude(found, None)
+        return call.series.call(partial(self._work, call), partial(_conclude, call), async_op)
 
     def _call(self, x: Any, epilogue: Epilogue, op: str, out: Any, seconds: float) -> _Call:
         if lies_on_device(x) or lies_on_device(out):
@@ -177,7 +168,6 @@ def _named(text: str, error: CollcommError) -> CollcommError:
 
 
 def _conclude(call: _Call, flat: Any, error: BaseException | None) -> Any:
-    call.series.show()
     if error is not None:
         raise error
     return call.given.like(flat, call.given.whole) if call.target is None else call.target.value
