@@ -3,11 +3,12 @@ Li et al., 2020). What is computed last, and so needed first in the next step, g
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,13 +26,6 @@ class Members(Whole, Protocol):
     """What this needs of a `Communicator`."""
 
     def broadcast_object(self, value: Any = ..., root: int = ...) -> Any: ...
-
-
-class _Place(NamedTuple):
-    """Where a gradient lies: elements from ``start`` on of a bucket."""
-
-    bucket: int
-    start: int
 
 
 class _Bucket:
@@ -78,7 +72,6 @@ class Buckets:
         self._patience, self._unused = patience, unused
         self._changed = threading.Condition()
         self._order: list[str] = []  # in which gradients got ready, in this step
-        self._last_order: list[str] = []
         self._next = 0  # bucket, to be reduced
         self._pack(list(reversed(self._like)))
         self._settled = False  # whether buckets are in the order in which they get ready
@@ -99,7 +92,7 @@ class Buckets:
         before in this step, and what the scheduler raises."""
         place = self._places[name]
         with self._changed:
-            bucket = self._buckets[place.bucket]
+            bucket = self._buckets[place]
             if name not in bucket.missing:
                 raise ValueError(f"the gradient of {name!r} was ready before in this step")
             bucket.missing.remove(name)
@@ -111,8 +104,8 @@ class Buckets:
         """Until the gradient of that name, which is ready, has been reduced. Raises what `PriorityHandle.result` raises."""
         place = self._places[name]
         with self._changed:
-            launched = self._changed.wait_for(lambda: self._buckets[place.bucket].handle is not None, timeout)
-            handle = self._buckets[place.bucket].handle
+            launched = self._changed.wait_for(lambda: self._buckets[place].handle is not None, timeout)
+            handle = self._buckets[place].handle
         if not launched or handle is None:
             raise CollectiveTimeout(f"the bucket of {name!r} was not full, or one before it, within {timeout} s")
         handle.result(timeout)
@@ -129,6 +122,7 @@ class Buckets:
                 self.ready(name)
         elif missing:
             self._give_up()
+        order = self._order
         try:
             for bucket in self._buckets:
                 assert bucket.handle is not None
@@ -142,7 +136,7 @@ class Buckets:
         finally:
             self._begin()
         if not self._settled:
-            self._settle()
+            self._settle(order)
         return dict(self._views)
 
     def close(self) -> None:
@@ -190,7 +184,7 @@ class Buckets:
                 bucket.handle.cancel()
 
     def _lost(self, missing: list[str]) -> str:
-        bucket = self._places[missing[0]].bucket
+        bucket = self._places[missing[0]]
         return (
             f"no gradient of {_some(missing)} within {self._patience:g} s, so bucket {bucket} was not full; where a step does "
             f'not use all parameters, pass unused="zero"'
@@ -200,7 +194,7 @@ class Buckets:
         """A new step."""
         with self._changed:
             self._next = 0
-            self._order, self._last_order = [], self._order
+            self._order = []
             for bucket in self._buckets:
                 if bucket.handle is not None:
                     bucket.handle.wait()  # it may still write
@@ -208,9 +202,9 @@ class Buckets:
 
     # -- layout ---------------------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Buckets in the order in which gradients got ready at rank 0."""
-        order = self._comm.broadcast_object(self._last_order)
+    def _settle(self, order: list[str]) -> None:
+        """Buckets in the ``order`` in which gradients got ready, as rank 0 has it."""
+        order = self._comm.broadcast_object(order)
         if sorted(order) != sorted(self._like):
             raise ValueError(f"rank 0 has other gradients than this member, like {_some(set(order) ^ set(self._like))}")
         before = self._views
@@ -222,34 +216,32 @@ class Buckets:
     def _pack(self, order: list[str]) -> None:
         """As many, in ``order``, as are of one dtype and fit into a bucket; at least one."""
         self._buckets: list[_Bucket] = []
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, int] = {}  # in which bucket a gradient is
         self._views: dict[str, Any] = {}
         names: list[str] = []
+        elements = 0  # of these
         for name in order:
-            if names and not self._fits(names, name):
-                self._add(names)
-                names = []
+            like = self._like[name]
+            more = elements + _elements(like)
+            if names and (self._like[names[0]].dtype != like.dtype or more * itemsize_of(like) > self._bucket_bytes):
+                self._add(names, elements)
+                names, more = [], _elements(like)
             names.append(name)
-        self._add(names)
+            elements = more
+        self._add(names, elements)
 
-    def _fits(self, names: list[str], name: str) -> bool:
-        like = self._like[name]
-        nbytes = sum(_elements(self._like[one]) for one in [*names, name]) * itemsize_of(like)
-        return bool(self._like[names[0]].dtype == like.dtype) and nbytes <= self._bucket_bytes
-
-    def _add(self, names: list[str]) -> None:
-        first, start = self._like[names[0]], 0
-        flat = _zeros(first, sum(_elements(self._like[name]) for name in names))
+    def _add(self, names: list[str], elements: int) -> None:
+        flat, start = _zeros(self._like[names[0]], elements), 0
         for name in names:
             like, stop = self._like[name], start + _elements(self._like[name])
-            self._places[name] = _Place(len(self._buckets), start)
+            self._places[name] = len(self._buckets)
             self._views[name] = flat[start:stop].reshape(tuple(like.shape))
             start = stop
         self._buckets.append(_Bucket(flat, names))
 
 
 def _elements(like: Any) -> int:
-    return int(np.prod(tuple(like.shape), dtype=np.int64))
+    return math.prod(like.shape)
 
 
 def _zeros(like: Any, elements: int) -> Any:
