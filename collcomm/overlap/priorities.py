@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from ..engine.handle import Handle
 from ..errors import CommunicatorClosed
 from ..types import View
 from .flat import in_a_row, itemsize_of
+from .triggered import Reduces
 from .turns import Chunk, Turns
 
 TURN_SECONDS = 0.02
@@ -24,7 +26,7 @@ LOOK_SECONDS = 0.5
 OnChunk = Callable[[int, int], None]
 
 
-class Part(Protocol):
+class Part(Reduces, Protocol):
     """What this needs of the `Communicator` that it makes."""
 
     @property
@@ -32,17 +34,6 @@ class Part(Protocol):
 
     @property
     def closed(self) -> bool: ...
-
-    def all_reduce(
-        self,
-        x: Any,
-        op: str = ...,
-        *,
-        out: Any = ...,
-        codec: Any = ...,
-        async_op: bool = ...,
-        timeout: float | None = ...,
-    ) -> Any: ...
 
     def close(self) -> None: ...
 
@@ -61,7 +52,7 @@ class PriorityHandle(Handle):
     in which they were reduced, in order: with more than one, a member has gone meanwhile, and its numbers are in what had been
     reduced before, and not in the rest."""
 
-    def __init__(self, text: str, cancel: Callable[[PriorityHandle], None]):
+    def __init__(self, text: str, cancel: Callable[[], None]):
         super().__init__(text)
         self.reduced = 0
         self.views: tuple[View, ...] = ()
@@ -77,15 +68,15 @@ class PriorityHandle(Handle):
         way, all see alike: `result` raises CancelledError, or returns the result. What was reduced before stays so."""
         if self.done():
             return False
-        self._cancel(self)
+        self._cancel()
         return True
 
 
 class _Job:
     """What is to be reduced. ``error``: of its callback."""
 
-    def __init__(self, x: Any, options: dict[str, Any], on_chunk: OnChunk | None, handle: PriorityHandle):
-        self.x, self.flat = x, in_a_row(x)
+    def __init__(self, x: Any, flat: Any, options: dict[str, Any], on_chunk: OnChunk | None, handle: PriorityHandle):
+        self.x, self.flat = x, flat
         self.options, self.on_chunk, self.handle = options, on_chunk, handle
         self.error: Exception | None = None
 
@@ -144,7 +135,6 @@ class PriorityScheduler:
         self._turns = Turns(turn_seconds)
         self._changed = threading.Condition()
         self._jobs: dict[int, _Job] = {}
-        self._numbers: dict[PriorityHandle, int] = {}
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="collcomm-priorities", daemon=True)
         self._thread.start()
@@ -169,22 +159,19 @@ class PriorityScheduler:
         order, are final; called on a thread of the scheduler, in order; what it raises becomes the error of the handle, here
         alone, when all have been reduced. ``codec``: one without a memory. Raises ValueError, OverflowError when 65,536 are
         pending, and the error that has ended the scheduler."""
-        handle = PriorityHandle(f"a reduction with priority {priority}", self._unwanted)
-        job = _Job(x, {"op": op, "codec": codec}, on_chunk, handle)
+        flat = in_a_row(x)
         with self._changed:
             if self._error is not None:
                 raise self._error
-            number = self._turns.submit(len(job.flat), itemsize_of(x), priority)
-            self._jobs[number] = job
-            self._numbers[handle] = number
+            number = self._turns.submit(len(flat), itemsize_of(x), priority)
+            handle = PriorityHandle(f"a reduction with priority {priority}", partial(self._unwanted, number))
+            self._jobs[number] = _Job(x, flat, {"op": op, "codec": codec}, on_chunk, handle)
             self._changed.notify_all()
         return handle
 
-    def _unwanted(self, handle: PriorityHandle) -> None:
+    def _unwanted(self, number: int) -> None:
         with self._changed:
-            number = self._numbers.get(handle)
-            if number is not None:
-                self._turns.cancel(number)
+            self._turns.cancel(number)
 
     def close(self) -> None:
         """What is pending fails with CommunicatorClosed. Not collective: have all results first."""
@@ -283,6 +270,4 @@ class PriorityScheduler:
 
     def _take(self, number: int) -> _Job:
         with self._changed:
-            job = self._jobs.pop(number)
-            del self._numbers[job.handle]
-            return job
+            return self._jobs.pop(number)

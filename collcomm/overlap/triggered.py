@@ -20,7 +20,7 @@ class Pending(Protocol):
 
 
 class Reduces(Protocol):
-    """What this needs of a `Communicator`."""
+    """What is needed of a `Communicator` that reduces in the background."""
 
     def all_reduce(
         self,
