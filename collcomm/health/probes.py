@@ -55,8 +55,8 @@ class _Row:
 class Question(NamedTuple):
     """Which links to measure, to learn what is to blame. ``out``, ``into``: those that leave, or come to, who is suspected;
     ``pair``: both directions of one link of which the wrong one may be suspected, since acknowledgements go the other way;
-    ``back_out``, ``back_into``: as ``out`` and ``into``, if it is; ``otherwise``: the answer when neither all of those that leave
-    alone, nor all that come alone, are slow. ``factor``: how many times as slow the suspected flow is."""
+    ``back_out``, ``back_into``: as ``out`` and ``into``, if it is; ``otherwise``: the answer when neither most that leave alone,
+    nor most that come alone, are slow. ``factor``: how many times as slow the suspected flow is."""
 
     out: tuple[Edge, ...] = ()
     into: tuple[Edge, ...] = ()
