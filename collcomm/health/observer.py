@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .observation import FlowReport, Observation, OpenOperation, Sample, sampled, stride_of
-from .records import OperationRecord
+from .records import OperationRecord, operation_of
 
 _SEQ, _ENTER, _EXIT = (OperationRecord._fields.index(name) for name in ("seq", "enter", "exit"))
-_FIELDS = len(OperationRecord._fields)
 FIRST_SECONDS = 1.0  # what the first observation covers, as far as rates go
 
 
 class Records(Protocol):
     def since(self, count: int) -> tuple[Sequence[tuple[Any, ...]], int]:
-        """The operations that have ended after the first ``count``, as far as they are kept, and how many there are now. Rows
-        begin with the fields of `OperationRecord`."""
+        """The operations that have ended after the first ``count``, as far as they are kept, and how many there are now. See
+        `records.operation_of`."""
 
 
 class Standing(NamedTuple):
@@ -86,7 +85,7 @@ class Observer:
 
     def _samples(self, ended: Sequence[tuple[Any, ...]], covers: float) -> tuple[Sample, ...]:
         stride = stride_of(len(ended) / max(covers, 1e-3))
-        found = [OperationRecord._make(row[:_FIELDS]) for row in ended if sampled(row[_SEQ], stride)]
+        found = [operation_of(row) for row in ended if sampled(row[_SEQ], stride)]
         return tuple(
             Sample(one.gid, one.epoch, one.seq, one.kind, one.nbytes, one.commit - one.enter, one.waited)
             for one in found

@@ -42,6 +42,11 @@ class OperationRecord(NamedTuple):
     outcome: str
 
 
+def operation_of(row: tuple[Any, ...]) -> OperationRecord:
+    """What `Recorder.since` gives a row of."""
+    return OperationRecord._make(row[:-1])
+
+
 class TransferRecord(NamedTuple):
     """What one operation moved over connection number ``stream`` to or from ``member``. ``ready``: when this end would have
     begun; ``first``, ``done``: when the first bytes moved, and the last."""
@@ -117,7 +122,7 @@ class Recorder:
 
     def operations(self) -> list[OperationRecord]:
         """Those that are kept, oldest first."""
-        return [OperationRecord._make(row[:-1]) for row in self.since(0)[0]]
+        return [operation_of(row) for row in self.since(0)[0]]
 
     def transfers(self) -> list[TransferRecord]:
         """Those that are kept, oldest first."""

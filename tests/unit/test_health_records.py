@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from collcomm.health.records import OperationRecord, Recorder, TransferRecord
+from collcomm.health.records import OperationRecord, Recorder, TransferRecord, operation_of
 
 WAIT_SECONDS = 20.0
 
@@ -33,7 +33,7 @@ def transfer(seq: int) -> TransferRecord:
 
 
 def named(rows: list[tuple[Any, ...]]) -> list[OperationRecord]:
-    return [OperationRecord._make(row[:-1]) for row in rows]
+    return [operation_of(row) for row in rows]
 
 
 def test_nothing_has_happened() -> None:
