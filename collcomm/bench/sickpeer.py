@@ -108,7 +108,8 @@ def watch(address: str, slow: str) -> None:
                 print(json.dumps({"event": "members", "number": members}), flush=True)
             if shown and shown["at"] - traffic_at >= TRAFFIC_SECONDS:
                 traffic_at = shown["at"]
-                print(json.dumps({"event": "traffic", "rows": shown["traffic"]}), flush=True)
+                traffic = {"event": "traffic", "rows": shown["traffic"], "relayed": shown["relayed"]}
+                print(json.dumps(traffic), flush=True)
             for row in shown["findings"] if shown else ():
                 if row["id"] not in seen:
                     seen.add(row["id"])

@@ -53,6 +53,7 @@ class Ward:
         self.address = f"{lab.hub_address}:{PORT}"
         self.heard: queue.Queue[Row] = queue.Queue()
         self._traffic: list[Row] = []
+        self._relayed: set[frozenset[int]] = set()  # pairs of members that are linked through a third
         self._open: dict[int, list[int]] = {}  # findings that hold, and the members in them
         command = [*lab.enter(None), sys.executable, "-m", "collcomm.bench.sickpeer", self.address, slow]
         self._coordinator = subprocess.Popen(
@@ -107,6 +108,7 @@ class Ward:
             event = json.loads(line)
             if event["event"] == "traffic":
                 self._traffic = event["rows"]
+                self._relayed = {frozenset(pair["members"]) for pair in event["relayed"]}
                 continue
             if event["event"] == "finding":
                 self._open[event["id"]] = event["members"]
@@ -120,7 +122,8 @@ class Ward:
         return [host for host in range(HOSTS) if self.members[host] not in said]
 
     def carrying(self) -> list[tuple[int, int]]:
-        """Links, as hosts, that carry at least half of what the busiest does: a slow link that nobody uses makes nobody slow."""
+        """Links, as hosts, that carry at least half of what the busiest does, and not through a relay: a slow link that nobody
+        uses makes nobody slow."""
         hosts = {member: index for index, member in self.members.items() if index < HOSTS}
         rows = [
             (row["sent"], hosts[row["source"]], hosts[row["target"]])
@@ -128,7 +131,11 @@ class Ward:
             if row["source"] in hosts and row["target"] in hosts
         ]
         most = max(sent for sent, _, _ in rows)
-        return sorted((source, target) for sent, source, target in rows if sent >= most / 2)
+        return sorted(
+            (source, target)
+            for sent, source, target in rows
+            if sent >= most / 2 and {self.members[source], self.members[target]} not in self._relayed
+        )
 
     def wait(self, accept: Callable[[Row], bool], seconds: float) -> Row | None:
         """The next line of the coordinator that is accepted; None when none comes in time."""

@@ -16,6 +16,7 @@ from . import units
 MOST_ROWS = 64
 MOST_EVENTS = 8
 MOST_FINDINGS = 8
+MOST_RELAYED = 3
 GRAVE = ("died", "evicted", "finding")
 
 Piece = Mapping[str, Any]
@@ -68,9 +69,21 @@ def _headline(snapshot: Piece) -> Iterator[str]:
     sent = [value for value in (_float(member, "sent") for member in members) if value is not None]
     if known or sent:
         yield f"{units.number(max(known, default=None))} operations/s, {units.rate(sum(sent) if sent else None)} sent"
+    names = {_id(member): _text(member, "name") for member in members}
+    relayed = [_relayed(pair, names) for pair in pieces(snapshot, "relayed")]
+    if relayed:
+        more = f" and {len(relayed) - MOST_RELAYED} more pairs" if len(relayed) > MOST_RELAYED else ""
+        yield f"linked through a third: {', '.join(relayed[:MOST_RELAYED])}{more}"
     found = len(open_findings(snapshot))
     if found:
         yield f"{found} finding{'' if found == 1 else 's'} now"
+
+
+def _relayed(pair: Piece, names: Mapping[Any, str]) -> str:
+    ends = [names.get(member, "?") for member in _listed(pair, "members")[:2] if _hashable(member)]
+    relay = pair.get("relay")
+    through = names.get(relay, "?") if _hashable(relay) and relay else "the coordinator"
+    return f"{' and '.join(ends)} through {through}"
 
 
 def _state(snapshot: Piece) -> str:

@@ -78,6 +78,10 @@ class GroupHealth:
     def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
         self._diagnosis.accused(now, reporter, member, evidence)
 
+    def relayed(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """From now on, these pairs of members are linked through a third."""
+        self._diagnosis.relayed(pairs)
+
     def measured(self, now: float, rows: Sequence[LinkRow]) -> None:
         self._diagnosis.measured(now, rows)
 

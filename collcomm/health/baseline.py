@@ -14,7 +14,7 @@ class Baseline:
     count, and there is nothing usual before ``least`` have come. The spread is at least ``floor`` of the median, so that what
     happened to be very even for a while does not make sick what is a little less so."""
 
-    __slots__ = ("_due", "_floor", "_least", "_skip", "_values", "assumed", "median", "ready", "spread")
+    __slots__ = ("_due", "_floor", "_least", "_skip", "_values", "assumable", "assumed", "median", "ready", "spread")
 
     def __init__(self, history: int, least: int, warmup: int, floor: float = 0.05):
         self._values: deque[float] = deque(maxlen=history)
@@ -26,6 +26,7 @@ class Baseline:
         self.spread = 0.0
         self.ready = False
         self.assumed = False  # what is usual is what something else tells
+        self.assumable = True  # nothing that was assumed has turned out wrong
 
     def skip(self, count: int) -> None:
         """The next ``count`` values do not count."""

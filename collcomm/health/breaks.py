@@ -3,7 +3,8 @@
 That a link was "closed" may be an accident (a firewall's reboot, an idle timeout); `Limits.flaps` of these make one that comes
 and goes. That what was sent is "unacked" says that the other kernel has not answered for longer than a working path ever takes:
 one is enough, if both ends are still members `Limits.settle` seconds later, and nothing has moved since, or the link broke again;
-else one of them died, or the link is only slow, with queues that lose packets, and it is not to blame for this.
+else one of them died, or the link is only slow, with queues that lose packets, and it is not to blame for this. What goes through
+a relay breaks with either of the links that it takes, and is left out.
 """
 
 from __future__ import annotations
@@ -32,18 +33,26 @@ class Breaks:
     def __init__(self, limits: Limits):
         self._limits = limits
         self._links: Keeping[Edge, _Link] = Keeping(_Link, MOST_LINKS)
+        self.relayed: frozenset[Edge] = frozenset()  # pairs of members that are linked through a third
 
     def keep(self, ids: Collection[int]) -> None:
         for pair in [pair for pair, _ in self._links.items() if not set(pair) <= set(ids)]:
             self._links.pop(pair)
 
     def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
+        if self.is_relayed((reporter, member)):
+            return
         link = self._broke(now, (min(reporter, member), max(reporter, member)))
         if evidence == "unacked":
             link.unanswered_at = now
 
     def stood_still(self, now: float, edge: Edge) -> None:
+        if self.is_relayed(edge):
+            return
         self._broke(now, (min(edge), max(edge))).edge = edge
+
+    def is_relayed(self, edge: Edge) -> bool:
+        return (min(edge), max(edge)) in self.relayed
 
     def _broke(self, now: float, pair: Edge) -> _Link:
         link = self._links.of(pair)

@@ -25,7 +25,8 @@ Why a healthy member is not accused:
    singled out before three times as long, and then with little confidence.
 2. *A link* is accused of a hang when all have called the operation, none has seen a byte move for T_hang (told by each, later
    than the last byte that anybody saw), and it is among the links with the best evidence at hand. Data that the receiver does
-   not take is unacknowledged as well: such flows stand behind a fault, not at it, and are left out.
+   not take is unacknowledged as well: such flows stand behind a fault, not at it, and are left out. So is what goes through a
+   relay, since one of the links that it takes stands still with it; and how often it breaks says nothing of its ends.
 3. *Seconds per byte* are compared with the same flow under the same kind of work, sent to about as many at a time, so a link
    that is always slow is healthy; and with what all others fare at the moment, so load, a change of size or a slow network
    that all share is nobody's fault. Where the traffic goes another way, what is usual is at first assumed to be what was
@@ -65,6 +66,7 @@ from collections.abc import Iterable
 from ..types import LinkRow
 from .breaks import Breaks
 from .company import Company
+from .culprits import Edge
 from .finding import Finding, Syndrome
 from .flows import Flows
 from .gathering import Gathered, Gathering, class_of
@@ -79,6 +81,7 @@ from .slowflows import SlowFlows
 from .stragglers import Stragglers
 
 EVIDENCE = ("closed", "unacked")
+MOST_UNKNOWN = 4  # links that have just come into use, of which probes are wanted at once
 
 
 class Diagnosis:
@@ -96,11 +99,13 @@ class Diagnosis:
         self._slow = SlowFlows(limits, self._company, self._flows, self._probes)
         self._stragglers = Stragglers(limits, self._company, self._pace, self._flows)
         self._ledger = Ledger(limits.recovery)
+        self._unknown: list[Edge] = []
 
     @property
     def wanted(self) -> list[tuple[int, int]]:
-        """Links (source, target) to probe now: their bandwidth, told to `measured`, tells a slow link from a slow end of it."""
-        return list(dict.fromkeys(self._slow.wanted))
+        """Links (source, target) to probe now: their bandwidth, told to `measured`, tells a slow link from a slow end of it, or
+        what is usual on a link that has just come into use."""
+        return list(dict.fromkeys((*self._slow.wanted, *self._unknown)))
 
     @property
     def holding(self) -> list[Finding]:
@@ -139,6 +144,10 @@ class Diagnosis:
             self._company.hear(now)
             self._breaks.accused(now, reporter, member, evidence)
 
+    def relayed(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """From now on, only these are linked through a third: what breaks may be either half, or the relay."""
+        self._breaks.relayed = frozenset((min(pair), max(pair)) for pair in pairs)
+
     def measured(self, now: float, rows: Iterable[LinkRow]) -> None:
         """Results of active probes, of these or other links."""
         ids = self._company.ids
@@ -171,6 +180,7 @@ class Diagnosis:
         if not math.isfinite(now):
             return []
         self._company.tick(now)
+        self._unknown = self._flows.unknown(now)[:MOST_UNKNOWN]
         late = self._stragglers.late(now)
         hangs = self._hangs.claims(now)
         claims = [

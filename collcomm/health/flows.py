@@ -75,8 +75,8 @@ class Flow:
         """Its speed under this work, while its sender sends to about 2 ** ``fan`` others. Traffic may begin to go another way
         just when it gets slow: what is usual there is, at first, assumed to be what was usual elsewhere, or the bytes per second
         that a probe has found."""
-        watch = self.speeds.get((work, fan))
-        if watch is None:
+        watch = self.speeds.of((work, fan))
+        if watch.usual.assumable and not watch.usual.ready:
             known = [
                 other.usual.median
                 for (others_work, _), other in self.speeds.items()
@@ -84,7 +84,6 @@ class Flow:
             ]
             if not known and probed:
                 known = [1.0 / probed]
-            watch = self.speeds.of((work, fan))
             if known:
                 watch.usual.assume(max(known))
         self.regime = work, fan
@@ -94,6 +93,7 @@ class Flow:
         """What was assumed is not so: what is usual under this work is found out."""
         self.speeds.pop(self.regime)
         self.speed = self.speeds.of(self.regime)
+        self.speed.usual.assumable = False
         self.factor, self.slow_since = 1.0, math.inf
 
     @property
@@ -203,7 +203,7 @@ class Flows:
         if work is None and flow.speed is not None:
             watch = flow.speed  # no operation has ended meanwhile: the work is the one of before
         else:
-            watch = flow.speed = flow.under(work, fan, self._probes.bandwidth(edge))
+            watch = flow.speed = flow.under(work, fan, self._probes.best(edge))
         each = pending.busy / pending.nbytes
         usual = watch.usual
         if usual.ready:
@@ -232,6 +232,16 @@ class Flows:
             for edge, flow in self._flows.items()
             if flow.speed is not None and flow.speed.warm and now - flow.speed.at < 3.0 * self._limits.interval
         }
+
+    def unknown(self, now: float) -> list[Edge]:
+        """Those that carry much, and of which nothing tells what is usual: not how they were, nor a probe."""
+        return [
+            edge
+            for edge, flow in self._flows.items()
+            if now - flow.loaded_at < LOADED_INTERVALS * self._limits.interval
+            and not (flow.speed is not None and flow.speed.usual.ready)
+            and self._probes.best(edge) is None
+        ]
 
     def slow_since(self, edges: Collection[Edge]) -> float:
         """When the first of these began to be slow."""

@@ -198,6 +198,7 @@ class Hangs:
             if awaited in ids and awaited != member
         }
         still = self._flows.still(0.4 * limit, moved)
+        still = {edge: seconds for edge, seconds in still.items() if not self._breaks.is_relayed(edge)} or still
         broken = {edge for edge in self._breaks.since(moved - BROKE_BEFORE) if not self._flows.is_held(edge)}
         if still:
             longest = max(still.values())
@@ -205,6 +206,7 @@ class Hangs:
         if broken:
             return broken, "the link broke, as an end of it says", 0.8
         mutual = {(awaited, member) for member, awaited in waits if (awaited, member) in waits}
+        mutual = {edge for edge in mutual if not self._breaks.is_relayed(edge)} or mutual
         if mutual:
             return {(min(edge), max(edge)) for edge in mutual}, "each waits for the other", 0.7
         waiting = {member for member, _ in waits}

@@ -58,9 +58,17 @@ class Pace:
 
     def told(self, observation: Observation) -> Class | None:
         """Note how often operations of each class come, and how long one of them takes this member. Returns the class that most
-        of the bytes are of, if any."""
-        if not observation.samples:
-            return None
+        of the bytes are of, if any; of one under way, as many as its share of the time."""
+        volume: Counter[Class] = Counter()
+        for operation in observation.open:
+            share = min(1.0, operation.age / max(observation.covers, 1e-9))
+            volume[class_of(operation.gid, operation.kind, operation.nbytes)] += int(share * operation.nbytes)
+        if observation.samples:
+            volume.update(self._note(observation))
+        return max(volume, key=lambda cls: (volume[cls], cls), default=None)
+
+    def _note(self, observation: Observation) -> Counter[Class]:
+        """What has ended. Returns the bytes of each class."""
         classes = [class_of(sample.gid, sample.kind, sample.nbytes) for sample in observation.samples]
         counts = Counter(classes)
         volume: Counter[Class] = Counter()
@@ -78,20 +86,18 @@ class Pace:
         typical = median([sample.took for cls, sample in zip(classes, observation.samples, strict=True) if cls == main])
         watch = self._typical.of((main, observation.member))
         watch.add(observation.at, typical, watch.usual.ready and typical > self._limits.slowed * watch.usual.median)
-        return main
+        return volume
 
     def is_slow(self, observation: Observation, work: Class | None) -> bool:
-        """Whether most operations that ``observation`` tells of took much longer than they usually take that member, or, where it
-        tells of none, the one that it is in."""
-        if work is not None:
-            watch = self._typical.get((work, observation.member))
-            return watch is not None and watch.warm
-        for operation in observation.open:
-            cls = class_of(operation.gid, operation.kind, operation.nbytes)
-            watch = self._typical.get((cls, observation.member))
-            if watch is not None and watch.usual.ready:
-                return operation.age > self._limits.slowed * watch.usual.median
-        return False
+        """Whether most operations of ``work`` that ``observation`` tells of took much longer than they usually take that member,
+        or, where it tells of none, the one that it is in."""
+        watch = None if work is None else self._typical.get((work, observation.member))
+        if watch is None:
+            return False
+        if any(class_of(sample.gid, sample.kind, sample.nbytes) == work for sample in observation.samples):
+            return watch.warm
+        ages = [one.age for one in observation.open if class_of(one.gid, one.kind, one.nbytes) == work]
+        return watch.usual.ready and max(ages, default=0.0) > self._limits.slowed * watch.usual.median
 
     def add(self, at: float, operation: Gathered) -> bool:
         """One more has ended. True when it took much longer than usual."""

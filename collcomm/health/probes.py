@@ -43,6 +43,10 @@ class _Row:
         else:
             self._spans.append((now, bandwidth))
 
+    @property
+    def best(self) -> float:
+        return max([self.bandwidth, *(best for _, best in self._spans)])
+
     def fresh(self, since: float) -> float | None:
         """The least since then: a long probe that ends now may have seen most of its link's better times."""
         return min((bandwidth for at, bandwidth in self._latest if at >= since), default=None)
@@ -91,10 +95,10 @@ class Probes:
             edge = row.source, row.target
             self._rows.of(edge).measured(now, row.bandwidth, suspected(edge))
 
-    def bandwidth(self, edge: Edge) -> float | None:
-        """As measured last, if it was."""
+    def best(self, edge: Edge) -> float | None:
+        """Of all that is remembered of it, the most: what was measured last may be of a fault."""
         row = self._rows.get(edge)
-        return None if row is None else row.bandwidth
+        return None if row is None else row.best
 
     def keep(self, ids: Collection[int]) -> None:
         for edge in [edge for edge, _ in self._rows.items() if not set(edge) <= set(ids)]:

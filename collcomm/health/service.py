@@ -7,7 +7,7 @@ from typing import Any
 
 from ..membership.attendance import Doubt, Measure, Order, Say, SetAside
 from ..membership.messages import Message
-from ..types import LinkRow, View
+from ..types import LinkRow, View, Way, WayKind
 from .attending import Case, GroupHealth, links_of
 from .finding import CulpritKind, Finding
 from .policy import EVERYBODY, Avoid, Evict, Policy
@@ -35,11 +35,13 @@ class HealthService:
         else:
             ward.health.accused(now, member, message["member"], message.get("evidence", "unreachable"))
 
-    def tick(self, now: float, group: str, view: View, links: Iterable[Measurement]) -> Sequence[Order]:
+    def tick(
+        self, now: float, group: str, view: View, links: Iterable[Measurement], ways: Sequence[Way]
+    ) -> Sequence[Order]:
         ward = self._wards.get(group)
         if ward is None:
             ward = self._wards[group] = _Ward(self._policy)
-        return ward.tick(now, view, links)
+        return ward.tick(now, view, links, ways)
 
     def keep_only(self, groups: Sequence[str]) -> None:
         for name in self._wards.keys() - set(groups):
@@ -66,12 +68,13 @@ class _Ward:
         if set(finding.culprit.members) <= set(self._view.ids):
             self._corrupt.setdefault((finding.since, finding.culprit), finding)
 
-    def tick(self, now: float, view: View, links: Iterable[Measurement]) -> list[Order]:
+    def tick(self, now: float, view: View, links: Iterable[Measurement], ways: Iterable[Way]) -> list[Order]:
         if view.epoch != self._view.epoch:
             self._view = view
             here = set(view.ids)
             self._measured_at = {link: at for link, at in self._measured_at.items() if here.issuperset(link)}
             self.health.view_changed(now, view)
+        self.health.relayed(way.pair for way in ways if way.kind is WayKind.RELAY)
         rows = list(links)
         self.health.measured(now, self._fresh(now, rows))
         open_before = {case.number for case in self.health.open}

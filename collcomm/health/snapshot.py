@@ -21,6 +21,7 @@ Plain JSON, made by a coordinator about once a second. Times are seconds, rates 
                   "late"}]                  seconds by which it comes later to operations than the first, median
     pending     how many wait to be admitted
     links       [{"source", "target", "latency", "bandwidth", "streams", "age"}]       as measured
+    relayed     [{"members": [id, id], "relay"}]              pairs that are linked through a third, 0: this coordinator
     traffic     [{"source", "target", "sent", "busy"}]        bytes per second now; share of the time with data on its way
     plan        {"revision", "order": [id, ...], "sites": [number for each of order]} or null
     findings    [{"id", "syndrome", "culprit", "members", "names", "at", "evidence", "confidence", "since", "factor",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..types import LinkRow, View
+from ..types import LinkRow, View, Way
 from .messages import Message
 
 
@@ -57,8 +57,11 @@ class Attendant(Protocol):
     def heard(self, now: float, group: str, member: int, message: Message) -> None:
         """A member has told how it is ("health"), or of a link that is broken ("accuse", "unreachable")."""
 
-    def tick(self, now: float, group: str, view: View, links: Iterable[tuple[LinkRow, float]]) -> Sequence[Order]:
-        """``view``: the present one; ``links``: as measured, and how many seconds ago."""
+    def tick(
+        self, now: float, group: str, view: View, links: Iterable[tuple[LinkRow, float]], ways: Sequence[Way]
+    ) -> Sequence[Order]:
+        """``view``: the present one; ``links``: as measured, and how many seconds ago; ``ways``: of pairs that are not linked in
+        the usual way."""
 
     def keep_only(self, groups: Sequence[str]) -> None:
         """Others are no more."""

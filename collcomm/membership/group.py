@@ -332,6 +332,7 @@ class GroupMachine:
                 continue
             report = self._links.report(accuser, accused.member.id)
             if report is None:
+                self._links.lost((min(accuser, accused.member.id), max(accuser, accused.member.id)))
                 self._broke(now, accuser, accused.member.id)
             elif self._views.steady:
                 self._reroute(now, report)
@@ -352,7 +353,7 @@ class GroupMachine:
             self._complain(now, peer, dialled, message["text"])
 
     def _reroute(self, now: float, report: DialledInVain) -> None:
-        if not self._links.reroute(report):
+        if not self._links.reroute(now, report):
             self._broke(now, report.reporter, report.other)
 
     def _broke(self, now: float, first: int, second: int) -> None:

@@ -69,11 +69,11 @@ class Links:
         self._epoch = epoch
         self._ways.resume(rows)
 
-    def adopt(self, view: View, coordinator_relays: bool) -> None:
+    def adopt(self, now: float, view: View, coordinator_relays: bool) -> None:
         """``view`` is about to be announced."""
         self._epoch = view.epoch
         self._ways.coordinator_relays = coordinator_relays
-        self._ways.adopt(view.members)
+        self._ways.adopt(now, view.members)
         self._in_vain.clear()
 
     def tell(self, peer: Peer) -> None:
@@ -104,12 +104,16 @@ class Links:
         """What was kept of the two; no longer."""
         return self._in_vain.pop((reporter, dialled), None)
 
-    def reroute(self, report: DialledInVain) -> bool:
+    def lost(self, pair: Pair) -> None:
+        """There was a link of the two, until now."""
+        self._ways.broke(pair)
+
+    def reroute(self, now: float, report: DialledInVain) -> bool:
         """Whoever was dialled lives: tell both ends the next way. False when there is none: their link is broken."""
         other = self._roster.of(report.other)
         if other is None or report.number != self._ways.way(report.reporter, report.other).number:
             return True  # another report was before it
-        way = self._ways.failed(report.reporter, report.other, report.dialled)
+        way = self._ways.failed(now, report.reporter, report.other, report.dialled)
         if way is None:
             return False
         for member in way.pair:

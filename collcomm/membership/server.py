@@ -257,7 +257,7 @@ class Coordinator:
         groups = {name: one for name, one in self._machine.groups.items() if isinstance(one, GroupMachine)}
         attendant.keep_only(list(groups))
         for name, group in groups.items():
-            for order in attendant.tick(now, name, group.view, group.measured(now)):
+            for order in attendant.tick(now, name, group.view, group.measured(now), group.ways):
                 self._carry_out(self._machine.ordered(now, name, order))
 
     def _read_monitor(self) -> None:

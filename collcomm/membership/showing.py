@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..types import WayKind
 from .chronicle import Chronicle, Event
 from .group import GroupMachine
 from .presets import Limits
@@ -37,6 +38,7 @@ def snapshot_of(group: GroupMachine | Takeover, now: float, wall: float, limits:
         "members": [],
         "pending": 0,
         "links": [],
+        "relayed": [],
         "traffic": [],
         "plan": None,
         "findings": [],
@@ -77,6 +79,7 @@ def _of_whole(group: GroupMachine, now: float, lag: float, limits: Limits) -> Sn
             }
             for link, age in group.measured(now)
         ],
+        "relayed": [{"members": list(way.pair), "relay": way.relay} for way in group.ways if way.kind is WayKind.RELAY],
         "plan": None if plan is None else {name: plan[name] for name in ("revision", "order", "sites")},
         "events": [_event(event, lag) for event in group.chronicle.events],
         "totals": [

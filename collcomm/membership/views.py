@@ -218,7 +218,7 @@ class Views:
         self.state = State.STEADY
         self.disputes.clear()
         self.traffic.view_changed(sorted(gone - set(self.view.ids)))
-        self.links.adopt(self.view, coordinator_relays=self._announcement.booth is not None)
+        self.links.adopt(now, self.view, coordinator_relays=self._announcement.booth is not None)
         self._announcement.make(self.view, admitted, outcomes, broken, self.traffic.plan, self.links.rows)
         self._write_down()
         for peer in members:

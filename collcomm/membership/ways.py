@@ -7,13 +7,16 @@
     RELAY r   one cannot dial r, or the other does not come to r  RELAY s, another member
     any       no relay is left, or ``MOST_RELAYS`` were tried     DIRECT again: the pair is out of reach, and is told so
     RELAY r   r is no longer a member                             RELAY s, or DIRECT if there is none
+    RELAY r   a view is made, and the pair had been linked        DIRECT again: the path that broke may be whole again
+              without a relay, `RETURN_SECONDS` or more ago
 
 A relay is a member, or, when none is left to be tried, the coordinator's process if it relays.
 
 Each step raises the pair's number, so both ends can tell the newer of two ways, and reports of older ones are void.
 
-Why it ends: each step leaves a kind or a relay that is not tried again, so after 2 + ``MOST_RELAYS`` + 1 steps the pair is out of
-reach. The caller takes that for a broken link, as ever, and sets one of the two aside when it goes on.
+Why it ends: each step leaves a kind or a relay that is not tried again in that view, so after 2 + ``MOST_RELAYS`` + 1 steps the
+pair is out of reach. The caller takes that for a broken link, as ever, and sets one of the two aside when it goes on. From a
+relay the pair returns with a new view only, and when that was in vain, not before twice as long.
 
 Why both ends agree: only the coordinator steps, on the reports of either end, and tells both; the greeting of a data
 connection has the number, and who knows a later one turns it away (`transports.handshake`). A view carries the ways, so
@@ -28,6 +31,7 @@ have links with already, most likely).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -35,8 +39,24 @@ from ..types import COORDINATOR, Member, Way, WayKind, first_way
 from .messages import MAX_WAYS
 
 MOST_RELAYS = 3  # tried for one pair in a row: each costs seconds
+RETURN_SECONDS = (
+    60.0  # through a relay, until a path that there was is tried again; twice as long after each time in vain ...
+)
+MOST_RETURN_SECONDS = 3600.0  # ... up to so long
 
 Pair = tuple[int, int]
+
+
+class _Return:
+    """Of a pair whose link broke: when its path is to be tried again, and for how long the pair will be relayed after that."""
+
+    def __init__(self) -> None:
+        self.due = math.inf
+        self.wait = RETURN_SECONDS
+
+    def put_off(self, now: float) -> None:
+        self.due = now + self.wait
+        self.wait = min(2.0 * self.wait, MOST_RETURN_SECONDS)
 
 
 class Ways:
@@ -47,6 +67,7 @@ class Ways:
         self._members: dict[int, Member] = {}
         self._ways: dict[Pair, Way] = {}
         self._tried: dict[Pair, set[int]] = {}  # relays
+        self._returns: dict[Pair, _Return] = {}
         self._in_vain: set[tuple[int, int]] = set()  # who dialled whom, and got no answer though it lives
 
     @property
@@ -58,7 +79,7 @@ class Ways:
         """Go on from what a view has announced."""
         self._ways = {way.pair: way for way in map(Way.of, rows)}
 
-    def adopt(self, members: Iterable[Member]) -> None:
+    def adopt(self, now: float, members: Iterable[Member]) -> None:
         """The members of the view that is about to be announced."""
         self._members = {member.id: member for member in members}
         here = self._members.keys()
@@ -67,8 +88,15 @@ class Ways:
         self._tried = {
             pair: tried & (here | {COORDINATOR}) for pair, tried in self._tried.items() if pair in self._ways
         }
+        self._returns = {pair: back for pair, back in self._returns.items() if here >= set(pair)}
         for pair, way in list(self._ways.items()):
-            if way.kind is WayKind.RELAY and way.relay not in here and way.relay != COORDINATOR:
+            if way.kind is not WayKind.RELAY:
+                continue
+            if pair in self._returns and now >= self._returns[pair].due:
+                self._tried.pop(pair, None)
+                self._in_vain -= {pair, pair[::-1]}
+                self._begin(pair)
+            elif way.relay not in here and way.relay != COORDINATOR:
                 self._relayed(pair) or self._begin(pair)
 
     def way(self, first: int, second: int) -> Way:
@@ -79,7 +107,13 @@ class Ways:
         """What ``member`` has to know."""
         return [way for pair, way in sorted(self._ways.items()) if member in pair]
 
-    def failed(self, reporter: int, other: int, dialled: int) -> Way | None:
+    def broke(self, pair: Pair) -> None:
+        """There was a link, so its path was good, and may be again."""
+        way = self._ways.get(pair)
+        if (way is None or way.kind is not WayKind.RELAY) and len(self._returns) < MAX_WAYS:
+            self._returns.setdefault(pair, _Return())
+
+    def failed(self, now: float, reporter: int, other: int, dialled: int) -> Way | None:
         """No connection came about in the present way: ``reporter`` dialled ``dialled``, ``other`` or the relay, which lives.
         Returns the next way, None if there is none: the pair is out of reach for now, and begins at the beginning again."""
         way = self.way(reporter, other)
@@ -95,6 +129,8 @@ class Ways:
             self._tried.pop(way.pair, None)
             self._in_vain = {pair for pair in self._in_vain if not set(way.pair) & set(pair)}
             self._begin(way.pair)
+        elif way.kind is not WayKind.RELAY and way.pair in self._returns:
+            self._returns[way.pair].put_off(now)
         return next_way
 
     def is_dialled_in_vain(self, member: Member) -> bool:

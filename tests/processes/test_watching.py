@@ -301,7 +301,7 @@ def test_bounds_are_those_of_the_schema() -> None:
 
 def test_whoever_watches_is_no_reason_to_end(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Telling):
-        def tick(self, now: float, group: str, view: Any, links: Any) -> Sequence[Any]:
+        def tick(self, now: float, group: str, view: Any, links: Any, ways: Any) -> Sequence[Any]:
             raise ZeroDivisionError
 
     broken = Broken(dict)

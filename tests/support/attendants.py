@@ -16,7 +16,7 @@ class Telling:
 
     def heard(self, now: float, group: str, member: int, message: Any) -> None: ...
 
-    def tick(self, now: float, group: str, view: Any, links: Any) -> Sequence[Any]:
+    def tick(self, now: float, group: str, view: Any, links: Any, ways: Any) -> Sequence[Any]:
         return ()
 
     def keep_only(self, groups: Sequence[str]) -> None: ...

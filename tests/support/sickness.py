@@ -18,7 +18,8 @@ NBYTES = 8 << 20
 
 @dataclass
 class World:
-    """``slow``: how many times as long a byte takes, by (source, target); ``late``: seconds by which a member comes late to
+    """``surveyed``: all links were measured when the group began; ``stride``: from one member of a ring to the next, by ranks;
+    ``slow``: how many times as long a byte takes, by (source, target); ``late``: seconds by which a member comes late to
     operations, always; ``kind``: who sends to whom ("ring" or "direct")."""
 
     n: int = 8
@@ -29,6 +30,8 @@ class World:
     slow: dict[tuple[int, int], float] = field(default_factory=dict)
     starved: dict[int, float] = field(default_factory=dict)
     jitter: float = 0.05
+    surveyed: bool = True
+    stride: int = 1
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -40,7 +43,8 @@ class World:
         self.found: list[tuple[float, Finding]] = []
         self.ended: list[Finding] = []
         self.diagnosis.view_changed(self.now, self.epoch, self.ids)
-        self.probe()
+        if self.surveyed:
+            self.probe()
 
     def probe(self) -> None:
         """All links are measured, and tell how they are."""
@@ -55,7 +59,7 @@ class World:
 
     def edges(self) -> list[tuple[int, int]]:
         if self.kind == "ring":
-            return [(one, self.ids[(at + 1) % len(self.ids)]) for at, one in enumerate(self.ids)]
+            return [(one, self.ids[(at + self.stride) % len(self.ids)]) for at, one in enumerate(self.ids)]
         return list(self.pairs())
 
     def noise(self) -> float:

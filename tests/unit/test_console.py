@@ -97,6 +97,13 @@ def test_a_page_says_who_waits_for_whom() -> None:
     assert len(lines) == 3
 
 
+def test_pairs_that_go_through_a_third_are_named() -> None:
+    pairs = [{"members": [1, 2], "relay": 3}, {"members": [2, 3], "relay": 0}]
+    text = plain(page_of({**SNAPSHOT, "relayed": pairs}))
+    assert "linked through a third: lab-1 and lab-2 through lab-3, lab-2 and lab-3 through the coordinator" in text
+    assert "and 7 more pairs" in plain(page_of({**SNAPSHOT, "relayed": 5 * pairs}))
+
+
 def test_findings_and_events_are_told_and_open_ones_come_first() -> None:
     text = plain(page_of({**SNAPSHOT, "findings": SNAPSHOT["findings"][::-1]}))
     found = [line for line in text.splitlines() if "communication slow" in line]
@@ -128,13 +135,13 @@ OPERATION = st.dictionaries(st.sampled_from([*operation()]), ANYTHING)
 
 
 @given(
-    st.dictionaries(st.sampled_from([*SNAPSHOT, "links"]), ANYTHING),
+    st.dictionaries(st.sampled_from([*SNAPSHOT, "links", "relayed"]), ANYTHING),
     st.lists(MEMBER | st.fixed_dictionaries({"id": ANYTHING, "operation": OPERATION}), max_size=4),
     st.lists(st.dictionaries(st.sampled_from([*FINDING]), ANYTHING), max_size=3),
 )
 @example({}, [], [{"id": None, "members": 1}])
 def test_no_snapshot_breaks_a_page(rest: dict[str, Any], members: list[Any], findings: list[Any]) -> None:
-    for snapshot in (rest, {**rest, "members": members, "findings": findings, "events": findings}):
+    for snapshot in (rest, {**rest, "members": members, "findings": findings, "events": findings, "relayed": findings}):
         text = plain(page_of(snapshot, by_waits=True))
         assert "\x1b" not in text
 

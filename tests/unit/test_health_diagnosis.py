@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from collcomm.health.company import Company
 from collcomm.health.finding import Culprit, CulpritKind, Syndrome
+from collcomm.health.gathering import class_of
+from collcomm.health.limits import Limits
+from collcomm.health.observation import Observation, OpenOperation, Sample
+from collcomm.health.pace import Pace
+from collcomm.health.probes import Probes
+from collcomm.types import LinkRow
 from tests.support.sickness import PER_SECOND, World
 
 SEEDS = range(20)
@@ -50,6 +57,21 @@ def test_a_link_that_swallows_everything(seed: int) -> None:
     for _ in range(2):
         world.diagnosis.accused(world.now, sick[1], sick[0], "unacked")
         world.diagnosis.accused(world.now + 0.1, sick[0], sick[1], "unacked")
+        world.change(world.ids)
+        world.second()
+        world.second()
+    world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_HANG, Culprit(LINK, sick))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_goes_through_a_relay_stands_still_with_its_link_and_accuses_nobody(seed: int) -> None:
+    world = warmed(seed)
+    sick, relayed = (1, 3), [(3, 4), (1, 2)]
+    world.diagnosis.relayed(relayed)
+    for _ in range(2):
+        for one, other in (*relayed, sick):
+            world.diagnosis.accused(world.now, one, other, "unacked")
         world.change(world.ids)
         world.second()
         world.second()
@@ -117,6 +139,39 @@ def test_all_that_goes_out_or_comes_in(seed: int, kind: str, end: int) -> None:
     while not world.found and world.now - began < 30:
         world.second()
     assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit((SENDER, RECEIVER)[end], (sick,)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_link_that_nobody_has_measured_and_a_new_plan_has_just_begun_to_use(seed: int) -> None:
+    world = warmed(seed, surveyed=False)
+    world.stride = 3
+    for _ in range(3):  # too few to tell from the traffic what is usual
+        world.second()
+    assert not world.diagnosis.wanted, "what is in use was measured at once"
+    sick = world.edges()[seed % 8]
+    world.slow[sick] = 10.0
+    for _ in range(8):
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit(LINK, sick))
+
+
+def test_a_probe_that_was_made_during_a_fault_does_not_tell_what_is_usual() -> None:
+    probes = Probes(Limits())
+    assert probes.best((1, 2)) is None
+    for now, bandwidth in ((0.0, 2e6), (100.0, 1e5)):
+        probes.measured(now, [LinkRow(1, 2, 1e-4, bandwidth, 1)], lambda edge: False)
+    assert probes.best((1, 2)) == 2e6
+
+
+def test_what_flows_is_of_the_operation_that_takes_the_time() -> None:
+    limits = Limits()
+    pace = Pace(limits, Company(limits))
+    small = Sample(0, 1, 7, "all_reduce", 1 << 10, 0.01, 0.0)
+    for age, work in ((0.9, class_of(0, "all_reduce", 1 << 20)), (0.0, class_of(0, "all_reduce", 1 << 10))):
+        large = OpenOperation(0, 1, 8, "all_reduce", 1 << 20, age, 0.0, ())
+        observation = Observation(1, 1, 50.0, 1.0, 7, 1, open=(large,), samples=(small,))
+        assert pace.told(observation) == work
+        assert not pace.is_slow(observation, work), "nothing is known of it"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -155,12 +155,12 @@ def members(count: int, outward: tuple[int, ...] = ()) -> list[Member]:
 @pytest.mark.parametrize("reporter", ["earlier", "later"])
 def test_every_way_is_tried_once_and_then_it_is_over(reporter: str) -> None:
     ways = Ways()
-    ways.adopt(members(9))
+    ways.adopt(0.0, members(9))
     seen: list[Way] = []
     while True:
         present = ways.way(3, 4)
         who = 3 if (present.kind is WayKind.REVERSED or reporter == "earlier") and present.number else 4
-        way = ways.failed(who, 7 - who, present.relay or 7 - who)
+        way = ways.failed(0.0, who, 7 - who, present.relay or 7 - who)
         if way is None:
             break
         seen.append(way)
@@ -171,9 +171,63 @@ def test_every_way_is_tried_once_and_then_it_is_over(reporter: str) -> None:
 
 def test_the_next_coordinator_goes_on_from_the_view() -> None:
     ways, later = Ways(), Ways()
-    ways.adopt(members(4))
-    ways.failed(4, 3, 3)
-    ways.failed(3, 4, 4)
+    ways.adopt(0.0, members(4))
+    ways.failed(0.0, 4, 3, 3)
+    ways.failed(0.0, 3, 4, 4)
     later.resume(ways.rows)
-    later.adopt(members(4))
+    later.adopt(0.0, members(4))
     assert later.way(3, 4) == ways.way(3, 4) == Way((3, 4), 2, WayKind.RELAY, 1)
+
+
+def test_a_pair_that_was_linked_returns_from_its_relay_and_when_that_is_in_vain_less_and_less_often() -> None:
+    ways = Ways()
+    ways.adopt(0.0, members(5))
+    ways.broke((3, 4))
+    waits: list[float] = []
+    now = 10.0
+    for _ in range(8):
+        ways.failed(now, 4, 3, 3)
+        relayed = ways.failed(now, 3, 4, 4)
+        assert relayed is not None and relayed.kind is WayKind.RELAY
+        began = now
+        while ways.way(3, 4).kind is WayKind.RELAY:
+            now += 10.0
+            ways.adopt(now, members(5))
+        assert ways.way(3, 4).number == relayed.number + 1, "both ends can tell that this way is newer"
+        waits.append(now - began)
+    assert waits == [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 3600.0, 3600.0]
+
+
+def test_a_pair_that_was_never_linked_stays_with_its_relay() -> None:
+    ways = Ways()
+    ways.adopt(0.0, members(5))
+    ways.failed(0.0, 4, 3, 3)
+    relayed = ways.failed(0.0, 3, 4, 4)
+    ways.broke((3, 4))  # the relay's lines
+    ways.adopt(1e6, members(5))
+    assert ways.way(3, 4) == relayed
+
+
+def test_a_link_that_broke_and_is_relayed_since_is_dialled_again_in_a_later_view() -> None:
+    four().play("""
+        1.0  d accuse 1 c           =>
+        1.1  c echo                 => a,b,c,d<halt 1/1
+        1.2  a state 1/1 0:0/0
+        1.2  b state 1/1 0:0/0
+        1.2  c state 1/1 0:0/0
+        1.2  d state 1/1 0:0/0      => a,b,c,d<view 2 [a b c d] 0:0 broken c-d; a,b,c,d<pending 0
+        1.3  d unreachable 2 c 0
+        1.3  c echo                 => c,d<way c-d#1 reversed
+        1.3  c unreachable 2 d 1
+        1.3  d echo                 => c,d<way c-d#2 via a
+        30   b leave                => b<left; a,c,d<halt 2/2
+        30   a state 2/2 0:0/0
+        30   c state 2/2 0:0/0
+        30   d state 2/2 0:0/0      => a,c,d<view 3 [a c d] 0:0 c-d#2 via a; a,c,d<pending 0
+        62   run
+        62   c accuse 3 a           =>
+        62   a echo                 => a,c,d<halt 3/3
+        62   a state 3/3 0:0/0
+        62   c state 3/3 0:0/0
+        62   d state 3/3 0:0/0      => a,c,d<view 4 [a c d] 0:0 broken a-c c-d#3 direct; a,c,d<pending 0
+    """)

@@ -8,7 +8,7 @@ from typing import Any
 from collcomm.membership.coordinator import CoordinatorMachine
 from collcomm.membership.presets import LAN
 from collcomm.membership.showing import encoded, row_of, snapshot_of
-from tests.simulation.transcript import Transcript, three
+from tests.simulation.transcript import Transcript, play, three
 from tests.unit.test_messages import EXAMPLES
 
 WALL = 1_700_000_000.0
@@ -41,6 +41,25 @@ def test_one_that_is_silent_and_one_that_waits() -> None:
     assert found["pending"] == 1 and row_of(transcript.group) == ["run", "steady", 1, 3, 1]
     assert [member["state"] for member in found["members"]] == [None, "silent", None]
     assert found["members"][1]["heard"] > 0.8 > found["members"][0]["heard"]
+
+
+def test_who_is_linked_through_whom() -> None:
+    transcript = play(
+        """
+        0.0  a join
+        0.0  b join
+        0.0  c join
+        1.0  c unreachable 1 b 0
+        1.0  b echo
+    """,
+        min_size=3,
+    )
+    assert shown(transcript)["relayed"] == [], "the other one dials"
+    transcript.play("""
+        1.1  b unreachable 1 c 1
+        1.1  c echo
+    """)
+    assert shown(transcript)["relayed"] == [{"members": [2, 3], "relay": 1}]
 
 
 def test_who_waits_for_whom_when_operations_do_not_move() -> None:
