@@ -66,9 +66,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameOrder:
-    """Frames by peer, sends and receives apart, in the order in which they start; ``local`` are copies within this rank."""
+    """Frames by peer, sends and receives apart, in the order in which they start; ``local`` are copies within this rank.
+    ``nbytes``: that go to others and come from them."""
 
     count: int
+    nbytes: int
     sends: dict[int, list[Frame]]
     receives: dict[int, list[Frame]]
     local: list[Frame]
@@ -115,7 +117,8 @@ def cut(messages: Sequence[Message], itemsize: int, frame_bytes: int = FRAME_BYT
                 local.append(frame)
             else:
                 (sends if message.action is Action.SEND else receives).setdefault(message.peer, []).append(frame)
-    return FrameOrder(count, sends, receives, local)
+    nbytes = sum(message.nbytes for message in messages if message.action is not Action.COPY)
+    return FrameOrder(count, nbytes, sends, receives, local)
 
 
 def _aligned(one: Message, other: Message) -> bool:

@@ -35,6 +35,8 @@ DEAD_SECONDS = 0.25  # without an acknowledgement, while another stream of the l
 DEAD_RTTS = 8.0  # and so many round trips
 LOOK_SECONDS = 0.05  # between looks at what the kernel says
 PARK_SECONDS = 0.02  # nothing has moved for that long: what waits is taken out of the way
+SHORT_BYTES = 512 << 10  # to others and from them: such operations take some tens of microseconds ...
+RECORDED = 8  # ... of which a record of each stream would take two, so one in so many has them
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Flows:
         self.moved_at = 0.0
         self._looked_at = 0.0
         self._began = attempt.now()
+        self._short = order.nbytes <= SHORT_BYTES
         self._work = work
         self._by_peer: dict[int, Flow] = {}
         for peer in dict.fromkeys((*order.sends, *order.receives, *partners)):
@@ -364,9 +367,9 @@ class Flows:
         return (flow.lanes[stream] for stream in flow.link.streams if stream in flow.lanes)
 
     def record(self) -> None:
-        """Tell what each stream has moved."""
+        """Tell what each stream has moved; of short operations that are complete, only for one in a few."""
         attempt = self.attempt
-        if attempt.recorder is None:
+        if attempt.recorder is None or (self.complete and self._short and attempt.seq % RECORDED):
             return
         tell = attempt.recorder.transfer
         for flow in self.all:

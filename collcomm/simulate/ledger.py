@@ -16,15 +16,16 @@ class Ledger:
     """Views by epoch, the fates of operations, and revisions of the shared state, of one run of one group.
 
     A run is what one numbering of epochs belongs to: it ends when no member is left, and is named by its incarnation.
-    ``recorded``: coordinators write views down. Without, one that comes back may take over a view that most members have been
-    removed from, if none of those who went on is heard of (docs/protocol.md, What is not promised): an *era* of the run ends.
+    ``recorded``: coordinators write views down. Without, one that comes back may take over a view that half of the members or
+    more have been removed from, if none of those who went on is heard of (docs/protocol.md, What is not promised): an *era* of
+    the run ends.
     """
 
     def __init__(self, recorded: bool = True) -> None:
         self._recorded = recorded
         self._latest: dict[str, tuple[int, frozenset[int]]] = {}  # the newest view of a run
         self._eras: Counter[str] = Counter()
-        self.views: dict[tuple[str, int], tuple[Any, ...]] = {}
+        self.views: dict[tuple[str, int, int], tuple[Any, ...]] = {}  # (run, era, epoch)
         self.fates: dict[
             tuple[str, int, int, int], tuple[Fate, str]
         ] = {}  # (run, era, turn, part) -> fate, first seen at
@@ -36,13 +37,15 @@ class Ledger:
         """A coordinator sends a view."""
         members = tuple(Member(*row) for row in message["members"])
         told = (members, tuple(sorted((gid, str(outcome)) for gid, outcome in message["outcomes"].items())))
-        known = self.views.setdefault((run, message["epoch"]), told)
-        assert known == told, f"two views of epoch {message['epoch']} of run {run}: {known} and {told}"
         epoch, ids = message["epoch"], frozenset(member.id for member in members)
         newest, before = self._latest.get(run, (0, ids))
-        if epoch > newest:
+        parted = not self._recorded and not ids & before and (run, self._eras[run], epoch) not in self.views
+        if parted:
+            self._eras[run] += 1
+        if parted or epoch > newest:
             self._latest[run] = epoch, ids
-            self._eras[run] += not self._recorded and not ids & before
+        known = self.views.setdefault((run, self._eras[run], epoch), told)
+        assert known == told, f"two views of epoch {epoch} of run {run}: {known} and {told}"
 
     @property
     def eras_ended(self) -> int:

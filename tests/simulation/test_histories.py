@@ -232,18 +232,31 @@ def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypa
     pytest.fail(f"{FLAW_SEEDS} histories went well in spite of it")
 
 
-def test_a_view_that_knows_nobody_of_the_last_one_ends_an_era() -> None:
+GAP = 1 << 16  # of epochs, where some may be unheard of
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("epoch", [2, 3 + GAP], ids=["in another view", "after one takeover already"])
+def test_a_view_that_knows_nobody_of_the_last_one_ends_an_era(epoch: int, recorded: bool) -> None:
     """Without a record, that is outside of what is promised; with one, it is not."""
-    for recorded in (True, False):
-        ledger = Ledger(recorded)
-        for epoch, ids in ((1, (1, 2, 3)), (2, (3,)), (2 + (1 << 16), (1, 2))):
-            rows = [[number, f"p{number}", "h", 1, "", ""] for number in ids]
-            ledger.announced("run", {"epoch": epoch, "members": rows, "outcomes": {}})
-            if epoch == 2:
-                ledger.ended("run", 7, 1, "alone", "p3")
-        assert ledger.eras_ended == (not recorded)
-        if recorded:
-            with pytest.raises(AssertionError, match="p3 returned alone"):
-                ledger.ended("run", 7, 1, "both", "p1")
-        else:
+    ledger = Ledger(recorded)
+
+    def announced(epoch: int, *ids: int) -> None:
+        rows = [[number, f"p{number}", "h", 1, "", ""] for number in ids]
+        ledger.announced("run", {"epoch": epoch, "members": rows, "outcomes": {}})
+
+    announced(1, 1, 2, 3)
+    announced(epoch, 3)
+    ledger.ended("run", 7, 1, "alone", "p3")
+    announced(2 + GAP, 1, 2)
+    assert ledger.eras_ended == (not recorded)
+    if recorded:
+        with pytest.raises(AssertionError, match="p3 returned alone"):
             ledger.ended("run", 7, 1, "both", "p1")
+    else:
+        ledger.ended("run", 7, 1, "both", "p1")
+        announced(3 + GAP, 1)
+        announced(3 + GAP, 1)
+        with pytest.raises(AssertionError, match="two views of epoch"):
+            announced(3 + GAP, 2)
+        assert ledger.eras_ended == 1
