@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,14 @@ def emit(**event: Any) -> None:
         os.close(file)
 
 
+def clear_up(where: Path) -> None:
+    """Remove what launchers have left there that were killed."""
+    for folder in where.glob(f"{PREFIX}*-*"):
+        launcher = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if launcher.isdigit() and not Path("/proc", launcher).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def started(
     n: int,
@@ -63,6 +72,7 @@ def started(
     if mpirun is None:
         raise RuntimeError(why_not())
     where = SEGMENTS if SEGMENTS.is_dir() else None
+    clear_up(where or Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=where) as folder:
         events = Path(folder) / "events"
         options = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl_sm_backing_directory", folder]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import collcomm
-from collcomm.bench.mpilaunch import PREFIX, SEGMENTS, run_ranks, why_not
+from collcomm.bench.mpilaunch import PREFIX, SEGMENTS, clear_up, run_ranks, why_not
 from collcomm.bench.mpireference import MpiReference
 from tests.support.contract import ALONE, CONTRACT
 
@@ -30,6 +30,17 @@ def no_file_is_left_behind() -> Iterator[None]:
     """Segments and session directories of the ranks; those of this process, others may run tests, too."""
     yield
     assert not list(SEGMENTS.glob(f"{PREFIX}{os.getpid()}-*"))
+
+
+def test_what_a_killed_launcher_has_left_is_cleared_up_by_the_next(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    names = [f"{PREFIX}{killed.pid}-a", f"{PREFIX}{os.getpid()}-b", f"{PREFIX}odd", "another's"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "segment").touch()
+    clear_up(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
 
 
 def _run(n: int, case: dict[str, Any], ulfm: bool = False, excused: bool = False) -> Events:
