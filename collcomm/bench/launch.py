@@ -157,11 +157,12 @@ class Peers:
 
 
 class CoordinatorProcess:
-    """A context in which ``collcomm coordinator`` runs as a process, behind the command-line ``prefix``."""
+    """A context in which ``collcomm coordinator`` runs as a process, behind the command-line ``prefix``. ``module``: what
+    takes the place of `collcomm`."""
 
-    def __init__(self, address: str, prefix: Sequence[str] = (), options: Sequence[str] = ()):
+    def __init__(self, address: str, prefix: Sequence[str] = (), options: Sequence[str] = (), module: str = "collcomm"):
         self.address = address
-        fixed = ["-m", "collcomm", "coordinator", "--bind", address, "--insecure"]
+        fixed = ["-m", module, "coordinator", "--bind", address, "--insecure"]
         self._command = [*prefix, sys.executable, *fixed, *options]
         self._said: list[str] = []
         self._listens = threading.Event()

@@ -73,7 +73,9 @@ class Links:
         """``view`` is about to be announced."""
         self._epoch = view.epoch
         self._ways.coordinator_relays = coordinator_relays
-        self._ways.adopt(now, view.members)
+        for way in self._ways.adopt(now, view.members):
+            one, other = map(self._name, way.pair)
+            self._out.note(f"{one} and {other}, whose link broke, are to be linked {self._how(way)} again")
         self._in_vain.clear()
 
     def tell(self, peer: Peer) -> None:

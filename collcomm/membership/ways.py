@@ -79,8 +79,8 @@ class Ways:
         """Go on from what a view has announced."""
         self._ways = {way.pair: way for way in map(Way.of, rows)}
 
-    def adopt(self, now: float, members: Iterable[Member]) -> None:
-        """The members of the view that is about to be announced."""
+    def adopt(self, now: float, members: Iterable[Member]) -> list[Way]:
+        """The members of the view that is about to be announced. Returns the ways of pairs that return from their relays."""
         self._members = {member.id: member for member in members}
         here = self._members.keys()
         self._in_vain = {pair for pair in self._in_vain if here >= set(pair)}
@@ -89,15 +89,17 @@ class Ways:
             pair: tried & (here | {COORDINATOR}) for pair, tried in self._tried.items() if pair in self._ways
         }
         self._returns = {pair: back for pair, back in self._returns.items() if here >= set(pair)}
+        returning = []
         for pair, way in list(self._ways.items()):
             if way.kind is not WayKind.RELAY:
                 continue
             if pair in self._returns and now >= self._returns[pair].due:
                 self._tried.pop(pair, None)
                 self._in_vain -= {pair, pair[::-1]}
-                self._begin(pair)
+                returning.append(self._begin(pair))
             elif way.relay not in here and way.relay != COORDINATOR:
                 self._relayed(pair) or self._begin(pair)
+        return returning
 
     def way(self, first: int, second: int) -> Way:
         pair = (min(first, second), max(first, second))

@@ -58,15 +58,18 @@ class Hosts:
 
 @pytest.fixture
 def make_hosts() -> Iterator[Callable[..., Hosts]]:
-    """make_hosts(4, ipv6=False) -> Hosts, or make_hosts(a laboratory); all of it is gone when the test ends."""
+    """make_hosts(4, ipv6=False) -> Hosts, or make_hosts(a laboratory); all of it is gone when the test ends. ``coordinator``: the
+    module that is run as one."""
     with ExitStack() as stack:
 
-        def make(network: int | Laboratory, layout: Sequence[int] = (), **options: Any) -> Hosts:
+        def make(
+            network: int | Laboratory, layout: Sequence[int] = (), coordinator: str = "collcomm", **options: Any
+        ) -> Hosts:
             network = stack.enter_context(Network(network, **options) if isinstance(network, int) else network)
             places = layout or range(network.hosts)
             address = f"{network.hub_address}:{PORT}"
-            coordinator = stack.enter_context(CoordinatorProcess(address, network.enter(None)))
+            process = stack.enter_context(CoordinatorProcess(address, network.enter(None), module=coordinator))
             peers = stack.enter_context(Peers(lambda index: network.enter(places[index]), PEER_PROGRAM))
-            return Hosts(network, coordinator, peers, places)
+            return Hosts(network, process, peers, places)
 
         yield make

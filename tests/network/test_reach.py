@@ -83,3 +83,25 @@ def test_a_path_that_is_cut_is_bypassed(make_hosts: Callable[..., Hosts]) -> Non
     start_in_order(hosts, "reach_all")
     found = ways(hosts, 3)
     assert found[0]["host-1"] == found[1]["host-0"] == "via host-2"
+
+
+def test_a_pair_returns_from_its_relay_when_its_path_is_whole_again(make_hosts: Callable[..., Hosts]) -> None:
+    hosts = make_hosts(4, coordinator="tests.support.hastycoordinator")
+    everybody = {0, 1, 2, 3}
+    start_in_order(hosts, "reduce_on")
+    hosts.next_from_each("result", everybody, 60, lambda event: event["round"] >= 10)
+    hosts.network.cut(0, 1)
+    relayed = hosts.next_from_each(
+        "result", everybody, 60, lambda event: len(event["members"]) == 4 and event["epoch"] > 1
+    )
+    hosts.next_from_each("result", everybody, 60, lambda event: event["round"] >= relayed[event["peer"]]["round"] + 10)
+    assert "host-0 and host-1 are to be linked through host-2" in hosts.coordinator.log
+    hosts.network.mend(0)
+    time.sleep(3.0)
+    hosts.peers.kill(3)
+    rest = {"host-0", "host-1", "host-2"}
+    after = hosts.next_from_each("result", {0, 1, 2}, 40, lambda event: set(event["members"]) == rest)
+    hosts.next_from_each("result", {0, 1, 2}, 40, lambda event: event["round"] >= after[event["peer"]]["round"] + 10)
+    returned = "host-0 and host-1, whose link broke, are to be linked by a connection from host-1 again"
+    log = hosts.coordinator.log
+    assert returned in log and "host-0 and host-1 are to be" not in log.partition(returned)[2], log
