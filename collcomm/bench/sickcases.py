@@ -20,6 +20,7 @@ WARM_SECONDS = 25.0
 FIND_SECONDS = 30.0
 MORE_SECONDS = 3.0  # for what else is said of a fault
 REST_SECONDS = 12.0  # after a fault, for findings to end
+WELL_SECONDS = 120.0  # that of a link that came and went ends a minute later
 CLEAN_ROUNDS = 1000
 CHANGED_ROUNDS = 200  # after a join, and after a leave
 PACE_SECONDS = 20.0
@@ -37,11 +38,14 @@ class Fault(NamedTuple):
 
 
 def faults(ward: Ward, chance: random.Random) -> dict[str, Fault]:
-    """By name, each somewhere where nothing is found just now."""
-    free = ward.unsuspected()
-    host = chance.choice(free or range(HOSTS))
-    links = ward.carrying()
-    source, target = chance.choice([link for link in links if set(link) <= set(free)] or links)
+    """By name, each somewhere where nothing is found just now, which is waited for."""
+    deadline = time.monotonic() + WELL_SECONDS
+    while not (links := [link for link in ward.carrying() if set(link) <= set(ward.unsuspected())]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"of each link something is still said after {WELL_SECONDS:.0f} s")
+        time.sleep(0.5)
+    host = chance.choice(ward.unsuspected())
+    source, target = chance.choice(links)
     pair, others = [source, target], [one for one in range(HOSTS) if one != host]
     return {
         "stopped before launch": Fault(ward.ordered(f"stall-{host}"), "non-communication hang", "rank", [host]),

@@ -66,6 +66,7 @@ class Progress:
         self.witness: Callable[[int], int] | None = (
             None  # (epoch) -> an operation that is complete though this peer was not told
         )
+        self._calls: tuple[tuple[int, Call | None], ...] = ((consumed, None),) * 2  # by seq, the last two entered
         self._asked = 0  # a seq that the coordinator wants to hear of once it is entered
         self._failed: list[Failure] = []  # ascending
 
@@ -82,6 +83,8 @@ class Progress:
             assert self.committed == self.complete == seq - 1, (self.committed, self.complete, seq)
             self.entered = seq
             self.call = call
+            before, last = self._calls
+            self._calls = (before if last[0] == seq else last), (seq, call)
             asked = self._asked == seq
             self._asked = 0
             return asked
@@ -113,12 +116,13 @@ class Progress:
             return GroupReport(self.complete, self.entered, self.view.ids)
 
     def inquire(self, seq: int) -> Call | None:
-        """What seq stands for here, or None and a note to tell when it is entered."""
+        """What seq stands for here, also if this peer has gone on to the next one, which no member can be ahead of. None if it
+        is not entered, and a note to tell when it is."""
         with self.changed:
-            if self.entered >= seq:
-                return self.call
-            self._asked = seq
-            return None
+            if self.entered < seq:
+                self._asked = seq
+                return None
+            return next((call for number, call in self._calls if number == seq), None)
 
     def adopt(self, view: View, outcome: Outcome) -> None:
         with self.changed:

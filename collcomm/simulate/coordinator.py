@@ -147,6 +147,7 @@ class SimCoordinator:
             elif isinstance(effect, Note):
                 world.log(f"coordinator {self.number}: {effect.text}")
                 assert "broken an invariant" not in effect.text, effect.text
+                assert self.world.odd or "called something else" not in effect.text, effect.text
             elif isinstance(effect, Heard):
                 pass  # nobody watches over the health of simulated groups
             elif isinstance(effect, Probe):

@@ -75,7 +75,7 @@ def _upset(world: World, kind: str, peer: SimPeer) -> None:
         for coordinator in world.coordinators:
             world.lose_line(peer, coordinator, seconds)
     elif kind == "odd":
-        peer.odd = True
+        peer.odd = world.odd = True
     elif kind == "slow":
         peer.think = 8 * random.random()
 

@@ -43,6 +43,7 @@ class World:
         self.scheduler = Scheduler(options.seed)
         self.random: random.Random = self.scheduler.random
         self.log_lines: list[str] = []
+        self.odd = False  # some peer calls something else than the others
         self.lines: dict[bytes, SimLines] = {}
         self.peers: list[SimPeer] = []
         self.op_timeout = 30.0

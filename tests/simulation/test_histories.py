@@ -34,7 +34,7 @@ from collcomm.simulate.command import run_batches
 from collcomm.simulate.history import Options, Violation, live
 from collcomm.simulate.ledger import Ledger
 from collcomm.simulate.world import STORES
-from collcomm.types import GroupReport, Outcome
+from collcomm.types import Call, GroupReport, Outcome
 
 SEEDS = 1000
 FLAW_SEEDS = 2000  # within that many a flaw must be found; it is within far fewer
@@ -165,6 +165,11 @@ def _begins_alone(self: SharedWindows, attempt: Any) -> None:
     self._done = 1
 
 
+def _says_what_it_is_in(self: Progress, seq: int) -> Call | None:
+    """Whatever it is asked for."""
+    return self.call if self.entered >= seq else None
+
+
 def _no_restore(self: Operation) -> None:
     """What an aborted attempt wrote over the input stays."""
 
@@ -211,6 +216,7 @@ _RESUME = Recovery._resume
         ((inline, work), "pack", _any_epoch(inline.pack), ""),
         (membership_views, "decide", _most_complete, ""),
         (Progress, "halt", _reports_and_goes_on, ""),
+        (Progress, "inquire", _says_what_it_is_in, ""),
         (Round, "complete", _first_report_is_enough, ""),
         (Recovery, "conclude", _waits_for_nobody, "memory"),
         (Recovery, "_resume", _numbers_again, "memory"),
@@ -218,7 +224,14 @@ _RESUME = Recovery._resume
     ids=[
         *("no commit round", "no round in windows", "returns among the frozen", "does not look", "no result"),
         *("begins a view alone", "inputs not kept", "no epoch in frames"),
-        *("most complete decides", "no freeze", "first report", "waits for nobody", "epochs used again"),
+        *(
+            "most complete decides",
+            "no freeze",
+            "another call",
+            "first report",
+            "waits for nobody",
+            "epochs used again",
+        ),
     ],
 )
 def test_a_flaw_is_found(target: Any, name: str, flaw: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:

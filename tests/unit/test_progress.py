@@ -80,6 +80,27 @@ def test_an_operation_that_was_asked_for_before_it_was_entered() -> None:
     assert progress.inquire(1) == CALL
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "after a view change"])
+def test_an_operation_that_is_asked_for_when_the_next_one_was_entered(again: bool) -> None:
+    """Another member waits for a frame of it, which was lost when it had all it needed itself."""
+    other = Call(2, "all_reduce")
+    progress = Progress(0, view(1), 0)
+    progress.enter(1, CALL)
+    progress.finish(1, 1)
+    progress.commit(1, 1)
+    progress.enter(2, other)
+    if again:
+        progress.halt()
+        progress.adopt(view(2), Outcome(1, 1))
+        progress.enter(2, other)
+    assert (progress.inquire(1), progress.inquire(2), progress.inquire(3)) == (CALL, other, None)
+    epoch = progress.epoch
+    progress.finish(epoch, 2)
+    progress.commit(epoch, 2)
+    assert progress.enter(3, CALL) is True
+    assert (progress.inquire(1), progress.inquire(2), progress.inquire(3)) == (None, other, CALL)
+
+
 def test_an_outcome_that_cannot_be_is_refused() -> None:
     progress = Progress(0, view(3), 5)
     progress.halt()
