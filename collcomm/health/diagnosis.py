@@ -35,8 +35,9 @@ Why a healthy member is not accused:
    of four such values, or two with a factor of four in a row, of at least three operations: one transfer that takes ten times
    as long, and through several observations, is over with its operation. Before anybody is named, probes of the link both
    ways, or of what the member sends and receives, tell a link from an end of it, and what is slow from what waits for late
-   acknowledgements; where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for some
-   seconds, against the best that was measured before. What is not used any more, since others were found to be faster, holds
+   acknowledgements; over the link itself a probe may take long beside the run's traffic, and witnesses do if they are plain;
+   where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for some seconds, against the
+   best that was measured before. What is not used any more, since others were found to be faster, holds
    a finding up, but begins none. What flows to or from a member that comes late is left out: the time in which that takes
    nothing is counted as held, but not to the last bit.
 4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by six spreads and 15% of the time

@@ -55,7 +55,8 @@ class Limits:
     row_share: float = 0.75  # of the flows of a member that are slow, and its egress or ingress is
 
     probe_patience: float = 15.0  # a probe takes 60 ms, and more where links are slow and in use; then a guess is said
-    probe_fresh: float = 15.0  # older ones may be of another fault
+    pair_patience: float = 5.0  # of a suspected link itself, if that of others with its ends tells enough
+    probe_fresh: float = 15.0  # before a suspicion; older ones may be of another fault
     probe_slow: float = 2.0  # times less than expected, at least: running traffic takes half of what a probe could have
 
     silent_least: float = 0.5  # seconds without an acknowledgement: beyond the first retransmissions of TCP

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -146,23 +146,41 @@ class Probes:
         ``certain`` to be slow, and no probe is."""
         suspect = question.otherwise.members
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in question.asked}
-        # halfway, by ratio, between well and as slow as the flow
-        line = max(self._limits.probe_slow, math.sqrt(question.factor))
-        text = "probes: " + ", ".join(f"{one} to {other} {1 / slower:.0%}" for (one, other), slower in times.items())
-        text += " of what is expected"
+        line, text = self._line(question), _shown(times)
         if not certain and not any(slower >= line for slower in times.values()):
             return None
         ways = [(suspect, question.out, question.into)]
         if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
             ways.insert(0, (suspect[::-1], question.back_out, question.back_into))
         for members, leave, come in ways:
-            out, into = (_most([times[edge] >= line for edge in edges]) for edges in (leave, come))
-            if out != into:
-                culprit = members[:1] if out else members[-1:]
-                return Decision(CulpritKind.SENDER if out else CulpritKind.RECEIVER, culprit, text)
-            if out and question.otherwise.kind is not CulpritKind.LINK:
+            out, into = ([times[edge] >= line for edge in edges] for edges in (leave, come))
+            culprit = _end(members, out, into)
+            if culprit is not None:
+                return Decision(*culprit, text)
+            if _most(out) and question.otherwise.kind is not CulpritKind.LINK:
                 return Decision(CulpritKind.RANK, members, text)
         return Decision(question.otherwise.kind, ways[0][0], text)
+
+    def decide_by_witnesses(self, question: Question, since: float, usual: float) -> Decision | None:
+        """When only the link itself is `missing`, over which a probe takes its time beside the run's traffic: the one end of
+        which, with all others, one direction is slow. None when that is not plain."""
+        suspect = question.otherwise.members
+        witnessed = question.out + question.into + question.back_out + question.back_into
+        times = {edge: self._times_slower(edge, since, usual, suspect) for edge in witnessed}
+        line = self._line(question)
+        found = [
+            Decision(*culprit, _shown(times))
+            for ends, leave, come in (
+                (suspect, question.out, question.into),
+                (suspect[::-1], question.back_out, question.back_into),
+            )
+            if (culprit := _end(ends, [times[edge] >= line for edge in leave], [times[edge] >= line for edge in come]))
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def _line(self, question: Question) -> float:
+        """From how many times as slow on a probe is: halfway, by ratio, between well and as slow as the flow."""
+        return max(self._limits.probe_slow, math.sqrt(question.factor))
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
         """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""
@@ -178,6 +196,20 @@ class Probes:
         ]
         expected = median(others) if others else usual
         return max(1e-3, expected / fresh)
+
+
+def _end(
+    members: tuple[int, ...], out: Sequence[bool], into: Sequence[bool]
+) -> tuple[CulpritKind, tuple[int, ...]] | None:
+    """Who is to blame of ``members``, from whether what the first one sends, and what the last one receives, is slow."""
+    if _most(out) == _most(into):
+        return None
+    return (CulpritKind.SENDER, members[:1]) if _most(out) else (CulpritKind.RECEIVER, members[-1:])
+
+
+def _shown(times: Mapping[Edge, float]) -> str:
+    shares = ", ".join(f"{one} to {other} {1 / slower:.0%}" for (one, other), slower in times.items())
+    return f"probes: {shares} of what is expected"
 
 
 def _most(slow: Sequence[bool]) -> bool:

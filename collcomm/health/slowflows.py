@@ -90,7 +90,7 @@ class SlowFlows:
         for suspect in suspects(plain, judged, self._limits.row_share, firm=plain, order=self._flows.factor):
             question = self._question(suspect, plain)
             self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
-            self._want(self._probes.missing(question, self._fresh_since(now, suspect)))
+            self._want(self._probes.missing(question, self._fresh_since(suspect)))
 
     def _may_spread(self, now: float, suspect: Suspect, hot: set[Edge]) -> bool:
         """One flow is slow and others of the same end seem to be: what they are is seen within two observations."""
@@ -128,17 +128,20 @@ class SlowFlows:
     def _doubt(self, now: float, suspect: Suspect, question: Question) -> None:
         """Ask for probes, and say what follows from them; after a while, the best guess."""
         doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
-        since = self._fresh_since(now, suspect)
+        since = self._fresh_since(suspect)
         missing = self._probes.missing(question, since)
-        if doubt.decision is None and not missing:
+        if doubt.decision is None and set(missing) <= set(question.pair):
             flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
             assert flow is not None and flow.speed is not None
-            certain = not self._is_assumed(suspect)
-            doubt.decision = self._probes.decide(question, since, 1.0 / flow.speed.usual.median, certain)
-            if doubt.decision is None:
-                self._flows.learn(suspect.edges)
-                del self._doubts[suspect.culprit.members]
-                return
+            usual, certain = 1.0 / flow.speed.usual.median, not self._is_assumed(suspect)
+            if not missing:
+                doubt.decision = self._probes.decide(question, since, usual, certain)
+                if doubt.decision is None:
+                    self._flows.learn(suspect.edges)
+                    del self._doubts[suspect.culprit.members]
+                    return
+            elif now - doubt.since >= self._limits.pair_patience:
+                doubt.decision = self._probes.decide_by_witnesses(question, since, usual)
         if doubt.decision is not None:
             culprit = Culprit(doubt.decision.kind, doubt.decision.members)
             if doubt.said is not None and culprit != doubt.said:
@@ -152,9 +155,10 @@ class SlowFlows:
             sure = suspect.culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
             self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), UNPROBED if sure else GUESS)
 
-    def _fresh_since(self, now: float, suspect: Suspect) -> float:
-        """Probes count that were made since its first slow value."""
-        return max(self._flows.slow_since(suspect.edges), now - self._limits.probe_fresh)
+    def _fresh_since(self, suspect: Suspect) -> float:
+        """Probes count that were made since its first slow value, or not long before it was suspected."""
+        doubted = self._doubts[suspect.culprit.members].since
+        return max(self._flows.slow_since(suspect.edges), doubted - self._limits.probe_fresh)
 
     def _want(self, edges: list[Edge]) -> None:
         self.wanted += edges[: MOST_WANTED - len(self.wanted)]

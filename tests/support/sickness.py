@@ -19,6 +19,7 @@ NBYTES = 8 << 20
 @dataclass
 class World:
     """``surveyed``: all links were measured when the group began; ``stride``: from one member of a ring to the next, by ranks;
+    ``unprobed``: links of which no probe comes to an end;
     ``slow``: how many times as long a byte takes, by (source, target); ``late``: seconds by which a member comes late to
     operations, always; ``kind``: who sends to whom ("ring" or "direct")."""
 
@@ -32,6 +33,7 @@ class World:
     jitter: float = 0.05
     surveyed: bool = True
     stride: int = 1
+    unprobed: frozenset[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -109,7 +111,8 @@ class World:
     def look(self) -> None:
         self.found += [(self.now, one) for one in self.diagnosis.tick(self.now)]
         if self.diagnosis.wanted:
-            self.diagnosis.measured(self.now, [self.row(*pair) for pair in self.diagnosis.wanted])
+            wanted = [pair for pair in self.diagnosis.wanted if pair not in self.unprobed]
+            self.diagnosis.measured(self.now, [self.row(*pair) for pair in wanted])
         self.ended += self.diagnosis.take_ended()
 
     def operation(self, samples: dict[int, list[Sample]], moved: dict[tuple[int, int], float]) -> None:

@@ -142,6 +142,33 @@ def test_all_that_goes_out_or_comes_in(seed: int, kind: str, end: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("end", [0, 1], ids=["egress", "ingress"])
+def test_witnesses_do_when_a_probe_takes_its_time_over_a_slow_link(seed: int, end: int) -> None:
+    world = warmed(seed)
+    sick = 1 + seed % 8
+    (edge,) = [pair for pair in world.edges() if pair[end] == sick]
+    world.unprobed = frozenset((edge, edge[::-1]))
+    world.slow = {pair: 10.0 for pair in world.pairs() if pair[end] == sick}
+    for _ in range(9):
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit((SENDER, RECEIVER)[end], (sick,)))
+
+
+def test_witnesses_that_agree_leave_it_to_the_link_itself() -> None:
+    world = warmed(1)
+    edge = world.edges()[2]
+    world.unprobed = frozenset((edge, edge[::-1]))
+    world.slow = {edge: 10.0}
+    for _ in range(9):
+        world.second()
+    assert not world.found
+    world.unprobed = frozenset()
+    for _ in range(3):
+        world.second()
+    assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit(LINK, edge))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_link_that_nobody_has_measured_and_a_new_plan_has_just_begun_to_use(seed: int) -> None:
     world = warmed(seed, surveyed=False)
     world.stride = 3
