@@ -37,16 +37,18 @@ Why a healthy member is not accused:
    ways, or of what the member sends and receives, tell a link from an end of it, and what is slow from what waits for late
    acknowledgements; over the link itself a probe may take long beside the run's traffic, and witnesses do if they are plain;
    where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for some seconds, against the
-   best that was measured before. What is not used any more, since others were found to be faster, holds
-   a finding up, but begins none. What flows to or from a member that comes late is left out: the time in which that takes
-   nothing is counted as held, but not to the last bit.
-4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by six spreads and 15% of the time
-   between two operations, and at least half as late as the last. What is usual is a median: half of what it learns may be
-   wrong. It learns from a value only 12 operations later, and not while half of these deviate. If late arrivals are
-   independent of each other and one operation in 20 has one (heavy tails), the chance that 10 of 12 have is 6 x 10^-12. What
-   is not independent are bursts: these have to last for half a second of operations. Work that always was uneven is usual;
-   another size, another kind or another view begins anew; when more than a third come late at once, the work has changed, and
-   nobody is sick. Lateness is relative to half of the others, so that one that comes early accuses nobody.
+   best that was measured before. What is not used any more, since others were found to be faster, holds a finding up, but
+   begins none. What flows to or from a member that comes late is left out: the time in which that takes nothing is counted as
+   held, but not to the last bit.
+4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by 15% of the time between two
+   operations, and by six spreads and at least half as late as the last, or by three spreads and last of all. What is usual is a
+   median: half of what it learns may be wrong. It learns from a value only 12 operations later, and not while half of these
+   deviate. If late arrivals are independent of each other and one operation in 20 has one (heavy tails), the chance that 10 of
+   12 have is 6 x 10^-12; that some one of eight is the last in 10 of 12, however close the race, is 4 x 10^-7, of which the
+   spreads and the 15% leave little. What is not independent are bursts: these have to last for half a second of operations.
+   Work that always was uneven is usual; another size, another kind or another view begins anew; when more than a third come
+   late at once, the work has changed, and nobody is sick. Lateness is relative to half of the others, so that one that comes
+   early accuses nobody.
 5. *The toll*, for members that are late to one operation of each step, is the same by spans of some seconds: five of six, each
    without the operation to which the member was late the most.
 6. *Idle time*, and receivers that *hold* senders up, accuse only when nothing hangs, no flow is slow and nobody comes late, and

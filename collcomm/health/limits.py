@@ -29,6 +29,7 @@ class Limits:
     )
 
     late_share: float = 0.15  # of the time between two operations of the class: less is not worth anybody's action
+    last_deviations: float = 3.0  # of whoever comes last: by chance, hardly anybody does so again and again
     late_least: float = 1e-3  # the commit round lets members go within a round trip, which lateness cannot be told from
     slowed: float = 1.3  # an operation that takes so many times as long as usual has been held up by something
     idle_share: float = 0.25  # who waits for less than that of an operation is waited for, where others ...

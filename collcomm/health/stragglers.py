@@ -91,7 +91,8 @@ class Stragglers:
         for member, seconds in late.items():
             usual = members[member].late.usual
             is_late = seconds >= 0.5 * last and seconds - usual.median >= matters
-            if is_late and usual.beyond(seconds, self._limits.deviations):
+            deviations = self._limits.last_deviations if seconds == last else self._limits.deviations
+            if is_late and usual.beyond(seconds, deviations):
                 deviating.add(member)
         if len(deviating) > max(1, len(late) // 3):
             deviating = set()

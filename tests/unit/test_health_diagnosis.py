@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from collcomm.health.breaks import Breaks
 from collcomm.health.company import Company
-from collcomm.health.finding import Culprit, CulpritKind, Syndrome
-from collcomm.health.gathering import class_of
+from collcomm.health.finding import Culprit, CulpritKind, Finding, Syndrome
+from collcomm.health.flows import Flows
+from collcomm.health.gathering import Gathered, class_of
 from collcomm.health.limits import Limits
 from collcomm.health.observation import Observation, OpenOperation, Sample
 from collcomm.health.pace import Pace
 from collcomm.health.probes import Probes
+from collcomm.health.stragglers import Stragglers
 from collcomm.types import LinkRow
 from tests.support.sickness import PER_SECOND, World
 
@@ -139,6 +144,32 @@ def test_all_that_goes_out_or_comes_in(seed: int, kind: str, end: int) -> None:
     while not world.found and world.now - began < 30:
         world.second()
     assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit((SENDER, RECEIVER)[end], (sick,)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_member_that_is_the_last_again_and_again_where_all_are_somewhat_uneven(seed: int) -> None:
+    """The processors are short for all, so that what one lacks more than others is no more than some of their spreads."""
+    chance = random.Random(seed)
+    limits = Limits()
+    company = Company(limits)
+    company.view(0.0, 1, range(1, 9))
+    stragglers = Stragglers(
+        limits, company, Pace(limits, company), Flows(limits, company, Breaks(limits), Probes(limits))
+    )
+    sick = 1 + seed % 8
+
+    def operations(first: int, count: int, late: float) -> list[Finding]:
+        for seq in range(first, first + count):
+            arrives = {member: abs(chance.gauss(0.0, 0.03)) for member in range(1, 9)}
+            arrives[sick] += late
+            end = max(arrives.values()) + 0.15
+            told = {member: (end - at, 0.0) for member, at in arrives.items()}
+            stragglers.add(0.3 * seq, Gathered(0, seq, "all_reduce", 1 << 20, 0.3 * seq, told), False)
+        return stragglers.claims(0.3 * (first + count), False)
+
+    assert operations(0, 100, 0.0) == []
+    found = operations(100, 40, 0.11)
+    assert [finding.culprit for finding in found] == [Culprit(RANK, (sick,))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
