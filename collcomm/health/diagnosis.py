@@ -36,10 +36,10 @@ Why a healthy member is not accused:
    as long, and through several observations, is over with its operation. Before anybody is named, probes of the link both
    ways, or of what the member sends and receives, tell a link from an end of it, and what is slow from what waits for late
    acknowledgements; over the link itself a probe may take long beside the run's traffic, and witnesses do if they are plain;
-   where no probe comes, traffic alone decides, and that it may be otherwise is said. Probes count for some seconds, against the
-   best that was measured before. What is not used any more, since others were found to be faster, holds a finding up, but
-   begins none. What flows to or from a member that comes late is left out: the time in which that takes nothing is counted as
-   held, but not to the last bit.
+   where not all probes come, those that have, or traffic alone, make a guess, which is said to be one. Probes count for some
+   seconds, against the best that was measured before. What is not used any more, since others were found to be faster, holds a
+   finding up, but begins none. What flows to or from a member that comes late is left out: the time in which that takes nothing
+   is counted as held, but not to the last bit.
 4. *Lateness* needs 10 of 12 operations in which the member came later than usual for itself by 15% of the time between two
    operations, and by six spreads and at least half as late as the last, or by three spreads and last of all. What is usual is a
    median: half of what it learns may be wrong. It learns from a value only 12 operations later, and not while half of these

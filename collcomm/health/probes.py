@@ -72,7 +72,8 @@ class Question(NamedTuple):
 
     @property
     def asked(self) -> tuple[Edge, ...]:
-        return self.out + self.into + self.pair + self.back_out + self.back_into
+        """In the order in which they are best measured: over the suspected link itself, it takes longest."""
+        return self.out + self.into + self.back_out + self.back_into + self.pair
 
 
 class Decision(NamedTuple):
@@ -162,19 +163,20 @@ class Probes:
         return Decision(question.otherwise.kind, ways[0][0], text)
 
     def decide_by_witnesses(self, question: Question, since: float, usual: float) -> Decision | None:
-        """When only the link itself is `missing`, over which a probe takes its time beside the run's traffic: the one end of
-        which, with all others, one direction is slow. None when that is not plain."""
+        """When the link itself is `missing`, over which a probe takes its time beside the run's traffic: the one end of which,
+        with most others, one direction is slow. None when that is not plain. Of whom nothing is known is taken for well."""
         suspect = question.otherwise.members
         witnessed = question.out + question.into + question.back_out + question.back_into
-        times = {edge: self._times_slower(edge, since, usual, suspect) for edge in witnessed}
-        line = self._line(question)
+        known = [edge for edge in witnessed if self._fresh(edge, since) is not None]
+        times = {edge: self._times_slower(edge, since, usual, suspect) for edge in known}
+        slow = {edge for edge in known if times[edge] >= self._line(question)}
         found = [
             Decision(*culprit, _shown(times))
             for ends, leave, come in (
                 (suspect, question.out, question.into),
                 (suspect[::-1], question.back_out, question.back_into),
             )
-            if (culprit := _end(ends, [times[edge] >= line for edge in leave], [times[edge] >= line for edge in come]))
+            if (culprit := _end(ends, [edge in slow for edge in leave], [edge in slow for edge in come]))
         ]
         return found[0] if len(found) == 1 else None
 

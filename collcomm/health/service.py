@@ -106,9 +106,9 @@ class _Ward:
 
     def _not_asked_lately(self, now: float) -> list[tuple[int, int]]:
         """Pairs whose links the diagnosis wants measured; what was asked for takes a moment."""
-        pairs = {(min(pair), max(pair)) for pair in self.health.wanted}
+        pairs = dict.fromkeys((min(pair), max(pair)) for pair in self.health.wanted)
         self._asked_at = {pair: at for pair, at in self._asked_at.items() if now - at < ASK_SECONDS}
-        news = sorted(pairs - self._asked_at.keys())
+        news = [pair for pair in pairs if pair not in self._asked_at]
         self._asked_at.update(dict.fromkeys(news, now))
         return news
 

@@ -130,18 +130,18 @@ class SlowFlows:
         doubt = self._doubts.setdefault(suspect.culprit.members, _Doubt(now))
         since = self._fresh_since(suspect)
         missing = self._probes.missing(question, since)
-        if doubt.decision is None and set(missing) <= set(question.pair):
-            flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
-            assert flow is not None and flow.speed is not None
-            usual, certain = 1.0 / flow.speed.usual.median, not self._is_assumed(suspect)
-            if not missing:
-                doubt.decision = self._probes.decide(question, since, usual, certain)
-                if doubt.decision is None:
-                    self._flows.learn(suspect.edges)
-                    del self._doubts[suspect.culprit.members]
-                    return
-            elif now - doubt.since >= self._limits.pair_patience:
-                doubt.decision = self._probes.decide_by_witnesses(question, since, usual)
+        flow = self._flows.of(max(suspect.edges, key=self._flows.factor))
+        assert flow is not None and flow.speed is not None
+        usual = 1.0 / flow.speed.usual.median
+        doubted = now - doubt.since
+        if doubt.decision is None and not missing:
+            doubt.decision = self._probes.decide(question, since, usual, not self._is_assumed(suspect))
+            if doubt.decision is None:
+                self._flows.learn(suspect.edges)
+                del self._doubts[suspect.culprit.members]
+                return
+        elif doubt.decision is None and set(missing) <= set(question.pair) and doubted >= self._limits.pair_patience:
+            doubt.decision = self._probes.decide_by_witnesses(question, since, usual)
         if doubt.decision is not None:
             culprit = Culprit(doubt.decision.kind, doubt.decision.members)
             if doubt.said is not None and culprit != doubt.said:
@@ -150,10 +150,20 @@ class SlowFlows:
             self._name(now, culprit, suspect.edges, f"; {doubt.decision.text}", 0.9)
             return
         self._want(missing)
-        if now - doubt.since >= self._limits.probe_patience:
-            doubt.said = suspect.culprit
-            sure = suspect.culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
-            self._name(now, suspect.culprit, suspect.edges, _unsure(suspect), UNPROBED if sure else GUESS)
+        if doubted >= self._limits.probe_patience:
+            self._guess(now, suspect, doubt, self._probes.decide_by_witnesses(question, since, usual))
+
+    def _guess(self, now: float, suspect: Suspect, doubt: _Doubt, told: Decision | None) -> None:
+        """``told``: by those witnesses that have been heard."""
+        if told is None:
+            culprit, text = suspect.culprit, _unsure(suspect)
+            sure = culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
+        else:
+            culprit, text, sure = Culprit(told.kind, told.members), f"; {told.text}", False
+        if doubt.said is not None and culprit != doubt.said:
+            self._withdraw(doubt.said)
+        doubt.said = culprit
+        self._name(now, culprit, suspect.edges, text, UNPROBED if sure else GUESS)
 
     def _fresh_since(self, suspect: Suspect) -> float:
         """Probes count that were made since its first slow value, or not long before it was suspected."""

@@ -185,6 +185,20 @@ def test_witnesses_do_when_a_probe_takes_its_time_over_a_slow_link(seed: int, en
     assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit((SENDER, RECEIVER)[end], (sick,)))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_at_last_those_witnesses_do_that_have_been_heard(seed: int) -> None:
+    """What the other end sends could not be probed: its probes wait behind that of the slow link."""
+    world = warmed(seed)
+    sick = 1 + seed % 8
+    ((source, _),) = [pair for pair in world.edges() if pair[1] == sick]
+    world.unprobed = frozenset(pair for pair in world.pairs() if source in pair)
+    world.slow = {pair: 10.0 for pair in world.pairs() if pair[1] == sick}
+    for _ in range(20):
+        world.second()
+    assert world.found and world.found[0][1].confidence == 0.5
+    assert {finding.culprit for _, finding in world.found} == {Culprit(RECEIVER, (sick,))}
+
+
 def test_witnesses_that_agree_leave_it_to_the_link_itself() -> None:
     world = warmed(1)
     edge = world.edges()[2]
