@@ -9,6 +9,7 @@ import pytest
 from tests.support.churn import Churn
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_two_hundred_deaths_in_a_row(tmp_path: Path) -> None:
     churn = Churn(seed=1, stop=tmp_path / "stop")

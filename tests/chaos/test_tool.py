@@ -23,6 +23,7 @@ def _run(place: Path, schedule: list[Fault], seconds: float, **settings: Any) ->
     return summary
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_every_fault_is_borne_and_measured(tmp_path: Path) -> None:
     schedule = [
@@ -47,6 +48,7 @@ def test_every_fault_is_borne_and_measured(tmp_path: Path) -> None:
     assert 0 < summary["longest_pause"] < 8
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_coordinator_may_die(tmp_path: Path) -> None:
     schedule = [
@@ -61,6 +63,7 @@ def test_the_coordinator_may_die(tmp_path: Path) -> None:
     assert summary["kinds"]["kill"]["recovery"]["max"] < 8.0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_random_collectives_are_right_whatever_happens(tmp_path: Path) -> None:
     schedule = [

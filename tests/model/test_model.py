@@ -45,6 +45,7 @@ BROKEN = {  # the rule that is left out, and what goes wrong
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_promises_hold_in_every_state(name: str) -> None:
     _check(*KEPT[name])

@@ -78,6 +78,7 @@ def test_a_relay_behind_a_wall_is_a_warning(make_hosts: Callable[..., Hosts]) ->
     assert code == 0 and lines["relay"]["level"] == "warning" and lines["relay"]["outcome"] == "silent"
 
 
+@pytest.mark.slow
 def test_a_path_that_swallows_large_packets_is_found(make_hosts: Callable[..., Hosts]) -> None:
     hosts = make_hosts(1)
     wall(hosts.network, None, "ip length > 1420 ip protocol udp drop")

@@ -41,6 +41,7 @@ def test_an_unplugged_host_is_evicted_and_the_others_go_on(make_hosts: Callable[
     hosts.next_from_each("result", ALL - {2}, 10, lambda event: event["round"] >= after[event["peer"]]["round"] + 10)
 
 
+@pytest.mark.slow
 def test_a_cut_path_between_two_hosts_does_not_stop_the_group(make_hosts: Callable[..., Hosts]) -> None:
     """Control messages of both still reach the coordinator, so neither looks dead; no data passes between them."""
     hosts = make_hosts(4)

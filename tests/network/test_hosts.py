@@ -13,6 +13,7 @@ ALL = {0, 1, 2, 3}
 SECONDS = 80.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_every_collective_across_four_hosts(make_hosts: Callable[..., Hosts], ipv6: bool) -> None:
     hosts = make_hosts(4, ipv6=ipv6)

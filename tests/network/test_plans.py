@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from collcomm.laboratory import asymmetric_ring, two_sites
 
 SECONDS = 90.0
@@ -12,6 +14,7 @@ RING = (0, 2, 3, 1)  # what is fast, by host
 FAST, SLOW = 12e6, 2e6
 
 
+@pytest.mark.slow
 def test_a_hidden_ring_is_found_and_everything_runs_by_it(make_hosts: Callable[..., Any]) -> None:
     after = dict(zip(RING, (*RING[1:], 0), strict=True))
     rates = [[FAST if after[source] == target else SLOW for target in range(4)] for source in range(4)]
@@ -27,6 +30,7 @@ def test_a_hidden_ring_is_found_and_everything_runs_by_it(make_hosts: Callable[.
     hosts.peers.wait(SECONDS)
 
 
+@pytest.mark.slow
 def test_sites_are_found_and_a_member_that_dies_is_left_out_of_the_plan(make_hosts: Callable[..., Any]) -> None:
     hosts = make_hosts(two_sites(2, 12.5e6, 6e6, 0.01))
     hosts.start("planned", lasts=True)

@@ -43,6 +43,7 @@ def ways(hosts: Hosts, count: int) -> dict[int, dict[str, str]]:
     return {index: event["ways"] for index, event in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", ["refuse", "drop"])
 def test_a_host_that_cannot_be_dialled_dials(make_hosts: Callable[..., Hosts], verdict: str) -> None:
     hosts = make_hosts(3)
@@ -53,6 +54,7 @@ def test_a_host_that_cannot_be_dialled_dials(make_hosts: Callable[..., Hosts], v
     assert found[1]["host-2"] == "direct"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", ["refuse", "drop"])
 def test_two_such_hosts_meet_at_a_third(make_hosts: Callable[..., Hosts], verdict: str) -> None:
     hosts = make_hosts(3)
@@ -63,6 +65,7 @@ def test_two_such_hosts_meet_at_a_third(make_hosts: Callable[..., Hosts], verdic
     assert found[1]["host-2"] == found[2]["host-1"] == "via host-0"
 
 
+@pytest.mark.slow
 def test_the_group_goes_on_when_the_relay_is_unplugged(make_hosts: Callable[..., Hosts]) -> None:
     hosts = make_hosts(4)
     for index in (2, 3):
@@ -76,6 +79,7 @@ def test_the_group_goes_on_when_the_relay_is_unplugged(make_hosts: Callable[...,
     hosts.next_from_each("result", {1, 2, 3}, 20, lambda event: event["round"] >= after[event["peer"]]["round"] + 10)
 
 
+@pytest.mark.slow
 def test_a_path_that_is_cut_is_bypassed(make_hosts: Callable[..., Hosts]) -> None:
     """Both ends live, and nothing passes between them in either direction: a third host relays, and nobody is set aside."""
     hosts = make_hosts(3)
@@ -85,6 +89,7 @@ def test_a_path_that_is_cut_is_bypassed(make_hosts: Callable[..., Hosts]) -> Non
     assert found[0]["host-1"] == found[1]["host-0"] == "via host-2"
 
 
+@pytest.mark.slow
 def test_a_pair_returns_from_its_relay_when_its_path_is_whole_again(make_hosts: Callable[..., Hosts]) -> None:
     hosts = make_hosts(4, coordinator="tests.support.hastycoordinator")
     everybody = {0, 1, 2, 3}

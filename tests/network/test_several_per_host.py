@@ -9,6 +9,7 @@ import pytest
 from .conftest import Hosts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [(0, 1, 0, 1), (0, 0, 1), (0, 1, 1, 2, 2, 2)], ids=["2+2", "2+1", "1+2+3"])
 def test_every_collective_with_unequal_hosts(make_hosts: Callable[..., Hosts], layout: Sequence[int]) -> None:
     hosts = make_hosts(max(layout) + 1, layout=layout)

@@ -23,6 +23,7 @@ def _drop(hosts: Hosts, ends: list[int]) -> None:
     hosts.network.run(0, "nft", rules)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1], ids=["first", "second"])
 def test_a_path_that_drops_all_costs_a_stream_and_nothing_else(make_hosts: Callable[..., Hosts], victim: int) -> None:
     """No operation fails, no view changes; the other streams carry on."""

@@ -335,6 +335,7 @@ def test_a_signal_ends_the_command_cleanly(port: int, number: signal.Signals) ->
         assert "coordinator stopped" in said
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_was_stopped_for_seconds_evicts_nobody(port: int) -> None:
     with coordinator_process(port) as process, group_of(f"127.0.0.1:{port}", "ab") as (a, b):
         threading.Event().wait(1.5)  # an idle coordinator looks at its clock once a second: it must know the group

@@ -155,6 +155,7 @@ def test_two_die_at_once_and_one_is_left() -> None:
         assert peers.hear(1)[0] in (1, 2)
 
 
+@pytest.mark.slow
 def test_a_gil_stall_of_five_seconds_is_no_death_and_a_stopped_peer_is() -> None:
     with collcomm.Coordinator("127.0.0.1:0") as coordinator, Processes(coordinator.address) as peers:
         peers.start(hold_the_gil, 3, 5, min_size=3)

@@ -56,6 +56,7 @@ def _done(events: Events, case: str) -> list[int]:
     return sorted(event["rank"] for event in events if event["event"] == "done" and event["case"] == case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "ulfm", "on_devices"),
     [(2, False, False), (4, False, False), (3, True, False), (3, False, True)],

@@ -30,6 +30,7 @@ def test_each_kind_of_datatype() -> None:
     _run(CASES)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_random_types_are_what_the_library_makes_of_them() -> None:
     (seen,) = [event for event in _run(["random_types", "random_types_of_bytes"]) if event["event"] == "seen"]

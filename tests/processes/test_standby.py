@@ -87,6 +87,7 @@ def load(address: str, peers: int) -> Iterator[Load]:
         running.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remembers", [False, True], ids=["memory", "journal"])
 def test_peers_reduce_on_while_the_coordinator_is_away_and_are_taken_over(tmp_path: Path, remembers: bool) -> None:
     address = f"127.0.0.1:{free_port()}"
@@ -105,6 +106,7 @@ def test_peers_reduce_on_while_the_coordinator_is_away_and_are_taken_over(tmp_pa
         coordinator.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 def test_a_standby_takes_over_and_two_survive_the_loss_of_both_leaders(tmp_path: Path) -> None:
     pytest.importorskip("etcd3gw", reason="pip install 'collcomm[etcd]'")
     ports = [free_port() for _ in range(3)]

@@ -49,6 +49,7 @@ def test_contract(name: str, n: int, hosts: int, monkeypatch: pytest.MonkeyPatch
     _run(lambda: Calm(seed=n, n=n, hosts=hosts), n, CONTRACT[name], monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_contract_over_several_streams(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ def test_collectives_are_compared_with_those_of_gloo(kind: str, async_op: bool) 
         assert list(cells(row)) == list(cells(rows[0]))
 
 
+@pytest.mark.slow
 def test_a_training_step_is_compared_with_gloos_and_with_one_without_communication() -> None:
     row = BENCH.ddp(2, parameters=20_000)
     assert row["parameters"] == 10 * (45 * 45 + 45) and row["batch"] >= 1

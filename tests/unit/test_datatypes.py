@@ -102,6 +102,7 @@ def check_packing(layout: Layout, offsets: list[int], element: np.dtype[Any] | N
         assert np.array_equal(memory, reduced)
 
 
+@pytest.mark.slow
 @settings(reproducible, max_examples=5000)
 @given(types(), st.integers(0, 3), st.integers(1, 64))
 def test_random_types(made: Built, count: int, limit: int) -> None:

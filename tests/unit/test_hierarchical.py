@@ -50,6 +50,7 @@ def test_every_layout_of_few_ranks(kind: str) -> None:
                 prove_on(kind, hosts, root, 1 + sum(hosts) % 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_layouts_of_many_ranks(kind: str) -> None:
     rng = random.Random(kind)

@@ -37,6 +37,7 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(("kind", "algorithm"), sorted(ALGORITHMS))
 def test_proved_for_1_to_64_ranks(kind: str, algorithm: str) -> None:
