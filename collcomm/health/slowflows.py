@@ -62,7 +62,7 @@ class SlowFlows:
         slow = sick & judged  # of the others, nothing is known since they were avoided
         warm = {edge for edge in self._flows.warm(now) if not set(edge) & set(excused)}
         self._forget(slow | warm)
-        self._named = {culprit: named for culprit, named in self._named.items() if named[0] & sick}
+        self._named = {culprit: named for culprit, named in self._named.items() if _own(culprit, named[0]) & sick}
         if slow:
             worst = max(self._flows.factor(edge) for edge in slow)
             hot = slow | {edge for edge in warm if self._flows.factor(edge) * ALIKE >= worst}
@@ -102,7 +102,8 @@ class SlowFlows:
 
     def _consider(self, now: float, suspect: Suspect, hot: set[Edge]) -> None:
         for culprit, (edges, _) in list(self._named.items()):
-            if suspect.edges <= edges and culprit.kind is not CulpritKind.LINK:
+            own = _own(culprit, edges)
+            if culprit.kind is not CulpritKind.LINK and suspect.edges <= (edges if own & hot else own):
                 return  # a flow of a member that is named already, the others of which have a good moment
             if culprit.members == suspect.culprit.members[::-1] and len(culprit.members) == 2:
                 return  # acknowledgements go the other way, and wait behind data
@@ -193,6 +194,14 @@ class SlowFlows:
         factor = max(1.0, self._flows.factor(worst))
         finding = Finding(Syndrome.COMMUNICATION_SLOW, culprit, now, text + more, confidence, None, factor)
         self._named[culprit] = (edges, finding)
+
+
+def _own(culprit: Culprit, edges: frozenset[Edge]) -> frozenset[Edge]:
+    """Those of ``edges`` that ``culprit`` makes slow; the others wait for its late acknowledgements."""
+    if culprit.kind not in SIDES:
+        return edges
+    end = 0 if culprit.kind is CulpritKind.SENDER else 1
+    return frozenset(edge for edge in edges if edge[end] in culprit.members) or edges
 
 
 def _unsure(suspect: Suspect) -> str:

@@ -17,7 +17,7 @@ from collcomm.health.pace import Pace
 from collcomm.health.probes import Probes
 from collcomm.health.stragglers import Stragglers
 from collcomm.types import LinkRow
-from tests.support.sickness import PER_SECOND, World
+from tests.support.sickness import PER_SECOND, RATE, World
 
 SEEDS = range(20)
 WARM_SECONDS = 12
@@ -211,6 +211,31 @@ def test_witnesses_that_agree_leave_it_to_the_link_itself() -> None:
     for _ in range(3):
         world.second()
     assert only(world) == (Syndrome.COMMUNICATION_SLOW, Culprit(LINK, edge))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_member_sent_slowly_when_it_received_slowly_does_not_hold_that_up_for_ever(seed: int) -> None:
+    """Its acknowledgements were late, so its own flows were slow as well; later, one of these has a reason of its own."""
+    world = warmed(seed, "direct")
+    first, second = 1 + seed % 8, 1 + (seed + 3) % 8
+    world.slow = {pair: 10.0 for pair in world.pairs() if first in pair}
+    world.unprobed = frozenset(world.pairs())
+    probes = [
+        LinkRow(*pair, 1e-4, RATE / (10.0 if pair[1] == first else 1.0)) for pair in world.pairs() if first in pair
+    ]
+    for _ in range(6):
+        world.second()
+        world.diagnosis.measured(world.now, probes)
+    assert only(world)[1] == Culprit(RECEIVER, (first,))
+    world.unprobed = frozenset()
+    world.kind, world.slow = "ring", {}
+    world.stride = (second - first) % 8 if (second - first) % 2 else 1
+    for _ in range(8):
+        world.second()
+    world.slow = {pair: 10.0 for pair in world.pairs() if pair[1] == second}
+    for _ in range(20):
+        world.second()
+    assert Culprit(RECEIVER, (second,)) in [finding.culprit for _, finding in world.found]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
