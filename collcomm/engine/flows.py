@@ -36,6 +36,7 @@ DEAD_RTTS = 8.0  # and so many round trips
 LOOK_SECONDS = 0.05  # between looks at what the kernel says
 PARK_SECONDS = 0.02  # nothing has moved for that long: what waits is taken out of the way
 SHORT_BYTES = 512 << 10  # to others and from them: such operations take some tens of microseconds ...
+QUICK_SECONDS = 2e-3  # ... unless something is wrong ...
 RECORDED = 8  # ... of which a record of each stream would take two, so one in so many has them
 
 
@@ -367,9 +368,11 @@ class Flows:
         return (flow.lanes[stream] for stream in flow.link.streams if stream in flow.lanes)
 
     def record(self) -> None:
-        """Tell what each stream has moved; of short operations that are complete, only for one in a few."""
+        """Tell what each stream has moved; of operations that were short and quick, only for one in a few."""
         attempt = self.attempt
-        if attempt.recorder is None or (self.complete and self._short and attempt.seq % RECORDED):
+        if attempt.recorder is None:
+            return
+        if self.complete and self._short and attempt.seq % RECORDED and attempt.now() - self._began < QUICK_SECONDS:
             return
         tell = attempt.recorder.transfer
         for flow in self.all:

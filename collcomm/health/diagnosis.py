@@ -26,7 +26,7 @@ Why a healthy member is not accused:
 2. *A link* is accused of a hang when all have called the operation, none has seen a byte move for T_hang (told by each, later
    than the last byte that anybody saw), and it is among the links with the best evidence at hand. Data that the receiver does
    not take is unacknowledged as well: such flows stand behind a fault, not at it, and are left out. So is what goes through a
-   relay, since one of the links that it takes stands still with it; and how often it breaks says nothing of its ends.
+   relay, where anything else stands still: one of the links that it takes does; and how often it breaks says nothing of its ends.
 3. *Seconds per byte* are compared with the same flow under the same kind of work, sent to about as many at a time, so a link
    that is always slow is healthy; and with what all others fare at the moment, so load, a change of size or a slow network
    that all share is nobody's fault. Where the traffic goes another way, what is usual is at first assumed to be what was

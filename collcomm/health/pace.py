@@ -58,17 +58,19 @@ class Pace:
 
     def told(self, observation: Observation) -> Class | None:
         """Note how often operations of each class come, and how long one of them takes this member. Returns the class that most
-        of the bytes are of, if any; of one under way, as many as its share of the time."""
+        of the bytes are of, if any; of one under way, as many as came meanwhile if they come evenly."""
         volume: Counter[Class] = Counter()
         for operation in observation.open:
-            share = min(1.0, operation.age / max(observation.covers, 1e-9))
-            volume[class_of(operation.gid, operation.kind, operation.nbytes)] += int(share * operation.nbytes)
+            if operation.nbytes and operation.age > 0.0:
+                shorter, longer = sorted((operation.age, observation.covers))
+                moved = int(operation.nbytes * shorter / longer)
+                volume[class_of(operation.gid, operation.kind, operation.nbytes)] += moved
         if observation.samples:
             volume.update(self._note(observation))
         return max(volume, key=lambda cls: (volume[cls], cls), default=None)
 
     def _note(self, observation: Observation) -> Counter[Class]:
-        """What has ended. Returns the bytes of each class."""
+        """What has ended. Returns the bytes of each class, of all operations as far as the samples tell."""
         classes = [class_of(sample.gid, sample.kind, sample.nbytes) for sample in observation.samples]
         counts = Counter(classes)
         volume: Counter[Class] = Counter()
@@ -86,7 +88,8 @@ class Pace:
         typical = median([sample.took for cls, sample in zip(classes, observation.samples, strict=True) if cls == main])
         watch = self._typical.of((main, observation.member))
         watch.add(observation.at, typical, watch.usual.ready and typical > self._limits.slowed * watch.usual.median)
-        return volume
+        scale = max(1.0, observation.operations_ended / total)
+        return Counter({cls: int(scale * nbytes) for cls, nbytes in volume.items()})
 
     def is_slow(self, observation: Observation, work: Class | None) -> bool:
         """Whether most operations of ``work`` that ``observation`` tells of took much longer than they usually take that member,
@@ -94,7 +97,7 @@ class Pace:
         watch = None if work is None else self._typical.get((work, observation.member))
         if watch is None:
             return False
-        if any(class_of(sample.gid, sample.kind, sample.nbytes) == work for sample in observation.samples):
+        if watch.at == observation.at:
             return watch.warm
         ages = [one.age for one in observation.open if class_of(one.gid, one.kind, one.nbytes) == work]
         return watch.usual.ready and max(ages, default=0.0) > self._limits.slowed * watch.usual.median

@@ -164,12 +164,17 @@ class Probes:
 
     def decide_by_witnesses(self, question: Question, since: float, usual: float) -> Decision | None:
         """When the link itself is `missing`, over which a probe takes its time beside the run's traffic: the one end of which,
-        with most others, one direction is slow. None when that is not plain. Of whom nothing is known is taken for well."""
+        with most others, one direction is slow. None when that is not plain. Of whom nothing is known is taken for well, but
+        not about a member: there, most of both directions have to be known."""
         suspect = question.otherwise.members
         witnessed = question.out + question.into + question.back_out + question.back_into
         known = [edge for edge in witnessed if self._fresh(edge, since) is not None]
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in known}
         slow = {edge for edge in known if times[edge] >= self._line(question)}
+        if not question.pair and not all(
+            _most([edge in known for edge in way]) for way in (question.out, question.into)
+        ):
+            return None
         found = [
             Decision(*culprit, _shown(times))
             for ends, leave, come in (

@@ -102,8 +102,9 @@ class SlowFlows:
 
     def _consider(self, now: float, suspect: Suspect, hot: set[Edge]) -> None:
         for culprit, (edges, _) in list(self._named.items()):
-            own = _own(culprit, edges)
-            if culprit.kind is not CulpritKind.LINK and suspect.edges <= (edges if own & hot else own):
+            own, guessed = _own(culprit, edges), any(doubt.said == culprit for doubt in self._doubts.values())
+            known = culprit.kind is not CulpritKind.LINK and not guessed
+            if known and suspect.edges <= (edges if own & hot else own):
                 return  # a flow of a member that is named already, the others of which have a good moment
             if culprit.members == suspect.culprit.members[::-1] and len(culprit.members) == 2:
                 return  # acknowledgements go the other way, and wait behind data

@@ -293,6 +293,7 @@ class GroupMachine:
         elif kind == "accuse":
             accused = self._roster.of(message["member"])
             if accused is not None and accused is not peer and accused.is_member:
+                self._links.lost(peer.member.id, accused.member.id)
                 self._complain(now, peer, accused, message["text"] or message["evidence"])
         elif kind == "unreachable":
             self._unreachable(now, peer, message)
@@ -332,7 +333,6 @@ class GroupMachine:
                 continue
             report = self._links.report(accuser, accused.member.id)
             if report is None:
-                self._links.lost((min(accuser, accused.member.id), max(accuser, accused.member.id)))
                 self._broke(now, accuser, accused.member.id)
             elif self._views.steady:
                 self._reroute(now, report)

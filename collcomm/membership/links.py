@@ -106,9 +106,9 @@ class Links:
         """What was kept of the two; no longer."""
         return self._in_vain.pop((reporter, dialled), None)
 
-    def lost(self, pair: Pair) -> None:
-        """There was a link of the two, until now."""
-        self._ways.broke(pair)
+    def lost(self, reporter: int, other: int) -> None:
+        """``reporter`` says that there was a link of the two until now."""
+        self._ways.broke((min(reporter, other), max(reporter, other)))
 
     def reroute(self, now: float, report: DialledInVain) -> bool:
         """Whoever was dialled lives: tell both ends the next way. False when there is none: their link is broken."""

@@ -112,8 +112,8 @@ class Ways:
     def broke(self, pair: Pair) -> None:
         """There was a link, so its path was good, and may be again."""
         way = self._ways.get(pair)
-        if (way is None or way.kind is not WayKind.RELAY) and len(self._returns) < MAX_WAYS:
-            self._returns.setdefault(pair, _Return())
+        if (way is None or way.kind is not WayKind.RELAY) and (pair in self._returns or len(self._returns) < MAX_WAYS):
+            self._returns[pair] = _Return()
 
     def failed(self, now: float, reporter: int, other: int, dialled: int) -> Way | None:
         """No connection came about in the present way: ``reporter`` dialled ``dialled``, ``other`` or the relay, which lives.

@@ -38,10 +38,11 @@ class Ledger:
         members = tuple(Member(*row) for row in message["members"])
         told = (members, tuple(sorted((gid, str(outcome)) for gid, outcome in message["outcomes"].items())))
         epoch, ids = message["epoch"], frozenset(member.id for member in members)
+        if any(self.views.get((run, era, epoch)) == told for era in range(self._eras[run] + 1)):
+            return  # said again, or heard late
         newest, before = self._latest.get(run, (0, ids))
         parted = not self._recorded and not ids & before and (run, self._eras[run], epoch) not in self.views
-        if parted:
-            self._eras[run] += 1
+        self._eras[run] += parted
         if parted or epoch > newest:
             self._latest[run] = epoch, ids
         known = self.views.setdefault((run, self._eras[run], epoch), told)
