@@ -29,6 +29,7 @@ class Calm(World):
         super().__init__(Options(seed, peers=n, faults=0))
         self._forming = False
         self.hosts = hosts
+        self.odd = True  # the contract has calls that differ
         self._join_options = {"min_size": n, "on_failure": "retry"}
         for _ in range(n):
             self.spawn()
