@@ -389,7 +389,12 @@ def test_json_has_no_line_breaks_and_no_nan() -> None:
 
 def test_the_demo_serves_until_it_is_interrupted() -> None:
     command = [sys.executable, "-m", "collcomm.dashboard.demo", "--bind", "0", "--members", "5"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as demo:
+
+    def heed_interrupts() -> None:
+        """Shells have commands in the background ignore them, and whatever these start."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as demo:
         try:
             assert demo.stderr is not None
             address = demo.stderr.readline().removeprefix("dashboard: http://").rstrip("/\n")
