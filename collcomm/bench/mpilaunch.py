@@ -71,8 +71,8 @@ def started(
     mpirun = find_mpirun()
     if mpirun is None:
         raise RuntimeError(why_not())
-    where = SEGMENTS if SEGMENTS.is_dir() else None
-    clear_up(where or Path(tempfile.gettempdir()))
+    where = SEGMENTS if SEGMENTS.is_dir() else Path(tempfile.gettempdir())
+    clear_up(where)
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=where) as folder:
         events = Path(folder) / "events"
         options = ["--allow-run-as-root", "--oversubscribe", "--mca", "btl_sm_backing_directory", folder]

@@ -69,7 +69,7 @@ def _headline(snapshot: Piece) -> Iterator[str]:
     sent = [value for value in (_float(member, "sent") for member in members) if value is not None]
     if known or sent:
         yield f"{units.number(max(known, default=None))} operations/s, {units.rate(sum(sent) if sent else None)} sent"
-    names = {_id(member): _text(member, "name") for member in members}
+    names = _names(members)
     relayed = [_relayed(pair, names) for pair in pieces(snapshot, "relayed")]
     if relayed:
         more = f" and {len(relayed) - MOST_RELAYED} more pairs" if len(relayed) > MOST_RELAYED else ""
@@ -98,7 +98,7 @@ def _state(snapshot: Piece) -> str:
 
 def _members(snapshot: Piece, by_waits: bool, most: int) -> Sheet:
     members = pieces(snapshot, "members")
-    names = {member.get("id"): _text(member, "name") for member in members if _hashable(member.get("id"))}
+    names = _names(members)
     waited = Counter(other for member in members for other in _waiting_on(member))
     sick = {m for finding in open_findings(snapshot) for m in _listed(finding, "members") if _hashable(m)}
     order = sorted(members, key=lambda member: _float(member, "rank") or 0)
@@ -227,6 +227,11 @@ def _hashable(value: Any) -> bool:
 
 def _id(member: Piece) -> Any:
     return member.get("id") if _hashable(member.get("id")) else None
+
+
+def _names(members: Sequence[Piece]) -> dict[Any, str]:
+    """By id."""
+    return {member.get("id"): _text(member, "name") for member in members if _hashable(member.get("id"))}
 
 
 def _waiting_on(member: Piece) -> list[Any]:

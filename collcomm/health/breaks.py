@@ -42,17 +42,17 @@ class Breaks:
     def accused(self, now: float, reporter: int, member: int, evidence: str) -> None:
         if self.is_relayed((reporter, member)):
             return
-        link = self._broke(now, (min(reporter, member), max(reporter, member)))
+        link = self._broke(now, _pair((reporter, member)))
         if evidence == "unacked":
             link.unanswered_at = now
 
     def stood_still(self, now: float, edge: Edge) -> None:
         if self.is_relayed(edge):
             return
-        self._broke(now, (min(edge), max(edge))).edge = edge
+        self._broke(now, _pair(edge)).edge = edge
 
     def is_relayed(self, edge: Edge) -> bool:
-        return (min(edge), max(edge)) in self.relayed
+        return _pair(edge) in self.relayed
 
     def _broke(self, now: float, pair: Edge) -> _Link:
         link = self._links.of(pair)
@@ -65,7 +65,7 @@ class Breaks:
         return {link.edge or pair for pair, link in self._links.items() if link.at and link.at[-1] >= when}
 
     def broke_lately(self, now: float, edge: Edge, seconds: float) -> bool:
-        link = self._links.get((min(edge), max(edge)))
+        link = self._links.get(_pair(edge))
         return link is not None and bool(link.at) and now - link.at[-1] < seconds
 
     def claims(
@@ -106,6 +106,10 @@ class Breaks:
         text += f" within {self._limits.flap_seconds:g} s"
         text += ", nothing that was sent was acknowledged, and all live" if unanswered else " and came back"
         return Finding(Syndrome.COMMUNICATION_HANG, culprit, now, text, 0.85)
+
+
+def _pair(edge: Edge) -> Edge:
+    return (min(edge), max(edge))
 
 
 def _times(count: int) -> str:

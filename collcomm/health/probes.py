@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -56,6 +56,11 @@ class _Row:
         return max((best for began, best in self._spans if began + SPAN_SECONDS <= since), default=None)
 
 
+End = tuple[
+    tuple[int, ...], tuple[Edge, ...], tuple[Edge, ...]
+]  # members, what leaves the first, what comes to the last
+
+
 class Question(NamedTuple):
     """Which links to measure, to learn what is to blame. ``out``, ``into``: those that leave, or come to, who is suspected;
     ``pair``: both directions of one link of which the wrong one may be suspected, since acknowledgements go the other way;
@@ -74,6 +79,12 @@ class Question(NamedTuple):
     def asked(self) -> tuple[Edge, ...]:
         """In the order in which they are best measured: over the suspected link itself, it takes longest."""
         return self.out + self.into + self.back_out + self.back_into + self.pair
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """As suspected, and the other way round."""
+        members = self.otherwise.members
+        return (members, self.out, self.into), (members[::-1], self.back_out, self.back_into)
 
 
 class Decision(NamedTuple):
@@ -147,20 +158,19 @@ class Probes:
         ``certain`` to be slow, and no probe is."""
         suspect = question.otherwise.members
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in question.asked}
-        line, text = self._line(question), _shown(times)
-        if not certain and not any(slower >= line for slower in times.values()):
+        text, slow = _shown(times), self._slow(question, times)
+        if not certain and not slow:
             return None
-        ways = [(suspect, question.out, question.into)]
-        if question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]:
-            ways.insert(0, (suspect[::-1], question.back_out, question.back_into))
-        for members, leave, come in ways:
-            out, into = ([times[edge] >= line for edge in edges] for edges in (leave, come))
-            culprit = _end(members, out, into)
+        forth, back = question.ends
+        turned = question.pair and times[question.pair[1]] > TURNED * times[question.pair[0]]
+        ends = (back, forth) if turned else (forth,)
+        for members, leave, come in ends:
+            culprit = _blamed((members, leave, come), slow)
             if culprit is not None:
                 return Decision(*culprit, text)
-            if _most(out) and question.otherwise.kind is not CulpritKind.LINK:
+            if _most(leave, slow) and question.otherwise.kind is not CulpritKind.LINK:
                 return Decision(CulpritKind.RANK, members, text)
-        return Decision(question.otherwise.kind, ways[0][0], text)
+        return Decision(question.otherwise.kind, ends[0][0], text)
 
     def decide_by_witnesses(self, question: Question, since: float, usual: float) -> Decision | None:
         """When the link itself is `missing`, over which a probe takes its time beside the run's traffic: the one end of which,
@@ -170,24 +180,16 @@ class Probes:
         witnessed = question.out + question.into + question.back_out + question.back_into
         known = [edge for edge in witnessed if self._fresh(edge, since) is not None]
         times = {edge: self._times_slower(edge, since, usual, suspect) for edge in known}
-        slow = {edge for edge in known if times[edge] >= self._line(question)}
-        if not question.pair and not all(
-            _most([edge in known for edge in way]) for way in (question.out, question.into)
-        ):
+        if not question.pair and not (_most(question.out, times) and _most(question.into, times)):
             return None
-        found = [
-            Decision(*culprit, _shown(times))
-            for ends, leave, come in (
-                (suspect, question.out, question.into),
-                (suspect[::-1], question.back_out, question.back_into),
-            )
-            if (culprit := _end(ends, [edge in slow for edge in leave], [edge in slow for edge in come]))
-        ]
-        return found[0] if len(found) == 1 else None
+        slow = self._slow(question, times)
+        found = [culprit for end in question.ends if (culprit := _blamed(end, slow)) is not None]
+        return Decision(*found[0], _shown(times)) if len(found) == 1 else None
 
-    def _line(self, question: Question) -> float:
-        """From how many times as slow on a probe is: halfway, by ratio, between well and as slow as the flow."""
-        return max(self._limits.probe_slow, math.sqrt(question.factor))
+    def _slow(self, question: Question, times: Mapping[Edge, float]) -> set[Edge]:
+        """Those that are more than halfway, by ratio, between well and as slow as the suspected flow."""
+        line = max(self._limits.probe_slow, math.sqrt(question.factor))
+        return {edge for edge, slower in times.items() if slower >= line}
 
     def _times_slower(self, edge: Edge, since: float, usual: float, suspect: Sequence[int]) -> float:
         """Than it was measured before; else than others are that have nothing to do with the suspect; else than is usual."""
@@ -205,13 +207,13 @@ class Probes:
         return max(1e-3, expected / fresh)
 
 
-def _end(
-    members: tuple[int, ...], out: Sequence[bool], into: Sequence[bool]
-) -> tuple[CulpritKind, tuple[int, ...]] | None:
-    """Who is to blame of ``members``, from whether what the first one sends, and what the last one receives, is slow."""
-    if _most(out) == _most(into):
+def _blamed(end: End, slow: Container[Edge]) -> tuple[CulpritKind, tuple[int, ...]] | None:
+    """Who is to blame at that end, if most that leaves, or most that comes, is slow, and not both."""
+    members, leave, come = end
+    out, into = _most(leave, slow), _most(come, slow)
+    if out == into:
         return None
-    return (CulpritKind.SENDER, members[:1]) if _most(out) else (CulpritKind.RECEIVER, members[-1:])
+    return (CulpritKind.SENDER, members[:1]) if out else (CulpritKind.RECEIVER, members[-1:])
 
 
 def _shown(times: Mapping[Edge, float]) -> str:
@@ -219,5 +221,5 @@ def _shown(times: Mapping[Edge, float]) -> str:
     return f"probes: {shares} of what is expected"
 
 
-def _most(slow: Sequence[bool]) -> bool:
-    return 2 * sum(slow) > len(slow)
+def _most(edges: Sequence[Edge], of: Container[Edge]) -> bool:
+    return 2 * sum(edge in of for edge in edges) > len(edges)

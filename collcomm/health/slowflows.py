@@ -146,8 +146,7 @@ class SlowFlows:
             doubt.decision = self._probes.decide_by_witnesses(question, since, usual)
         if doubt.decision is not None:
             culprit = Culprit(doubt.decision.kind, doubt.decision.members)
-            if doubt.said is not None and culprit != doubt.said:
-                self._withdraw(doubt.said)
+            self._say_instead(doubt, culprit)
             doubt.said = None
             self._name(now, culprit, suspect.edges, f"; {doubt.decision.text}", 0.9)
             return
@@ -162,10 +161,14 @@ class SlowFlows:
             sure = culprit.kind is not CulpritKind.RANK and not (suspect.unsure or self._is_assumed(suspect))
         else:
             culprit, text, sure = Culprit(told.kind, told.members), f"; {told.text}", False
-        if doubt.said is not None and culprit != doubt.said:
-            self._withdraw(doubt.said)
+        self._say_instead(doubt, culprit)
         doubt.said = culprit
         self._name(now, culprit, suspect.edges, text, UNPROBED if sure else GUESS)
+
+    def _say_instead(self, doubt: _Doubt, culprit: Culprit) -> None:
+        """What was guessed is taken back, if it is another."""
+        if doubt.said is not None and culprit != doubt.said:
+            self._withdraw(doubt.said)
 
     def _fresh_since(self, suspect: Suspect) -> float:
         """Probes count that were made since its first slow value, or not long before it was suspected."""

@@ -39,9 +39,7 @@ from ..types import COORDINATOR, Member, Way, WayKind, first_way
 from .messages import MAX_WAYS
 
 MOST_RELAYS = 3  # tried for one pair in a row: each costs seconds
-RETURN_SECONDS = (
-    60.0  # through a relay, until a path that there was is tried again; after each time in vain twice as long ...
-)
+RETURN_SECONDS = 60.0  # through a relay, until a path that there was is tried again; in vain, then twice as long ...
 MOST_RETURN_SECONDS = 3600.0  # ... up to that
 
 Pair = tuple[int, int]

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.hastycoordinator import RETURN_SECONDS
+
 from .conftest import Hosts
 
 START_SECONDS = 30.0
@@ -102,7 +104,7 @@ def test_a_pair_returns_from_its_relay_when_its_path_is_whole_again(make_hosts: 
     hosts.next_from_each("result", everybody, 60, lambda event: event["round"] >= relayed[event["peer"]]["round"] + 10)
     assert "host-0 and host-1 are to be linked through host-2" in hosts.coordinator.log
     hosts.network.mend(0)
-    time.sleep(3.0)
+    time.sleep(RETURN_SECONDS)  # sooner, it would not even try
     hosts.peers.kill(3)
     rest = {"host-0", "host-1", "host-2"}
     after = hosts.next_from_each("result", {0, 1, 2}, 40, lambda event: set(event["members"]) == rest)
